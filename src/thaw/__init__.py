@@ -1,0 +1,1 @@
+"""How much of a pretrained network should you thaw? Measure it on your own images."""

@@ -1,0 +1,1 @@
+"""Bundles: trained models ready to use elsewhere."""

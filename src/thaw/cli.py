@@ -1,0 +1,162 @@
+"""The command line: parse, call one function, print, exit code."""
+
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from thaw.errors import ThawError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="thaw-vision", prog_name="thaw")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """How much of a pretrained network should you thaw? Measure it on your own images."""
+
+
+@cli.command()
+@click.argument("source", required=False)
+@click.option(
+    "--recipe",
+    metavar="NAME_OR_FILE",
+    help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The folder for the results.  [default: runs/RECIPE]")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a key of the recipe, such as train.epochs=10; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, and stop.")
+def study(source: str | None, recipe: str | None, out: Path | None, settings: tuple[str, ...], dry_run: bool) -> None:
+    """Train a backbone in several ways on the images of SOURCE, compare them, and write a report.
+
+    SOURCE is a folder with a folder per class, a CSV or Parquet table, a Hugging Face dataset folder, or hf:NAME for
+    one on the hub. Without SOURCE, the recipe says where the images are.
+    """
+    from thaw.recipe import load_recipe
+    from thaw.study import plan_study, run_study
+
+    resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, settings)
+    out = out or Path("runs") / resolved.name
+    if dry_run:
+        _print_plan(plan_study(resolved))
+        return
+
+    found = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
+    _print_results(found)
+    click.echo(f"Report: {out / 'report.html'}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write the report of a finished RUN folder anew."""
+    from thaw.report.page import write_report
+
+    click.echo(f"Report: {write_report(run)}")
+
+
+@cli.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the built-in recipes, or print the recipe NAME, to copy and change."""
+    from thaw.recipe import built_in_recipes, recipe_text
+
+    if name:
+        click.echo(recipe_text(name), nl=False)
+        return
+    for known in built_in_recipes():
+        first = recipe_text(known).splitlines()[0].removeprefix("# ")
+        click.echo(f"{known:<20}{first}")
+
+
+@cli.command()
+@click.argument("action", type=click.Choice(["list", "clear"]), default="list")
+def cache(action: str) -> None:
+    """List what is kept of work that cannot change, or clear it."""
+    from datetime import datetime
+
+    from thaw.store import BUDGET, cache_folder, clear, entries
+
+    if action == "clear":
+        click.echo(f"Freed {_size(clear())} in {cache_folder()}")
+        return
+    listed = entries()
+    table = Table("kind", "key", "size", "last used", box=None)
+    for entry in listed:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(entry.kind, entry.key, _size(entry.bytes), used)
+    if listed:
+        Console(highlight=False).print(table)
+    total = _size(sum(entry.bytes for entry in listed))
+    click.echo(f"{total} of {_size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
+
+
+def main() -> None:
+    """Run the command line; never a traceback for what a person can put right."""
+    debug = "--debug" in sys.argv
+    try:
+        code = cli.main([arg for arg in sys.argv[1:] if arg != "--debug"], standalone_mode=False)
+        sys.exit(code or 0)
+    except (ThawError, click.ClickException) as error:
+        message, code = getattr(error, "message", str(error)), 2
+    except (KeyboardInterrupt, click.Abort):
+        message, code = "stopped; finished pieces are kept, and the same command goes on from them", 130
+    except Exception as error:  # the one place where anything unexpected ends
+        message, code = f"unexpected {type(error).__name__}: {error} (run with --debug and report the traceback)", 1
+    if debug:
+        traceback.print_exc()
+    click.echo(f"thaw: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _print_results(found: dict[str, Any]) -> None:
+    title = f"{found['recipe']}: {found['splits']['test']:,} test images"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for name in ("arm", "accuracy", "precision", "recall", "F1", "rate", "trained", "seconds"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for arm, result in found["arms"].items():
+        test, spent = result["test"], result["seconds"]
+        scores = [f"{test[name]:.4f}" for name in ("accuracy", "precision", "recall", "f1")]
+        row = [arm, *scores, f"{result['learning_rate']:g}", f"{result['parameters']['trainable']:,}"]
+        table.add_row(*row, f"{spent['total']:.1f}", style="bold" if arm == found["best"] else "")
+    Console(highlight=False).print(table)
+
+
+def _print_plan(plan: dict[str, dict[str, Any]]) -> None:
+    console = Console(highlight=False)
+    table = Table("module", "kind", "parameters", *plan, box=None, header_style="bold")
+    fates = {arm: {row["module"]: row["trained"] for row in notes["modules"]} for arm, notes in plan.items()}
+    for row in next(iter(plan.values()))["modules"]:
+        told = ["[bold]trained[/]" if fates[arm].get(row["module"]) else "frozen" for arm in plan]
+        table.add_row(row["module"], row["kind"], f"{row['parameters']:,}", *told)
+    console.print(table)
+    for arm, notes in plan.items():
+        trainable, total = notes["parameters"]["trainable"], notes["parameters"]["total"]
+        console.print(f"{arm}: trains {trainable:,} of {total:,} parameters", markup=False, soft_wrap=True)
+        frontier = notes["frontier"]
+        if frontier["nodes"]:
+            kept = (
+                f"  computed once up to {', '.join(frontier['nodes'])}: {_size(frontier['bytes_per_image'])} an image"
+            )
+            console.print(f"{kept}, {frontier['share_saved']:.1%} of the arithmetic", markup=False, soft_wrap=True)
+        else:
+            reason = frontier["reason"] or "nothing is frozen"
+            console.print(f"  runs whole: {reason}", markup=False, soft_wrap=True)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

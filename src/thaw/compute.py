@@ -1,0 +1,122 @@
+"""Where and in which precision a network runs: device, bf16 or fp32, and the memory layout of its convolutions."""
+
+import contextlib
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from thaw.errors import RecipeError
+from thaw.store import cache_folder, key_of, write_json
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, and `fp32` or `bf16`."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the operation gains from it; a null context in fp32. The loss is outside, in fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def seed(self, seed: int) -> None:
+        """Start the random numbers of dropout anew."""
+        torch.manual_seed(seed)
+
+    def random_state(self) -> Tensor:
+        """The state of the device's random numbers."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+
+    def set_random_state(self, state: Tensor) -> None:
+        """Return to a state of `random_state`."""
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state, self.device)
+        else:
+            torch.set_rng_state(state)
+
+
+def choose_compute(device: str, precision: str) -> Compute:
+    """Resolve `auto`. Raises RecipeError for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    chosen = next(name for name, is_there in there.items() if is_there) if device == "auto" else device
+    if not there[chosen]:
+        raise RecipeError(f"train.device = {device!r} is not there on this machine; set it to 'auto' or 'cpu'.")
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(chosen) else "fp32"
+    return Compute(torch.device(chosen), precision)
+
+
+def _has_bf16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "mps":
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def hold_frozen(network: nn.Module, compute: Compute) -> nn.Module:
+    """The network with its frozen linear and convolution weights held in bf16, where it runs in bf16.
+
+    Autocast would round them to the same values anew at every step. Everything else is shared with `network`.
+    """
+    if compute.precision == "fp32":
+        return network
+    shared = [*network.parameters(), *network.buffers()]
+    held = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+    for module in held.modules():
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and not any(p.requires_grad for p in module.parameters()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.detach().bfloat16(), requires_grad=False))
+    return held
+
+
+def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compute, what: str) -> None:
+    """Bring the convolutions of `network` into the memory layout, contiguous or channels last, that runs faster.
+
+    `step` runs the network once on a sample. The outcome of the trial is kept in the cache under `what`, so that the
+    same study on the same machine always computes in the same layout.
+    """
+    if not any(isinstance(module, CONVOLUTIONS) for module in network.modules()):
+        return
+    key = key_of(
+        what=what,
+        torch=torch.__version__,
+        machine=[platform.machine(), platform.processor(), torch.get_num_threads()],
+        compute=[str(compute.device), compute.precision],
+    )
+    path = cache_folder() / "layouts" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError):
+        set_layout(network, channels_last=json.loads(path.read_text())["channels_last"])
+        return
+    seconds = {}
+    for channels_last in (False, True):
+        set_layout(network, channels_last)
+        step()
+        seconds[channels_last] = min(_timed(step, compute) for _ in range(2))
+    channels_last = seconds[True] < seconds[False]
+    set_layout(network, channels_last)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"channels_last": channels_last, "what": what, "seconds": [seconds[False], seconds[True]]})
+
+
+def set_layout(network: nn.Module, channels_last: bool) -> None:
+    """Bring all four-dimensional parameters into a memory layout; their values stay."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network.to(memory_format=layout)
+
+
+def _timed(step: Callable[[], object], compute: Compute) -> float:
+    start = time.perf_counter()
+    step()
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,28 @@
+"""The data of a study once it is read, decoded and split."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thaw.data.batches import Inputs
+from thaw.data.source import Source
+from thaw.data.splits import Splits
+from thaw.images.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Good images only: rows of `splits` index `source` and `pixels` alike."""
+
+    source: Source
+    splits: Splits
+    pixels: Inputs
+    """uint8 (height, width, 3) for each image."""
+    key: str
+    """A digest of everything that determines the pixels."""
+    preprocessing: Preprocessing
+
+    def labels(self, device: torch.device) -> Tensor:
+        """(n,) int64 on a device."""
+        return torch.from_numpy(self.source.labels).to(device)

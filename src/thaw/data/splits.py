@@ -1,0 +1,193 @@
+"""Splits: those the source brings, or drawn from it, by label or by group; and how each came about, in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw.data.source import Source
+from thaw.errors import DataError
+from thaw.recipe import Data
+
+Rows = NDArray[np.int64]
+DEFAULT_FRACTION = 0.15
+"""Share of the images drawn for validation, and for test, where the recipe and the source say nothing."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of the source in each split, ascending, and a sentence on how each came about."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    how: dict[str, str]
+
+    def rows(self) -> dict[str, Rows]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def make_splits(source: Source, data: Data) -> Splits:
+    """Split a source as the recipe says.
+
+    A part of the recipe that names a split of the source is that split. A number or fraction is drawn, stratified by
+    label, from the source's `train` split where it brings one, else from all that no part names; with a group column,
+    whole groups are drawn. Raises DataError when a part cannot be had, a group straddles two splits, or a class is
+    missing from train.
+    """
+    brought = sorted(set(source.splits.tolist()))
+    wanted = {"validation": data.validation, "test": data.test}
+    for part, value in wanted.items():
+        if value is None:
+            wanted[part] = part if part in brought else DEFAULT_FRACTION
+        elif isinstance(value, str) and value not in brought:
+            raise DataError(f"data.{part} = {value!r} is no split of {data.source}; it brings {', '.join(brought)}.")
+    named = {part: value for part, value in wanted.items() if isinstance(value, str)}
+    if len(set(named.values())) < len(named):
+        raise DataError(f"data.validation and data.test are both {data.test!r}; give each images of its own.")
+    pool_splits = ["train"] if "train" in brought else [name for name in brought if name not in named.values()]
+    if "train" in named.values() or not pool_splits:
+        raise DataError(f"nothing of {data.source} is left to train on; draw data.validation or data.test by number.")
+    pool = np.flatnonzero(np.isin(source.splits, pool_splits))
+    pool_name = "the source" if pool_splits == ["all"] else f"the source's {_listed(pool_splits)}"
+    counts = {part: _count(part, value, len(pool)) for part, value in wanted.items() if not isinstance(value, str)}
+    if sum(counts.values()) >= len(pool):
+        raise DataError(
+            f"{_listed(list(counts))} want {sum(counts.values()):,} of the {len(pool):,} images in {pool_name}, "
+            "which leaves none to train on; draw fewer."
+        )
+    groups = _groups(source, data)
+    drawn = _draw(source.labels[pool], None if groups is None else groups[pool], list(counts.values()), data.seed)
+    parts = {part: pool[drawn == index] for index, part in enumerate(counts)}
+    parts |= {part: np.flatnonzero(source.splits == value) for part, value in named.items()}
+    splits = Splits(pool[drawn == len(counts)], parts["validation"], parts["test"], {})
+    splits.how.update(_how(splits, wanted, pool_name, data))
+    unused = [name for name in brought if name not in (*pool_splits, *named.values())]
+    if unused:
+        splits.how["unused"] = f"the source's {_listed(unused)} ({np.isin(source.splits, unused).sum():,} images)"
+    _check(splits, source, groups, data)
+    return splits
+
+
+def used_splits(source: Source, data: Data) -> Rows:
+    """The rows that some split can hold: all but those of a source's split that the recipe leaves unused."""
+    brought = set(source.splits.tolist())
+    if "train" not in brought:
+        return np.arange(len(source.labels))
+    parts = {"validation": data.validation, "test": data.test}
+    used = {"train"} | {part if value is None else str(value) for part, value in parts.items()}
+    return np.flatnonzero(np.isin(source.splits, sorted(used)))
+
+
+def _count(part: str, value: float | None, available: int) -> int:
+    assert value is not None
+    count = value if isinstance(value, int) else max(1, round(value * available))
+    if count >= available:
+        raise DataError(f"data.{part} = {value} wants {count:,} of {available:,} images; draw fewer.")
+    return int(count)
+
+
+def _groups(source: Source, data: Data) -> NDArray[np.int64] | None:
+    if data.group is None:
+        return None
+    values = source.columns.column(data.group).to_pylist()
+    codes: dict[object, int] = {}
+    # a row without a group value is a group of its own
+    return np.array(
+        [codes.setdefault(value if value is not None else (row,), len(codes)) for row, value in enumerate(values)]
+    )
+
+
+def _draw(labels: Rows, groups: Rows | None, counts: list[int], seed: int) -> NDArray[np.int64]:
+    """For each row the index of the part that draws it, or `len(counts)` where none does."""
+    random = np.random.default_rng(seed)
+    if groups is None:
+        return _draw_rows(labels, counts, random)
+    return _draw_groups(labels, groups, counts, random)
+
+
+def _draw_rows(labels: Rows, counts: list[int], random: np.random.Generator) -> NDArray[np.int64]:
+    drawn = np.full(len(labels), len(counts))
+    members = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    sizes = np.array([len(rows) for rows in members])
+    taken = np.zeros_like(sizes)
+    for part, count in enumerate(counts):
+        quota = _apportion(count, sizes)
+        for rows, start, number in zip(members, taken, quota, strict=True):
+            drawn[rows[start : start + number]] = part
+        taken += quota
+    return drawn
+
+
+def _apportion(count: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Share `count` in proportion to `sizes` by largest remainders."""
+    exact = count * sizes / sizes.sum()
+    quota: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1
+    return quota
+
+
+def _draw_groups(labels: Rows, groups: Rows, counts: list[int], random: np.random.Generator) -> NDArray[np.int64]:
+    """Whole groups, largest and most lopsided first, each to the part that then lies nearest to its wanted counts.
+
+    The greedy rule of scikit-learn's StratifiedGroupKFold, for parts of different sizes.
+    """
+    classes = labels.max() + 1
+    table = np.zeros((groups.max() + 1, classes), dtype=np.int64)
+    np.add.at(table, (groups, labels), 1)
+    targets = np.array([*counts, len(labels) - sum(counts)])[:, None] * table.sum(0) / len(labels)
+    filled = np.zeros_like(targets)
+    part_of = np.empty(len(table), dtype=np.int64)
+    shuffled = random.permutation(len(table))
+    for group in shuffled[np.argsort(-table[shuffled].std(1) - table[shuffled].mean(1), kind="stable")]:
+        # how far each part would be overfull or short, relative to its size, if the group joined it
+        before = ((filled - targets) / np.maximum(targets, 1)) ** 2
+        after = ((filled + table[group] - targets) / np.maximum(targets, 1)) ** 2
+        part = int((after - before).sum(1).argmin())
+        filled[part] += table[group]
+        part_of[group] = part
+    drawn: NDArray[np.int64] = part_of[groups]
+    return drawn
+
+
+def _how(splits: Splits, wanted: Mapping[str, object], pool_name: str, data: Data) -> dict[str, str]:
+    rule = (
+        f"whole groups of {data.group!r}, stratified by label as far as they allow"
+        if data.group
+        else ("stratified by label")
+    )
+    how = {"train": f"what remains of {pool_name} ({len(splits.train):,} images)"}
+    for part, rows in (("validation", splits.validation), ("test", splits.test)):
+        value = wanted[part]
+        how[part] = (
+            f"the source's split {value!r} ({len(rows):,} images)"
+            if isinstance(value, str)
+            else f"{len(rows):,} images drawn from {pool_name}, {rule}, seed {data.seed}"
+        )
+    return how
+
+
+def _check(splits: Splits, source: Source, groups: Rows | None, data: Data) -> None:
+    for part, rows in splits.rows().items():
+        if not len(rows):
+            raise DataError(f"the {part} split of {data.source} is empty; draw more images for it.")
+    present = np.bincount(source.labels[splits.train], minlength=len(source.classes))
+    if (present == 0).any():
+        missing = source.classes[int(present.argmin())]
+        raise DataError(f"no image of class {missing!r} is in train; add some, or draw other splits with data.seed.")
+    if groups is not None:
+        for part, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            both = np.intersect1d(groups[splits.rows()[part]], groups[splits.rows()[other]])
+            if len(both):
+                raise DataError(
+                    f"{len(both):,} values of the group column {data.group!r} are in both {part} and {other}, as the "
+                    "source splits them; draw these splits by number instead."
+                )
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"split {names[0]!r}" if names[0] not in ("validation", "test") else names[0]
+    return " and ".join(names)

@@ -1,0 +1,28 @@
+"""The errors that people see: one root, one sentence each, saying what is wrong and what to do.
+
+ThawError                 exit code 2
+├── RecipeError           a recipe key or value
+├── DataError             a source, its columns, labels, splits or pictures
+├── ModelError            a backbone, its weights, or a pattern of module names
+└── StorageError          the run folder or the cache
+"""
+
+
+class ThawError(Exception):
+    """Something the person can put right; the message is shown without a traceback."""
+
+
+class RecipeError(ThawError):
+    """A recipe, or a `--set`, that cannot be used."""
+
+
+class DataError(ThawError):
+    """Images or labels that cannot be used."""
+
+
+class ModelError(ThawError):
+    """A backbone, weights or a selection of parameters that cannot be used."""
+
+
+class StorageError(ThawError):
+    """A folder that cannot be read or written, or that holds something else."""

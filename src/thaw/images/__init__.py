@@ -1,0 +1,1 @@
+"""Pictures: decoded and resized once, into one uint8 array."""

@@ -1,0 +1,1 @@
+"""Backbones, which of their parameters train, and the split into what is static and what moves."""

@@ -1,0 +1,69 @@
+"""The prefix's output, computed once per image and kept."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thaw.compute import Compute
+from thaw.data.batches import Inputs, consecutive
+from thaw.progress import say, stage
+from thaw.store import BUDGET, Array, Entry, Field, cache_folder, cached, key_of
+
+BATCH = 256
+"""Images that the prefix sees at a time; part of the key, since kernels may round differently at another size."""
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A digest of every parameter and buffer of a network: names, shapes, types and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def make_activations(prefix: nn.Module, name: str, inputs: Inputs, data_key: str, compute: Compute) -> Entry | None:
+    """The output of `prefix` for every image: arrays with first dimension n, from the cache or made now.
+
+    `prefix` takes what `inputs` gives and returns a tuple of tensors, one row per image; `data_key` stands for the
+    content of `inputs`, `name` for the computation. None, after a line that says so, when the arrays are too large.
+    """
+    count = len(inputs)
+    sample = run(prefix, next(inputs.batches([np.arange(2)])), compute)
+    fields = [Field(tuple(array.shape[1:]), array.dtype.str) for array in sample]
+    wanted = sum(array[0].nbytes for array in sample) * count
+    key = key_of(
+        data=data_key,
+        computation=name,
+        values=fingerprint(prefix),
+        batch=BATCH,
+        compute=[compute.device.type, compute.precision, torch.__version__],
+    )
+
+    def make() -> Iterator[tuple[tuple[Array, ...], dict[str, Any]]]:
+        batches = consecutive(np.arange(count), BATCH)
+        with stage("activations", count, "images") as advance:
+            for rows, tensors in zip(batches, inputs.batches(batches), strict=True):
+                yield run(prefix, tensors, compute), {}
+                advance(len(rows))
+
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    if wanted > min(BUDGET, shutil.disk_usage(cache_folder()).free * 0.9):
+        say(f"the activations would take {wanted / 2**30:,.1f} GiB, more than the cache may; the network runs whole")
+        return None
+    return cached("activations", key, count, fields, make)
+
+
+def run(prefix: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> tuple[Array, ...]:
+    """One batch through the prefix; bfloat16 comes back as uint16, which numpy can hold."""
+    with torch.inference_mode(), compute.autocast():
+        outputs = prefix(*tensors)
+    return tuple(
+        (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).cpu().numpy() for output in outputs
+    )

@@ -1,0 +1,190 @@
+"""Backbones: a torchvision or timm model by name, its weights, a new head, and the preprocessing that belongs to it."""
+
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from thaw.errors import ModelError
+from thaw.images.preprocessing import Preprocessing as Preprocessing
+
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+"""Parameter names in torchvision's DenseNet files that its classes no longer use."""
+
+
+def build_backbone(backbone: str, weights: str | Path, classes: int, seed: int) -> tuple[nn.Module, str]:
+    """Build `torchvision/NAME` or `timm/NAME` with a new head of `classes` outputs; returns it and the head's name.
+
+    `weights` is `random`; the name of a set of torchvision's (`IMAGENET1K_V1`, `DEFAULT`); for timm `pretrained` or a
+    tag (`a1_in1k`); or a `.safetensors` file with the library's parameter names, of which the head is left out. Random
+    numbers follow from `seed` alone, the head's in the same way whatever the weights, and torch's own generators stay
+    as they are. Raises ModelError for a backbone or weights that do not exist, cannot be fetched or do not fit.
+    """
+    library, name = _parse(backbone)
+    file = Path(weights) if str(weights).endswith(".safetensors") else None
+    named = None if file or weights == "random" else str(weights)
+    with _seeded(seed):
+        model = (_timm_model if library == "timm" else _torchvision_model)(name, named, file is not None, classes)
+    head = _head(model, backbone)
+    with _seeded(seed):
+        for module in model.get_submodule(head).modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                module.reset_parameters()
+    if file:
+        _load(model, head, file, backbone)
+    return model, head
+
+
+def default_preprocessing(backbone: str, weights: str | Path) -> Preprocessing:
+    """The preprocessing that belongs to weights as their library states it; without a statement, ImageNet's usual one.
+
+    Builds and downloads nothing. Raises ModelError for a backbone or named weights that do not exist.
+    """
+    library, name = _parse(backbone)
+    named = None if weights == "random" or str(weights).endswith(".safetensors") else str(weights)
+    if library == "timm" and (config := _timm_config(name, named)):
+        resize = "squash" if config.crop_mode == "squash" else "crop"
+        size = config.input_size[-1]
+        return Preprocessing(size, resize, config.interpolation, config.crop_pct, tuple(config.mean), tuple(config.std))
+    if library == "torchvision" and named:
+        transforms = _torchvision_weights(name, named).transforms()
+        size, crop = transforms.crop_size[0], transforms.crop_size[0] / transforms.resize_size[0]
+        mean, std = tuple(transforms.mean), tuple(transforms.std)
+        return Preprocessing(size, "crop", transforms.interpolation.value, crop, mean, std)
+    return Preprocessing(224, "crop", "bilinear", 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _parse(backbone: str) -> tuple[str, str]:
+    """Library and name of a backbone that exists."""
+    known = {"torchvision": torchvision.models.list_models(module=torchvision.models), "timm": timm.list_models()}
+    library, _, name = backbone.partition("/")
+    if name in known.get(library, []):
+        return library, name
+    names = [f"{library}/{name}" for library, names in known.items() for name in names]
+    near = difflib.get_close_matches(backbone, names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "write it as torchvision/alexnet or timm/resnet50."
+    raise ModelError(f"there is no backbone {backbone!r}; {hint}")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The CPU's random numbers start from `seed`, and afterwards go on as if none had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _head(model: nn.Module, backbone: str) -> str:
+    """Name of the layer that gives the logits: what timm says, or the last linear or convolution layer there is."""
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    classifier: Any = getattr(model, "get_classifier", None)
+    head = classifier() if classifier else layers[-1]
+    names = [name for name, module in model.named_modules() if module is head]
+    if names:
+        return names[0]
+    raise ModelError(f"{backbone} has more than one head, as for distillation; choose a backbone with one.")
+
+
+def _torchvision_model(name: str, weights: str | None, weights_follow: bool, classes: int) -> nn.Module:
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # their weights expect other statistics than the images have, to which `transform_input` converts
+        options = {"aux_logits": False, "transform_input": True, "init_weights": not (weights or weights_follow)}
+    state = _download(name, weights) if weights else None
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    if state is not None:
+        head = _head(model, name)
+        for key in list(state):
+            value = state.pop(key)
+            if not key.startswith(f"{head}."):
+                state[OLD_DENSENET.sub(r"\1\2", key)] = value
+        model.load_state_dict(state, strict=False)
+    return model
+
+
+def _torchvision_weights(name: str, weights: str) -> WeightsEnum:
+    known = torchvision.models.get_model_weights(name)
+    if weights not in known.__members__:
+        names = ", ".join(known.__members__)
+        raise ModelError(f"torchvision/{name} has no weights {weights!r}; use {names}, random or a .safetensors file.")
+    return known[weights]
+
+
+def _download(name: str, weights: str) -> dict[str, Tensor]:
+    """Parameters by name from torch.hub's folder, where a missing file is downloaded and its hash checked."""
+    chosen = _torchvision_weights(name, weights)
+    try:
+        state: dict[str, Tensor] = chosen.get_state_dict(
+            progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[-1]
+        raise ModelError(
+            f"the weights {weights!r} of torchvision/{name} could not be downloaded ({_first_line(error)}); put "
+            f"{chosen.url} at {file} or set the weights to a .safetensors file."
+        ) from error
+    return state
+
+
+def _timm_model(name: str, weights: str | None, _: bool, classes: int) -> nn.Module:
+    config = _timm_config(name, weights)
+    tagged = f"{name}.{config.tag}" if weights and config and config.tag else name
+    try:
+        model: nn.Module = timm.create_model(tagged, pretrained=weights is not None, num_classes=classes)
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        if weights is None:
+            raise
+        raise ModelError(
+            f"the weights {weights!r} of timm/{name} could not be downloaded ({type(error).__name__}); put "
+            f"{config.hf_hub_id or config.url} into the Hugging Face cache or set the weights to a .safetensors file."
+        ) from error
+    return model
+
+
+def _timm_config(name: str, weights: str | None) -> Any:
+    """timm's description of a set of weights, or of the default one; None where it has none."""
+    configs = timm.models.get_arch_pretrained_cfgs(name)
+    tags = [key.partition(".")[2] for key, config in configs.items() if config.has_weights]
+    if weights is None or (weights == "pretrained" and tags):
+        return timm.models.get_pretrained_cfg(name)
+    if weights not in tags:
+        names = ", ".join(["pretrained", *tags, "random"] if tags else ["random"])
+        raise ModelError(f"timm/{name} has no weights {weights!r}; use {names} or a .safetensors file.")
+    return configs[f"{name}.{weights}"]
+
+
+@torch.no_grad()
+def _load(model: nn.Module, head: str, file: Path, backbone: str) -> None:
+    """Copy everything but the head from a file into the model, in the model's own precision."""
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights {file} cannot be read ({_first_line(error)}); give a .safetensors file."
+        ) from error
+    for name, own in model.state_dict().items():
+        if name.startswith(f"{head}.") or (name not in state and name.endswith(".num_batches_tracked")):
+            continue
+        wanted, found = tuple(own.shape), tuple(state[name].shape) if name in state else "none"
+        if wanted != found:
+            raise ModelError(
+                f"{file} does not fit {backbone}: {name!r} should have the shape {wanted}, the file has {found}; give "
+                "weights of this backbone under its library's names."
+            )
+        own.copy_(state[name])
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0].rstrip(".")

@@ -1,0 +1,104 @@
+"""Which parameters train, and the mode that this puts every layer in while it does."""
+
+import difflib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+
+from thaw.errors import ModelError
+from thaw.nets.graph import trace, trains
+
+BATCH_NORMALISATION = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass(frozen=True)
+class Row:
+    """Parameters that one module owns and that share a fate."""
+
+    module: str
+    """Dotted name; empty for what belongs to the network itself, such as a class token."""
+    kind: str
+    """The module's class."""
+    parameters: int
+    trained: bool
+
+
+def freeze(model: nn.Module, head: str, train: str | list[str]) -> list[Row]:
+    """Set `requires_grad` on every parameter; returns a row for each module that owns some.
+
+    `train` is `all`, `head` (the module named `head`), or names or globs of modules, which train with all they contain,
+    or of single parameters. Every parameter belongs to exactly one row; a module of which only a part trains has two.
+    Raises ModelError for a pattern that matches no parameter.
+    """
+    patterns = ["*"] if train == "all" else [head] if train == "head" else [train] if isinstance(train, str) else train
+    trained = {name for pattern in patterns for name in _matches(model, pattern)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    rows = []
+    seen: set[nn.Parameter] = set()
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p not in seen]
+        seen.update(own)
+        for fate in (False, True):
+            size = sum(p.numel() for p in own if p.requires_grad == fate)
+            if size:
+                rows.append(Row(name, type(module).__name__, size, fate))
+    return rows
+
+
+def set_mode(model: nn.Module, frozen: Literal["eval", "train"]) -> None:
+    """Put a network whose parameters are frozen or not into the training mode that this implies.
+
+    Batch normalisation trains if its own parameters do (without any, if something in its parent module does);
+    otherwise it runs on its stored statistics. With `frozen="eval"` so does everything whose output cannot depend on
+    a trained parameter, which switches dropout and stochastic depth off there; with `frozen="train"` they stay active.
+    """
+    model.train()
+    if frozen == "eval":
+        moving = _moving(model)
+        for name, module in model.named_modules():
+            module.training = name in moving
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMALISATION):
+            owner = module if any(True for _ in module.parameters()) else model.get_submodule(name.rpartition(".")[0])
+            module.training = any(p.requires_grad for p in owner.parameters())
+
+
+def _matches(model: nn.Module, pattern: str) -> list[str]:
+    """Names of the parameters that a pattern selects."""
+    parameters = [name for name, _ in model.named_parameters()]
+    matched = [name for name in [*dict(model.named_modules()), *parameters] if name and fnmatchcase(name, pattern)]
+    chosen = [name for name in parameters if any(f"{name}.".startswith(f"{above}.") for above in matched)]
+    if not chosen:
+        known = {name.rsplit(".", up)[0] for name in parameters for up in range(name.count(".") + 1)}
+        near = difflib.get_close_matches(pattern, sorted(known), n=3, cutoff=0.5)
+        owners = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+        hint = f"did you mean {', '.join(near)}?" if near else f"it consists of {', '.join(owners)}."
+        raise ModelError(f"train = {pattern!r} matches nothing with parameters in this backbone; {hint}")
+    return chosen
+
+
+def _moving(model: nn.Module) -> set[str]:
+    """Names of the modules whose output depends on a trained parameter."""
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return set(dict(model.named_modules()))
+    try:
+        network = trace(model)
+    except Exception:  # as the network's own code raises: registration order stands in for the graph's
+        names = [name for name, _ in model.named_modules()]
+        owners = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+        moving = set(names[min(names.index(owner) for owner in owners) :])
+    else:
+        moving = set()
+        reached = set()
+        for node in network.graph.nodes:
+            if trains(network, node) or any(source in reached for source in node.all_input_nodes):
+                reached.add(node)
+                moving.add(node.meta["module"])
+                if node.op == "call_module":
+                    inside = network.get_submodule(str(node.target)).named_modules(prefix=str(node.target))
+                    moving.update(name for name, _ in inside)
+    enclosing = {name.rsplit(".", up)[0] for name in moving for up in range(name.count(".") + 1)}
+    return moving | enclosing | {""}

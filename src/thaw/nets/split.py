@@ -1,0 +1,231 @@
+"""The split of a network into what cannot change while it trains, computed once per image, and the rest.
+
+A node of the network's graph is static when its inputs are static, it reads no trainable parameter, it draws no random
+number and it changes no state. What crosses from static nodes to others must be kept per image; a node whose value
+cannot be kept so is not static either. This is observed on probe images, not deduced from the types of layers, and the
+two parts together are compared with the whole network before they are used.
+"""
+
+import hashlib
+import operator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from thaw.nets.freezing import set_mode
+from thaw.nets.graph import trace, twin
+from thaw.nets.probe import LITERALS, Constant, Multiple, Probed, Rows, close, macs, probe, probe_images, undone
+
+
+@dataclass(frozen=True)
+class Split:
+    """A network in two parts; `suffix(*prefix(images))` and `scorer(*prefix(images))` are its logits in both modes."""
+
+    prefix: nn.Module | None
+    """Float images (n, 3, height, width) to a tuple of tensors, first dimension n each; None when nothing is static."""
+    suffix: nn.Module
+    """Those tensors, or the images, to logits (n, classes), in training mode; it does not write to its inputs."""
+    scorer: nn.Module
+    """From the same inputs to logits, in evaluation mode, on the same parameters."""
+    frontier: tuple[str, ...]
+    """For each crossing tensor, the module or operation whose output it is."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the crossing tensors, per image."""
+    key: str
+    """A digest of the prefix's computation and of the names that it reads; the values there are not part of it."""
+    prefix_macs: int
+    """Multiply-adds of the prefix per image."""
+    total_macs: int
+    reason: str
+    """Why the network runs whole although part of it is frozen; else empty."""
+
+
+def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -> Split:
+    """Split a network by which of its parameters have `requires_grad` set; see `set_mode` for `frozen`.
+
+    `example` is a float tensor (n, 3, height, width) of the size, on the device and, by the caller, under the autocast
+    that the network will run with; its values do not matter. `model` is left in training mode; all parts share its
+    parameters and buffers. A network that cannot be split runs whole: its prefix is None, its suffix the model.
+    """
+    set_mode(model, frozen)
+    evaluation = twin(model).eval()
+    two, three = probe_images(example)
+    with undone(model, example.device):
+        whole = Split(None, model, evaluation, (), (), "", 0, macs(evaluation, two), "")
+        if all(parameter.requires_grad for parameter in model.parameters()):
+            return whole
+        try:
+            networks = trace(model), trace(evaluation)
+        except Exception as error:  # whatever the network's own code raises
+            return replace(whole, reason=f"its graph cannot be traced ({type(error).__name__}: {error})".split("\n")[0])
+        parts = _split(*networks, two, three)
+        if parts is None:
+            return replace(whole, reason="nothing is computed before its first trained or random layer")
+        for part, expected in ((parts.suffix, model), (parts.scorer, evaluation)):
+            if not close(_seeded(part, *_seeded(parts.prefix, two)), _seeded(expected, two)):
+                return replace(whole, reason="its two parts together give other numbers than the whole")
+        return replace(parts, total_macs=whole.total_macs)
+
+
+def _split(training: fx.GraphModule, evaluation: fx.GraphModule, two: Tensor, three: Tensor) -> Split | None:
+    """Split both graphs of a network at the last frontier that can be kept; None when that saves no arithmetic."""
+    probed = probe(training, two, three)
+    blocked: set[str] = set()
+    while True:
+        static = _closed((training, evaluation), set(probed.kept) - blocked)
+        crossing = _crossing((training, evaluation), static)
+        tensors = {path: kept for path in crossing if isinstance(kept := probed.kept[path], Rows)}
+        unkeepable = {path for path in crossing if probed.kept[path] is None}
+        if not unkeepable:
+            unkeepable = _differing(training, evaluation, static, tensors, probed, two)
+        if not unkeepable:
+            break
+        blocked |= unkeepable
+    prefix = _prefix(training, static, tensors, probed)
+    inputs = prefix(two)
+    if not inputs or not (prefix_macs := macs(prefix, two)):
+        return None
+    suffix, scorer = (_suffix(network, static, tensors, probed, inputs) for network in (training, evaluation))
+    shapes = tuple(tuple(value.shape[1:]) for value in inputs)
+    return Split(prefix, suffix, scorer, tuple(tensors), shapes, _key(prefix), prefix_macs, 0, "")
+
+
+def _closed(networks: tuple[fx.GraphModule, ...], static: set[str]) -> set[str]:
+    """The largest part of `static` whose inputs, in every graph, are in it too."""
+    while True:
+        loose = {
+            node.meta["path"]
+            for network in networks
+            for node in network.graph.nodes
+            if any(source.meta["path"] not in static for source in node.all_input_nodes)
+        }
+        if not static & loose:
+            return static
+        static = static - loose
+
+
+def _crossing(networks: tuple[fx.GraphModule, ...], static: set[str]) -> list[str]:
+    """Static values that a node which is not static reads, in order; parameters and buffers need not be handed over."""
+    crossing = [
+        node.meta["path"]
+        for network in networks
+        for node in network.graph.nodes
+        if node.op != "get_attr" and node.meta["path"] in static
+        if any(user.meta["path"] not in static for user in node.users)
+    ]
+    return list(dict.fromkeys(crossing))
+
+
+def _differing(
+    training: fx.GraphModule,
+    evaluation: fx.GraphModule,
+    static: set[str],
+    tensors: dict[str, Rows],
+    probed: Probed,
+    images: Tensor,
+) -> set[str]:
+    """Crossing tensors that are something else in evaluation mode."""
+    paths = {node.meta["path"] for node in evaluation.graph.nodes}
+    shared = {path: rows for path, rows in tensors.items() if path in paths}
+    pairs = zip(*(_prefix(network, static, shared, probed)(images) for network in (training, evaluation)), strict=True)
+    return {path for path, (trained, evaluated) in zip(shared, pairs, strict=True) if not close(evaluated, trained)}
+
+
+def _prefix(network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], probed: Probed) -> fx.GraphModule:
+    """Images to the crossing tensors: contiguous in their own order of dimensions, the first of length n."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in network.graph.nodes:
+        if node.meta["path"] in static:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    crossing = {node.meta["path"]: copy for node, copy in copies.items()}
+    outputs = []
+    for path, rows in tensors.items():
+        value = graph.call_method("permute", (crossing[path], rows.order))
+        value = graph.call_method("contiguous", (value,))
+        outputs.append(graph.call_method("unflatten", (value, 0, (-1, rows.each))) if rows.each > 1 else value)
+    graph.output(tuple(outputs))
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output") and node.meta["path"] not in probed.writers:
+            graph.erase_node(node)
+    return fx.GraphModule(network, graph)
+
+
+def _suffix(
+    network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], probed: Probed, inputs: tuple[Tensor, ...]
+) -> fx.GraphModule:
+    """The crossing tensors to the network's output; those of the sample `inputs` that it would write to are copied."""
+    suffix = _rest(network, static, tensors, probed, copied=set())
+    versions = [value._version for value in inputs]
+    suffix(*inputs)
+    written = {path for path, value, seen in zip(tensors, inputs, versions, strict=True) if value._version > seen}
+    return _rest(network, static, tensors, probed, copied=written) if written else suffix
+
+
+def _rest(
+    network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], probed: Probed, copied: set[str]
+) -> fx.GraphModule:
+    """All nodes that are not static, read or not, since they may draw random numbers or update statistics."""
+    graph = fx.Graph()
+    placeholders = [graph.placeholder(f"input_{index}") for index in range(len(tensors))]
+    images = graph.call_method("size", (placeholders[0], 0))
+    handed: dict[str, fx.Node] = {}
+    for placeholder, (path, rows) in zip(placeholders, tensors.items(), strict=True):
+        value = graph.call_method("clone", (placeholder,)) if path in copied else placeholder
+        value = graph.call_method("flatten", (value, 0, 1)) if rows.each > 1 else value
+        original = sorted(range(len(rows.order)), key=rows.order.__getitem__)
+        handed[path] = graph.call_method("permute", (value, tuple(original)))
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def literal(value: Any) -> Any:
+        if isinstance(value, Multiple):
+            return graph.call_function(operator.mul, (images, value.times))
+        if isinstance(value, Tensor):
+            name = f"constant_{len(graph.nodes)}"
+            network.register_buffer(name, value, persistent=False)
+            return graph.get_attr(name)
+        return type(value)(map(literal, value)) if isinstance(value, (tuple, list)) else value
+
+    def operand(node: fx.Node) -> Any:
+        if node.meta["path"] in handed:
+            return handed[node.meta["path"]]
+        if node not in copies and node.meta["path"] in static and node.op != "get_attr":
+            kept = probed.kept[node.meta["path"]]
+            return literal(kept.value if isinstance(kept, Constant) else None)
+        return copies[node] if node in copies else graph.node_copy(node)
+
+    for node in network.graph.nodes:
+        if node.meta["path"] not in static:
+            copies[node] = graph.node_copy(node, operand)
+    return fx.GraphModule(network, graph)
+
+
+def _key(prefix: fx.GraphModule) -> str:
+    """A digest of a graph: for each node what it does, with which settings, on the outputs of which nodes."""
+    digest = hashlib.blake2b(digest_size=16)
+    numbers = {node: f"%{number}" for number, node in enumerate(prefix.graph.nodes)}
+    for node in prefix.graph.nodes:
+        target = node.target if isinstance(node.target, str) else torch.typename(node.target)
+        operands = fx.node.map_arg((node.args, node.kwargs), numbers.__getitem__)
+        digest.update(f"{node.op} {target} {operands}\n".encode())
+        if node.op == "call_module":
+            for name, module in prefix.get_submodule(str(node.target)).named_modules():
+                digest.update(f"{name} {torch.typename(module)} {_settings(module)}\n".encode())
+    return digest.hexdigest()
+
+
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """The plain values among a module's attributes."""
+    plain = (*LITERALS, tuple, list)
+    return sorted(
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, plain) and not name.startswith("_") and name != "training"
+    )
+
+
+def _seeded(network: Any, *inputs: Tensor) -> Any:
+    torch.manual_seed(0)
+    return network(*inputs)

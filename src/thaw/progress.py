@@ -1,0 +1,75 @@
+"""Progress of everything longer than a second: a bar in a terminal, plain lines elsewhere, both on standard error."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False)
+PLAIN_SECONDS = 15.0
+"""How often a stage reports where the output is no terminal."""
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A stage of `total` units; yields a function to call with the number of units just done."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(name, total=total, unit=unit)
+            yield lambda count: progress.advance(task, count)
+    else:
+        yield from _plain(name, total, unit)
+
+
+class Clock:
+    """Adds up the wall-clock seconds of named stages; `total` runs from its making."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - begun
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, and in total."""
+        return {"total": time.perf_counter() - self._start, **self._spent}
+
+
+def say(line: str) -> None:
+    """One line of what the study does or found."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal last, done
+        done += count
+        now = time.monotonic()
+        if now - last >= PLAIN_SECONDS and done < total:
+            last = now
+            speed = done / (now - start)
+            say(f"{name}: {done:,} of {total:,} {unit}, {speed:,.0f} {unit}/s, {(total - done) / speed:,.0f} s left")
+
+    yield advance
+    seconds = time.monotonic() - start
+    if seconds >= 1:
+        say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {done / seconds:,.0f} {unit}/s")

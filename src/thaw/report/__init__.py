@@ -1,0 +1,1 @@
+"""The report: figures drawn from finished numbers, and the page that holds them."""

@@ -1,0 +1,104 @@
+"""A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
+
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw.bundle.save import save_bundle
+from thaw.compute import Compute, choose_compute
+from thaw.data.batches import make_inputs
+from thaw.data.dataset import Dataset
+from thaw.data.source import Skipped, read_source
+from thaw.data.splits import make_splits, used_splits
+from thaw.images.pixels import make_pixels
+from thaw.images.preprocessing import Preprocessing, choose_preprocessing
+from thaw.nets.backbones import default_preprocessing
+from thaw.progress import Clock, say
+from thaw.recipe import Recipe
+from thaw.recipes import embedded_weights
+from thaw.report.page import write_report
+from thaw.run import Tested, finish_run, open_run
+from thaw.scoring.metrics import metrics
+from thaw.store import key_of
+from thaw.training.arm import search, test, train
+from thaw.training.prepare import make_plan, notes, prepare
+
+
+def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
+    """Run a whole study into the folder `out`; returns what its `metrics.json` holds.
+
+    `command` is what to type to run it again, for the report. Raises ThawError for anything that a person can put
+    right.
+    """
+    clock = Clock()
+    run = open_run(out, recipe)
+    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    dataset = load_dataset(recipe, compute, clock)
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
+    tested = []
+    for arm, seed in product(recipe.arms, recipe.train.seeds):
+        say(f"arm {arm}, seed {seed}")
+        result, logits = run_arm(arm, seed, dataset, recipe, compute, clock, run)
+        results[arm].append(result)
+        tested.append(Tested(arm, seed, logits))
+    found = finish_run(run, recipe, dataset, results, tested, compute, clock.seconds(), command)
+    write_report(run)
+    return found
+
+
+def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
+    """Source, pixels and splits."""
+    source = read_source(recipe.data)
+    source = source.take(used_splits(source, recipe.data))
+    preprocessing = preprocessing_of(recipe)
+    with clock("pixels"):
+        pixels = make_pixels(source, preprocessing, recipe.images.decode)
+    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad])
+    source = source.take(good, [Skipped(str(source.ids[row]), why) for row, why in sorted(pixels.bad.items())])
+    splits = make_splits(source, recipe.data)
+    key = key_of(pixels=pixels.key, good=good.tolist())
+    return Dataset(source, splits, make_inputs((pixels.array,), compute.device, good), key, preprocessing)
+
+
+def run_arm(
+    arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, clock: Clock, run: Path
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Search, final training and the one look at the test set; returns what is noted, and the test logits."""
+    splits, labels = dataset.splits, dataset.labels(compute.device)
+    with clock("activations"):
+        network, notes = prepare(arm, seed, dataset, recipe, compute)
+    own = Clock()
+    with own("search"):
+        found = search(network, labels, splits, recipe, seed, compute)
+    with own("train"):
+        epochs = train(network, found.learning_rate, labels, splits, recipe, seed, compute)
+    with own("test"):
+        logits = test(network, splits.test, recipe, compute).numpy()
+    scores = metrics(dataset.source.labels[splits.test], logits)
+    result = {"seed": seed, **asdict(found), "epochs": epochs, "test": scores, **notes, "seconds": own.seconds()}
+    if seed == recipe.train.seeds[0]:
+        save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
+    return result, logits
+
+
+def plan_study(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What each arm would train, freeze and compute once, as the run notes it; no picture is decoded."""
+    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    classes = read_source(recipe.data).classes
+    size = preprocessing_of(recipe).size
+    seed = recipe.train.seeds[0]
+    plans = {arm: make_plan(arm, seed, len(classes), size, recipe, compute.device) for arm in recipe.arms}
+    return {
+        arm: notes(plan, plan.parts is not None and plan.parts.prefix is not None, compute)
+        for arm, plan in plans.items()
+    }
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """The backbone's own preprocessing with what the recipe says laid over it."""
+    default = default_preprocessing(recipe.model.backbone, embedded_weights(recipe.model.weights))
+    return choose_preprocessing(default, recipe.images)

@@ -1,0 +1,121 @@
+"""An arm's network made ready: built, frozen, split, its prefix run once over all images."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from thaw.compute import Compute, choose_layout, hold_frozen
+from thaw.data.batches import Inputs, make_inputs
+from thaw.data.dataset import Dataset
+from thaw.images.preprocessing import Normalise
+from thaw.nets.activations import make_activations
+from thaw.nets.backbones import build_backbone
+from thaw.nets.freezing import Row, freeze, set_mode
+from thaw.nets.graph import twin
+from thaw.nets.split import Split, split
+from thaw.nets.trunk import cut_trunk
+from thaw.recipe import Recipe
+from thaw.recipes import embedded_weights
+from thaw.store import key_of
+from thaw.training.arm import Network
+
+TRIAL_BATCH = 64
+"""Images of the trial that chooses a memory layout."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An arm's network before any image went through it."""
+
+    model: nn.Module
+    head: str
+    """The name of the head."""
+    modules: list[Row]
+    parts: Split | None
+    """None where the recipe switches the caches off."""
+
+
+def make_plan(arm: str, seed: int, classes: int, size: int, recipe: Recipe, device: torch.device) -> Plan:
+    """Build an arm's network, freeze it and split it; `size` is the side of its input in pixels. Raises ModelError."""
+    weights = embedded_weights(recipe.weights_of(arm))
+    model, head = build_backbone(recipe.model.backbone, weights, classes, seed)
+    model.to(device)
+    modules = freeze(model, head, recipe.arms[arm].train)
+    if recipe.cache.activations == "off":
+        set_mode(model, recipe.model.frozen)
+        return Plan(model, head, modules, None)
+    example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    return Plan(model, head, modules, split(model, example, recipe.model.frozen))
+
+
+def prepare(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute) -> tuple[Network, dict[str, Any]]:
+    """An arm's network and its inputs, ready to train; and what the run notes about it."""
+    plan = make_plan(arm, seed, len(dataset.source.classes), dataset.preprocessing.size, recipe, compute.device)
+    parts, normalise = plan.parts, Normalise(dataset.preprocessing).to(compute.device)
+    what = f"{recipe.model.backbone}, {dataset.preprocessing.size} px, {recipe.arms[arm].train}"
+    entry = None
+    if parts is not None and parts.prefix is not None:
+        prefix = nn.Sequential(normalise, parts.prefix)
+        _lay_out(nn.ModuleList([prefix]), dataset.pixels, compute, f"prefix of {what}")
+        content = key_of(pixels=dataset.key, preprocessing=asdict(dataset.preprocessing))
+        entry = make_activations(prefix, parts.key, dataset.pixels, content, compute)
+    trunk: nn.Module | None
+    if parts is not None and entry is not None:
+        (trunk, tail), scorer = cut_trunk(parts.suffix), parts.scorer
+        inputs = make_inputs(entry.arrays, compute.device)
+    else:
+        trunk, tail = None, nn.Sequential(normalise, plan.model)
+        scorer = nn.Sequential(normalise, twin(plan.model).eval())
+        inputs = dataset.pixels
+    _lay_out(nn.ModuleList([tail] if trunk is None else [trunk, tail]), inputs, compute, what)
+    trunk = None if trunk is None else hold_frozen(trunk, compute)
+    network = Network(plan.model, trunk, hold_frozen(tail, compute), hold_frozen(scorer, compute), inputs)
+    return network, notes(plan, entry is not None, compute)
+
+
+def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) -> None:
+    """Choose the memory layout of parts that run one after the other by a trial; weights and statistics stay."""
+    tensors = next(inputs.batches([np.arange(TRIAL_BATCH) % len(inputs)]))
+    trained = [p for p in parts.parameters() if p.requires_grad]
+    buffers = [(buffer, buffer.clone()) for buffer in parts.buffers()]
+
+    def step() -> None:
+        values: Any = tensors
+        with torch.set_grad_enabled(bool(trained)), compute.autocast():
+            for part in parts:
+                values = part(*values)
+        if trained:
+            torch.autograd.backward(functional.log_softmax(values.float(), 1).mean())
+
+    choose_layout(parts, step, compute, what)
+    for parameter in trained:
+        parameter.grad = None
+    for buffer, value in buffers:
+        buffer.copy_(value)
+
+
+def notes(plan: Plan, cached: bool, compute: Compute) -> dict[str, Any]:
+    """What the run says of an arm's network: its modules, its parameters and what of it is computed once."""
+    parts, parameters = plan.parts, list(plan.model.parameters())
+    frontier: dict[str, Any] = {"nodes": [], "bytes_per_image": 0, "share_saved": 0.0}
+    if parts is not None and cached:
+        each = 2 if compute.precision == "bf16" else 4
+        frontier = {
+            "nodes": list(parts.frontier),
+            "bytes_per_image": each * sum(math.prod(shape) for shape in parts.shapes),
+            "share_saved": parts.prefix_macs / parts.total_macs,
+        }
+    return {
+        "modules": [asdict(row) for row in plan.modules],
+        "head": plan.head,
+        "parameters": {
+            "total": sum(p.numel() for p in parameters),
+            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        },
+        "frontier": frontier | {"reason": "the recipe switches caches off" if parts is None else parts.reason},
+    }

@@ -1,0 +1,59 @@
+"""Fixtures shared by all tests: a cache of their own, the shared folder, small labelled images."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    import shutil
+
+    import torch
+
+    missing = {
+        "shared": "" if SHARED.is_dir() else f"needs real photographs in {SHARED}",
+        "gpu": "" if torch.cuda.is_available() else "needs a CUDA device",
+        "browser": "" if shutil.which("chromium") else "needs Chromium (apt-get install chromium)",
+    }
+    for item in items:
+        for mark, reason in missing.items():
+            if reason and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real photographs and weights."""
+    return SHARED
+
+
+def picture(seed: int, label: int = 0, side: int = 40, kind: str = "PNG") -> bytes:
+    """An encoded picture: noise, brighter on the left for label 0 and on the right for label 1."""
+    pixels = np.random.default_rng(seed).integers(0, 128, (side, side, 3), dtype=np.uint8)
+    half = slice(0, side // 2) if label == 0 else slice(side // 2, side)
+    pixels[:, half] += 100
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Path:
+    """60 pictures in two class folders."""
+    root = tmp_path / "pictures"
+    for seed in range(60):
+        folder = root / ("left", "right")[seed % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{seed:03d}.png").write_bytes(picture(seed, seed % 2))
+    return root

@@ -1,0 +1,219 @@
+"""Sources of every kind: the same images and labels, in the same order; what a bad one says."""
+
+import csv
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import picture
+from thaw.data.source import Source, read_source
+from thaw.data.splits import make_splits
+from thaw.errors import DataError
+from thaw.recipe import Data
+
+CLASSES = ["left", "right"]
+
+
+def read(path: Path, **keys: object) -> Source:
+    return read_source(Data.model_validate({"source": str(path), **keys}))
+
+
+def rows(folder: Path) -> list[tuple[Path, str]]:
+    return sorted((path, path.parent.name) for path in folder.rglob("*.png"))
+
+
+def as_csv(folder: Path) -> Path:
+    path = folder / "table.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "age"])
+        writer.writerows([str(p.relative_to(folder)), label, 30] for p, label in rows(folder))
+    return path
+
+
+def as_parquet(folder: Path) -> Path:
+    path = folder / "table.parquet"
+    images = [p.read_bytes() for p, _ in rows(folder)]
+    pq.write_table(pa.table({"image": images, "label": [CLASSES.index(label) for _, label in rows(folder)]}), path)
+    return path
+
+
+def as_dataset(folder: Path, target: Path) -> Path:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    content = {
+        "image": [{"bytes": p.read_bytes(), "path": None} for p, _ in rows(folder)],
+        "label": [label for _, label in rows(folder)],
+    }
+    (target / "data").mkdir(parents=True)
+    dataset = datasets.Dataset.from_dict(content, features=features)
+    dataset.to_parquet(str(target / "data" / "train-00000-of-00001.parquet"))
+    return target
+
+
+def as_saved_dataset(folder: Path, target: Path) -> Path:
+    datasets.load_dataset(str(as_dataset(folder, target / "hub")))["train"].save_to_disk(str(target / "saved"))
+    return target / "saved"
+
+
+def test_every_kind_of_source_gives_the_same_images_labels_and_splits(class_folder: Path, tmp_path: Path) -> None:
+    sources = [
+        read(class_folder),
+        read(as_csv(class_folder)),
+        read(as_parquet(class_folder)),
+        read(as_dataset(class_folder, tmp_path / "dataset")),
+        read(as_saved_dataset(class_folder, tmp_path / "other")),
+    ]
+    first = sources[0]
+    assert len(first.ids) == 60
+    assert first.classes == ("left", "right")
+    for source in sources:
+        assert source.digests == first.digests
+        assert np.array_equal(source.labels, first.labels)
+        data = Data(source="x", validation=10, test=0.2)
+        for one, other in zip(
+            make_splits(source, data).rows().values(), make_splits(first, data).rows().values(), strict=True
+        ):
+            assert np.array_equal(one, other)
+        assert source.picture(7) == first.picture(7)
+
+
+def test_folders_named_like_splits_above_the_classes_are_splits(class_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "with-splits"
+    for index, (path, label) in enumerate(rows(class_folder)):
+        folder = root / ("Train", "val", "test")[index % 3] / label
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    source = read(root)
+    assert set(source.splits) == {"train", "validation", "test"}
+    splits = make_splits(source, Data(source=str(root)))
+    assert {name: len(found) for name, found in splits.rows().items()} == {"train": 20, "validation": 20, "test": 20}
+    assert splits.how["test"] == "the source's split 'test' (20 images)"
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([10, 9, 10, 9], ("9", "10")),
+        (["b", "a", "b", "a"], ("a", "b")),
+        ([1.0, 0.0, None, 1.0], ("0", "1")),
+        ([True, False, True, True], ("False", "True")),
+    ],
+)
+def test_the_order_of_classes_is_fixed(tmp_path: Path, labels: list[object], classes: tuple[str, ...]) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"image": [picture(seed) for seed in range(4)], "label": labels}), path)
+    source = read(path)
+    assert source.classes == classes
+    missing = sum(label is None for label in labels)
+    assert len(source.ids) == 4 - missing
+    assert [one.reason for one in source.skipped] == ["has no label"] * missing
+
+
+def test_a_class_label_keeps_its_order(tmp_path: Path, class_folder: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["z", "a"])})
+    content = {"image": [{"bytes": picture(i), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
+    datasets.Dataset.from_dict(content, features=features).to_parquet(str(tmp_path / "table.parquet"))
+    assert read(tmp_path / "table.parquet").classes == ("z", "a")
+
+
+def test_a_column_may_name_the_splits(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    content = {
+        "image": [picture(i, i % 2) for i in range(12)],
+        "label": [i % 2 for i in range(12)],
+        "fold": ["train"] * 6 + ["test"] * 6,
+    }
+    pq.write_table(pa.table(content), path)
+    data = Data(source=str(path), split="fold", validation=2)
+    assert len(make_splits(read_source(data), data).test) == 6
+
+
+def test_a_path_that_leads_outside_its_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "table.csv").write_text("image,label\n../secret.png,a\n../secret.png,b\n")
+    with pytest.raises(DataError, match="outside its folder"):
+        read(inside / "table.csv")
+    absolute = [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 2
+    pq.write_table(pa.table({"image": absolute, "label": ["a", "b"]}), inside / "table.parquet")
+    with pytest.raises(DataError, match="outside its folder"):
+        read(inside / "table.parquet")
+
+
+def test_pictures_that_cannot_be_read_are_listed(class_folder: Path) -> None:
+    table = as_csv(class_folder)
+    (class_folder / "left" / "000.png").unlink()
+    (class_folder / "left" / "notes.txt").write_text("not a picture")
+    assert [(one.id, one.reason) for one in read(table).skipped] == [
+        ("left/000.png", "cannot be read: No such file or directory")
+    ]
+    (class_folder / "table.csv").unlink()
+    assert [one.reason for one in read(class_folder).skipped] == ["is not named like a picture"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p / "nowhere", "there is no"),
+        (lambda p: _folder(p / "empty"), "no folder per class"),
+        (lambda p: _folder(p / "bare" / "cats").parent, "holds no pictures"),
+        (lambda p: _one_class(p), "only the class 'cats'"),
+        (lambda p: _table(p, "image,label\n"), "no class|cannot be read|holds"),
+        (lambda p: _table(p, "picture,label\na.png,x\n"), "has no column 'image'"),
+        (lambda p: _table(p, "image,lable\na.png,x\n"), "has no column 'label'; it has lable"),
+        (lambda p: _text(p / "notes.txt"), "is no .csv, .tsv or .parquet table"),
+        (lambda p: _text(p / "broken.parquet"), "cannot be read as a dataset"),
+    ],
+)
+def test_a_bad_source_is_one_sentence(tmp_path: Path, make: object, said: str) -> None:
+    path = make(tmp_path)  # type: ignore[operator]
+    with pytest.raises(DataError, match=said) as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def _one_class(path: Path) -> Path:
+    (_folder(path / "single" / "cats") / "a.png").write_bytes(picture(0))
+    return path / "single"
+
+
+def _table(path: Path, text: str) -> Path:
+    (path / "table.csv").write_text(text)
+    return path / "table.csv"
+
+
+def _text(path: Path) -> Path:
+    path.write_text("nothing of the kind")
+    return path
+
+
+def test_the_hub_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="cannot be fetched from the Hugging Face hub") as raised:
+        read_source(Data(source="hf:mattymchen/celeba-hq"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "train", "test"), [("celeba", 6300, 700), ("faces", 5600, 400)])
+def test_the_shared_datasets_are_laid_out_like_the_hub(shared: Path, name: str, train: int, test: int) -> None:
+    data = Data(source=str(shared / name), validation=400, test="validation")
+    source = read_source(data)
+    assert source.classes == ("female", "male")
+    splits = make_splits(source, data)
+    assert {k: len(v) for k, v in splits.rows().items()} == {"train": train - 400, "validation": 400, "test": test}
+    share = source.labels[source.splits == "train"].mean()
+    assert abs(source.labels[splits.validation].mean() - share) <= 0.5 / 400
+    assert io.BytesIO(source.picture(0)).read(2) == b"\xff\xd8"

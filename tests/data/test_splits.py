@@ -1,0 +1,125 @@
+"""Splits: drawn by label or by group, reproducible, and said in words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thaw.data.source import Source
+from thaw.data.splits import make_splits, used_splits
+from thaw.errors import DataError
+from thaw.recipe import Data
+
+
+def source(labels: list[int], splits: list[str] | None = None, **columns: list[object]) -> Source:
+    count = len(labels)
+    return Source(
+        classes=tuple(f"class {code}" for code in range(max(labels) + 1)),
+        ids=np.array([f"{row}.png" for row in range(count)]),
+        labels=np.array(labels, dtype=np.int64),
+        splits=np.array(splits or ["all"] * count),
+        digests=tuple(f"{row:032x}" for row in range(count)),
+        pictures=pa.chunked_array([pa.nulls(count)]),
+        columns=pa.table({"row": list(range(count)), **columns}),
+        skipped=(),
+    )
+
+
+def data(**keys: object) -> Data:
+    return Data.model_validate({"source": "pictures", **keys})
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 3), min_size=40, max_size=200).filter(lambda labels: np.bincount(labels).min() >= 6),
+    st.integers(4, 12),
+    st.floats(0.1, 0.3),
+    st.integers(0, 5),
+)
+def test_drawn_splits_partition_the_source_and_keep_the_shares_of_the_labels(
+    labels: list[int], validation: int, test: float, seed: int
+) -> None:
+    whole = source(labels)
+    splits = make_splits(whole, data(validation=validation, test=test, seed=seed))
+    rows = np.concatenate(list(splits.rows().values()))
+    assert np.array_equal(np.sort(rows), np.arange(len(labels)))
+    assert len(splits.validation) == validation
+    assert len(splits.test) == round(test * len(labels))
+    for part in splits.rows().values():
+        expected = np.bincount(labels, minlength=4) * len(part) / len(labels)
+        assert np.abs(np.bincount(whole.labels[part], minlength=4) - expected).max() <= 2
+        assert np.array_equal(part, np.sort(part))
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    whole = source([0, 1] * 50)
+    first, again, other = (make_splits(whole, data(validation=10, test=10, seed=seed)) for seed in (3, 3, 4))
+    assert np.array_equal(first.test, again.test)
+    assert not np.array_equal(first.test, other.test)
+
+
+def test_the_founding_study_draws_validation_from_train_and_tests_on_validation() -> None:
+    whole = source([0, 1] * 60, ["train"] * 100 + ["validation"] * 20)
+    splits = make_splits(whole, data(validation=20, test="validation"))
+    assert np.array_equal(splits.test, np.arange(100, 120))
+    assert splits.validation.max() < 100
+    assert (len(splits.train), len(splits.validation)) == (80, 20)
+    assert splits.how == {
+        "train": "what remains of the source's split 'train' (80 images)",
+        "validation": "20 images drawn from the source's split 'train', stratified by label, seed 0",
+        "test": "the source's split 'validation' (20 images)",
+    }
+
+
+def test_groups_never_straddle_splits_and_labels_stay_near_their_shares() -> None:
+    random = np.random.default_rng(0)
+    people = random.integers(0, 80, 1000)
+    labels = random.integers(0, 2, 80)[people] ^ (random.random(1000) < 0.2)
+    whole = source(labels.tolist(), person=[f"p{person}" for person in people])
+    splits = make_splits(whole, data(validation=0.15, test=0.25, group="person"))
+    seen = [set(people[rows]) for rows in splits.rows().values()]
+    assert len(set.union(*seen)) == sum(len(people) for people in seen)
+    for rows, share in zip(splits.rows().values(), (0.6, 0.15, 0.25), strict=True):
+        assert abs(len(rows) / 1000 - share) < 0.02
+        assert abs(whole.labels[rows].mean() - whole.labels.mean()) < 0.05
+
+
+def test_a_split_that_is_not_used_is_named() -> None:
+    whole = source([0, 1] * 30, ["train"] * 40 + ["validation"] * 10 + ["test"] * 10)
+    splits = make_splits(whole, data(validation=10, test="test"))
+    assert "validation (10 images)" in splits.how["unused"]
+    assert np.array_equal(used_splits(whole, data(validation=10, test="test")), [*range(40), *range(50, 60)])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"test": "tset"}, "is no split of pictures; it brings train, validation"),
+        ({"test": "validation", "validation": "validation"}, "both 'validation'"),
+        ({"test": 500}, "draw fewer"),
+        ({"test": "train"}, "left to train on"),
+        ({"test": "validation", "validation": 10, "group": "person"}, "are in both train and test"),
+    ],
+)
+def test_parts_that_cannot_be_had(keys: dict[str, object], said: str) -> None:
+    whole = source([0, 1] * 30, ["train"] * 40 + ["validation"] * 20, person=[row % 20 for row in range(60)])
+    with pytest.raises(DataError, match=said) as raised:
+        make_splits(whole, data(**keys))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_absent_from_train_is_an_error() -> None:
+    whole = source([0, 1] * 20 + [2] * 10, ["train"] * 40 + ["test"] * 10)
+    with pytest.raises(DataError, match="no image of class 'class 2' is in train"):
+        make_splits(whole, data(validation=10))
+
+
+def test_rows_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
+    whole = source([0, 1] * 40, person=[None] * 80)
+    splits = make_splits(whole, data(validation=8, test=16, group="person"))
+    assert len(splits.test) == 16
+    assert replace(whole).fingerprint() == whole.fingerprint()

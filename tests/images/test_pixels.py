@@ -1,0 +1,123 @@
+"""Pixels: the same bits as torchvision's transforms, odd pictures, and a cache that is never stale."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from conftest import picture
+from thaw.data.source import read_source
+from thaw.images.pixels import BadImageError, decode_picture, make_pixels, to_square
+from thaw.images.preprocessing import Normalise, Preprocessing
+from thaw.recipe import Data
+
+SQUASH = Preprocessing(32, "squash", "bilinear", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    shape = (height, width, 3)
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize(("width", "height"), [(301, 477), (477, 301), (40, 40), (20, 31)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_pixels_are_torchvisions_to_the_bit(width: int, height: int, interpolation: str) -> None:
+    image = noise(width, height)
+    mode = transforms.InterpolationMode(interpolation)
+    normalise = [transforms.ToTensor(), transforms.Normalize(SQUASH.mean, SQUASH.std)]
+    squash = transforms.Compose([transforms.Resize((32, 32), mode), *normalise])
+    ours = replace(SQUASH, interpolation=interpolation)
+    pixels = torch.from_numpy(decode_picture(encoded(image), ours, "exact"))
+    assert torch.equal(Normalise(ours)(pixels[None])[0], squash(image))
+    crop = transforms.Compose([transforms.Resize(36, mode), transforms.CenterCrop(32), *normalise])
+    pixels = torch.from_numpy(np.array(to_square(image, replace(ours, resize="crop", crop=32 / 36))))
+    assert torch.equal(Normalise(ours)(pixels[None])[0], crop(image))
+
+
+@pytest.mark.shared
+def test_real_photographs_are_torchvisions_to_the_bit(shared: Path) -> None:
+    source = read_source(Data(source=str(shared / "celeba")))
+    source = source.take(np.arange(40))
+    founding = replace(SQUASH, size=224)
+    pixels = make_pixels(source, founding, "exact")
+    transform = transforms.Compose(
+        [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(SQUASH.mean, SQUASH.std)]
+    )
+    expected = torch.stack([transform(Image.open(io.BytesIO(source.picture(row)))) for row in range(40)])
+    assert torch.equal(Normalise(founding)(torch.from_numpy(np.array(pixels.array))), expected)
+
+
+def test_exif_orientation_turns_the_picture_upright() -> None:
+    image = noise(48, 32)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_picture(encoded(image, exif=exif), SQUASH, "exact")
+    upright = decode_picture(encoded(image.transpose(Image.Transpose.ROTATE_270)), SQUASH, "exact")
+    assert np.array_equal(turned, upright)
+
+
+def test_transparency_lies_on_white_and_palettes_and_grey_are_rgb() -> None:
+    clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    assert (decode_picture(encoded(clear), SQUASH, "exact") == 255).all()
+    for mode in ("P", "L", "1", "LA", "CMYK"):
+        kind = "TIFF" if mode == "CMYK" else "PNG"
+        expected = np.asarray(to_square(noise(40, 40, mode).convert("RGB"), SQUASH))
+        assert np.array_equal(decode_picture(encoded(noise(40, 40, mode), kind), SQUASH, "exact"), expected)
+
+
+def test_sixteen_bits_are_scaled_to_eight() -> None:
+    values = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+    pixels = decode_picture(encoded(Image.fromarray(values)), SQUASH, "exact")
+    assert pixels[0, 0, 0] < 5
+    assert pixels[-1, -1, 0] > 250
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text called .jpg", picture(0, kind="JPEG")[:300], picture(0)[:200]], ids=str
+)
+def test_a_bad_picture_says_why(content: bytes) -> None:
+    with pytest.raises(BadImageError, match=r"."):
+        decode_picture(content, SQUASH, "exact")
+
+
+def test_fast_decoding_stays_near_exact() -> None:
+    smooth = noise(40, 40).resize((1024, 1024), Image.Resampling.BICUBIC)
+    content = encoded(smooth, "JPEG", quality=95)
+    exact, fast = (decode_picture(content, replace(SQUASH, size=224), decode) for decode in ("exact", "fast"))
+    assert np.abs(exact.astype(int) - fast).mean() < 2
+
+
+def test_pixels_are_made_once_and_never_stale(class_folder: Path) -> None:
+    def pixels(preprocessing: Preprocessing = SQUASH, decode: str = "exact"):  # type: ignore[no-untyped-def]
+        return make_pixels(read_source(Data(source=str(class_folder))), preprocessing, decode)
+
+    first = pixels()
+    assert first.made
+    assert not pixels().made
+    assert pixels(replace(SQUASH, size=16)).made
+    assert pixels(decode="fast").made
+    path = class_folder / "left" / "000.png"
+    path.write_bytes(picture(999))
+    assert pixels().made
+
+
+def test_a_truncated_cache_file_is_noticed_and_rebuilt(class_folder: Path) -> None:
+    source = read_source(Data(source=str(class_folder)))
+    first = make_pixels(source, SQUASH, "exact")
+    kept = np.array(first.array)
+    path = Path(first.array.filename)
+    path.write_bytes(path.read_bytes()[:-1])
+    again = make_pixels(source, SQUASH, "exact")
+    assert again.made
+    assert np.array_equal(again.array, kept)

@@ -1,0 +1,174 @@
+"""The analysis says what the numbers say, in each of the cases it words differently."""
+
+import numpy as np
+import pytest
+
+from thaw.report.analysis import analysis, leads, verdict, wilson
+from thaw.report.formats import SPACE
+
+
+def arm(right, *, images=1000, seeds=None, curve=(0.8, 0.9, 0.905), edge=None, train="head", weights="W", trained=10):
+    """What metrics.json holds of an arm that is right on `right` images of two classes, by seed if a list."""
+    rights = right if isinstance(right, list) else [right]
+    runs = [
+        {
+            "seed": seed,
+            "learning_rate": 1e-3,
+            "edge": edge,
+            "epochs": [{"loss": 0.5, "accuracy": value} for value in curve],
+            "test": {"accuracy": one / images, "confusion": confusion(one, images)},
+            "seconds": {"search": 1.0, "train": 2.0, "test": 0.1},
+        }
+        for seed, one in enumerate(rights)
+    ]
+    size = {"total": 57_012_034, "trainable": trained}
+    return {"weights": weights, "train": train, "parameters": size, "runs": runs, **runs[0]}
+
+
+def confusion(right, images):
+    """Half of the images of each class; of the mistakes, three in four take the first class for the second."""
+    wrong = images - right
+    first = round(0.75 * wrong)
+    return [[images // 2 - first, first], [wrong - first, images - images // 2 - (wrong - first)]]
+
+
+def study(images=1000, classes=("cat", "dog"), **arms):
+    best = max(arms, key=lambda name: np.mean([run["test"]["accuracy"] for run in arms[name]["runs"]]))
+    return {"best": best, "classes": list(classes), "splits": {"train": 8000, "test": images}, "arms": arms}
+
+
+def told(metrics):
+    return " ".join(analysis(metrics).values()).replace(SPACE, " ")
+
+
+def test_wilson_is_the_published_interval():
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(1 / 29, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
+
+
+def test_leads_are_sorted_and_counted():
+    found = leads(study(head=arm(918), tail=arm(943), scratch=arm(836)))
+    assert [lead.over for lead in found] == ["head", "scratch"]
+    assert found[0].gap == pytest.approx(0.025)
+    assert found[0].images == pytest.approx(25)
+    assert found[0].errors == pytest.approx(0.025 / np.sqrt((0.943 * 0.057 + 0.918 * 0.082) / 1000))
+
+
+def test_a_clear_lead():
+    metrics = study(head=arm(900), tail=arm(960))
+    assert (
+        verdict(metrics)
+        == "Ahead of `head` by 6.0 points (60 images), more than sampling noise readily explains. One seed."
+    )
+    text = told(metrics)
+    assert "`tail` labels 96.0% of the 1,000 test images correctly, which puts it ahead of `head` by 6.0 points" in text
+    assert "95% Wilson interval is 94.6% to 97.0%" in text
+    assert "more than chance in the choice of test images would readily explain" in text
+    assert "with one seed, so how much chance in training adds to that was not measured" in text
+    assert "where cost counts" not in text
+
+
+def test_a_lead_within_noise_points_to_the_cheaper_arm():
+    metrics = study(head=arm(900, trained=8194), tail=arm(905, trained=16_789_506))
+    assert "within sampling noise" in verdict(metrics)
+    text = told(metrics)
+    assert "other test images could well reverse it" in text
+    assert (
+        "does not clearly separate `head`, which trains fewer parameters, from `tail`: where cost counts, use `head`"
+        in text
+    )
+
+
+def test_a_tie_is_called_one():
+    metrics = study(head=arm(900), tail=arm(900))
+    assert verdict(metrics).startswith("Level with `tail`.")
+    assert "and so does `tail`: the test set does not tell them apart" in told(metrics)
+
+
+def test_a_single_arm_has_nothing_to_compare_with():
+    metrics = study(head=arm(900))
+    assert verdict(metrics) == "The only arm of this study. One seed."
+    assert "nothing to compare it with" in told(metrics)
+
+
+def test_several_seeds_are_compared_seed_by_seed():
+    metrics = study(head=arm([900, 920, 910]), tail=arm([930, 915, 940]))
+    assert verdict(metrics).endswith("Mean of 3 seeds.")
+    assert "standard deviation of 1.0 point for `head` and 1.3 points for `tail`" in told(metrics)
+    assert "`tail` is ahead of `head` with 2 of the 3 seeds" in told(metrics)
+
+
+def test_many_arms_name_the_closest_and_the_last():
+    text = told(study(a=arm(950), b=arm(940), c=arm(930), d=arm(920), e=arm(910)))
+    assert "ahead of `b` by 1.0 point (10 images) and `e` by 4.0 points (40 images)" in text
+
+
+def test_pretraining_and_training_everything_are_weighed():
+    arms = {
+        "scratch": arm(830, weights="random", train="all"),
+        "head": arm(910),
+        "whole": arm(940, train="all"),
+    }
+    text = told(study(**arms))
+    assert "Starting from pretrained weights is worth 11.0 points (`whole` against `scratch`)" in text
+    assert "Training every layer (`whole`) gives 3.0 points more than training the head alone" in text
+    worse = told(study(**arms | {"whole": arm(880, train="all")}))
+    assert "Training every layer (`whole`) gives 3.0 points less than training the head alone" in worse
+    reverse = told(study(scratch=arm(930, weights="random", train="all"), head=arm(910)))
+    assert "Pretrained weights do not help here: `scratch` is 2.0 points ahead of `head` without" in reverse
+
+
+def test_convergence_tells_settled_rising_and_falling_apart():
+    metrics = study(
+        settled=arm(900, curve=(0.8, 0.899, 0.9, 0.901)),
+        at_once=arm(905, curve=(0.9, 0.9, 0.9, 0.9)),
+        rising=arm(910, curve=(0.7, 0.8, 0.85, 0.9)),
+        falling=arm(920, curve=(0.9, 0.93, 0.95, 0.92)),
+    )
+    text = told(metrics)
+    assert (
+        "Over 4 epochs, training accuracy is within a point of its last value "
+        "for `at_once` from epoch 1 and `settled` from epoch 2." in text
+    )
+    assert "Still gaining in the last epoch: `rising` (5.0 points); more epochs may help." in text
+    assert "Losing in the last epoch: `falling` (3.0 points)" in text
+    assert "A single epoch" in told(study(head=arm(900, curve=(0.9,))))
+
+
+def test_overfitting_and_edges_are_called_out():
+    text = told(study(head=arm(900, edge="highest"), tail=arm(920, curve=(0.9, 0.995), edge="lowest")))
+    assert "sign of overfitting: `tail` (99.5% against 92.0%)" in text
+    assert "highest learning rate of its grid for `head`; a still higher one, not tried, may do better" in text
+    assert "lowest learning rate of its grid for `tail`; a still lower one" in text
+    plain = told(study(head=arm(900), tail=arm(920)))
+    assert "overfitting" not in plain
+    assert "grid" not in plain
+
+
+def test_mistakes_of_two_classes_are_told_both_ways():
+    text = told(study(head=arm(900), tail=arm(960)))
+    assert (
+        "In its 40 mistakes, `tail` takes cat for dog (30 times, 6.0% of cat) and dog for cat (10 times, 2.0% of dog)."
+        in text
+    )
+    assert "The commonest mistake of `head` is to take cat for dog (75 times, the reverse 25 times)." in text
+
+
+def test_mistakes_of_many_classes_name_the_pair_and_the_hardest():
+    metrics = study(100, ("a", "b", "c"), head=arm(90, images=100))
+    metrics["arms"]["head"]["runs"][0]["test"]["confusion"] = [[40, 6, 0], [1, 39, 0], [1, 2, 11]]
+    text = told(metrics)
+    assert "In its 10 mistakes, `head` most often takes a for b (6 times, 13.0% of a)" in text
+    assert "the hardest class is c, of which it misses 21.4%" in text
+
+
+def test_no_mistake_at_all():
+    assert "`head` makes no mistake on the test set." in told(study(head=arm(1000), tail=arm(900)))
+    assert "`tail` makes no mistake" not in told(study(head=arm(1000), tail=arm(1000)))
+
+
+def test_cost_is_told_for_every_arm():
+    text = told(study(head=arm(900, trained=8194), tail=arm(960, trained=16_789_506)))
+    assert "`tail` trains 16.8 M of the network's 57.0 M parameters in 2.0 s, `head` 8,194 in 2.0 s." in text

@@ -1,0 +1,143 @@
+"""The figures draw the numbers they are given, and become SVG that fits a page."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from thaw.report.figures import (
+    ARM_COLOURS,
+    THEME,
+    arm_colour,
+    plot_accuracies,
+    plot_class_counts,
+    plot_confusion,
+    plot_curves,
+    plot_search,
+)
+from thaw.report.svg import inline_svg, png
+
+
+def lines(ax):
+    """The labelled lines of some axes: label to (x, y, colour)."""
+    shown = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    return {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()), to_hex(line.get_color())) for line in shown
+    }
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_curves_show_each_arm_in_its_colour():
+    ax = plot_curves({"scratch": [[0.9, 0.5, 0.4]], "head": [[0.6, 0.3, 0.2]]}, "loss")
+    assert lines(ax) == {
+        "scratch": ([1, 2, 3], [0.9, 0.5, 0.4], ARM_COLOURS[0]),
+        "head": ([1, 2, 3], [0.6, 0.3, 0.2], ARM_COLOURS[1]),
+    }
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "loss")
+    assert len(ax.get_lines()) == 2
+
+
+def test_curves_of_several_seeds_show_each_and_their_mean():
+    ax = plot_curves({"head": [[0.5, 0.25], [0.75, 0.25]]}, "accuracy", validation={"head": [[0.5, 0.0], [0.5, 0.5]]})
+    assert lines(ax)["head"][1] == [0.625, 0.25]
+    drawn = [list(line.get_ydata()) for line in ax.get_lines()]
+    assert drawn == [[0.5, 0.25], [0.75, 0.25], [0.625, 0.25], [0.5, 0.25]]
+    assert ax.get_lines()[-1].get_linestyle() == "--"
+
+
+def test_search_rings_the_chosen_rate_of_each_seed():
+    trials = {"head": [{1e-3: 0.8, 1e-5: 0.6}, {1e-5: 0.7, 1e-3: 0.65}]}
+    ax = plot_search(trials, {"head": [1e-3, 1e-5]})
+    assert lines(ax)["head"] == ([1e-5, 1e-3], [0.6, 0.8], ARM_COLOURS[0])
+    rings = [line for line in ax.get_lines() if line.get_markerfacecolor() == "none"]
+    assert [(*ring.get_xdata(), *ring.get_ydata()) for ring in rings] == [(1e-3, 0.8), (1e-5, 0.7)]
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1e-5", "1e-3"]
+
+
+def test_confusion_writes_counts_and_shares_of_the_row():
+    ax = plot_confusion(np.array([[30, 10], [0, 60]]), ["female", "male"], arm_colour(2))
+    assert texts(ax) == ["30", "75.0%", "10", "25.0%", "0", "0.0%", "60", "100.0%"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["female", "male"]
+    assert len(ax.patches) == 3
+    assert {to_hex(patch.get_facecolor()) for patch in ax.patches} == {ARM_COLOURS[2]}
+    darkest = max(ax.patches, key=lambda patch: patch.get_alpha())
+    assert darkest.get_xy() == (0.5, 0.5)
+
+
+def test_confusion_of_many_classes_is_shade_alone():
+    ax = plot_confusion(np.eye(40, dtype=int), [f"class {number}" for number in range(40)])
+    assert not texts(ax)
+    assert len(ax.patches) == 40
+    assert not ax.get_xticklabels()
+
+
+def test_confusion_of_a_class_without_images_is_blank():
+    assert len(plot_confusion(np.array([[5, 0], [0, 0]]), ["a", "b"]).patches) == 1
+
+
+def test_accuracies_show_seeds_interval_and_mean():
+    ax = plot_accuracies({"head": [0.9, 0.92], "all": [0.95]}, {"head": (0.88, 0.93), "all": (0.93, 0.97)})
+    assert texts(ax) == ["91.0%", "95.0%"]
+    drawn = [list(line.get_xdata()) for line in ax.get_lines()]
+    assert drawn == [[0.88, 0.93], [0.9, 0.92], [0.93, 0.97], [0.95]]
+
+
+def test_class_counts_are_stacked():
+    counts = {"train": {"a": 30, "b": 20}, "validation": {"a": 3, "b": 2}, "test": {"a": 5, "b": 4}}
+    ax = plot_class_counts(counts)
+    assert texts(ax) == ["38", "26"]
+    bars = {bar.get_label(): [(patch.get_x(), patch.get_width()) for patch in bar] for bar in ax.containers}
+    assert bars["train"] == [(0, 30), (0, 20)]
+    assert bars["test"] == [(33, 5), (22, 4)]
+
+
+def test_figures_draw_on_the_axes_they_are_given():
+    left, right = Figure().subplots(1, 2)
+    assert plot_curves({"head": [[0.5]]}, "loss", ax=left) is left
+    assert plot_confusion(np.eye(2, dtype=int), ["a", "b"], ax=right) is right
+
+
+@pytest.fixture
+def svg():
+    axes = plot_confusion(np.array([[3, 1], [2, 4]]), ["<b>&", "$\\frac{$"], ARM_COLOURS[1])
+    return inline_svg(axes.figure, "first", 'Says "what" <it> shows', THEME)
+
+
+def test_svg_follows_the_theme(svg):
+    assert not re.findall(r"#[0-9a-f]{6}", svg)
+    assert {"var(--arm-1)", "currentColor", "var(--muted)", "var(--rule)"} <= set(
+        re.findall(r"var\([^)]+\)|currentColor", svg)
+    )
+
+
+def test_svg_is_small_and_keeps_text_as_text(svg):
+    root = ET.fromstring(svg)
+    shown = ["".join(text.itertext()) for text in root.iter("text")]
+    assert {"3", "75.0%", "<b>&", "$\\frac{$", "predicted"} <= set(shown)
+    assert "font-family" not in svg
+    assert len(svg) < 6000
+    assert root.attrib["aria-label"] == 'Says "what" <it> shows'
+
+
+def test_svg_names_nothing_outside_itself():
+    axes = plot_curves({"head": [[0.5, 0.4]], "all": [[0.5, 0.4]]}, "loss")
+    one, other = (ET.fromstring(inline_svg(axes.figure, name, "", THEME)) for name in ("one", "other"))
+    ids = [{element.attrib["id"] for element in root.iter() if "id" in element.attrib} for root in (one, other)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    used = {use.attrib["href"] for use in one.iter("use")} | set(
+        re.findall(r"url\(([^)]+)\)", ET.tostring(one, "unicode"))
+    )
+    assert used == {f"#{name}" for name in ids[0]}
+
+
+def test_png_is_light_whatever_the_names():
+    axes = plot_class_counts({"train": {"女": 3, "$\\frac{": 2}, "validation": {"女": 1, "$\\frac{": 1}})
+    assert png(axes.figure).startswith(b"\x89PNG")

@@ -1,0 +1,51 @@
+"""Numbers and names as the report writes them."""
+
+import pytest
+
+from thaw.report import formats
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "written"),
+    [
+        (formats.percent, 0.918, "91.8%"),
+        (formats.percent, 1.0, "100.0%"),
+        (formats.points, -0.025, "2.5 points"),
+        (formats.points, 0.01, "1.0 point"),
+        (formats.rate, 1e-05, "1e-5"),
+        (formats.rate, 0.0003, "3e-4"),
+        (formats.rate, 0.00025, "2.5e-4"),
+        (formats.rate, 1.0, "1e0"),
+        (formats.count, 57012034, "57,012,034"),
+        (formats.parameters, 8194, "8,194"),
+        (formats.parameters, 57012034, "57.0 M"),
+        (formats.parameters, 16_000, "16.0 k"),
+        (formats.parameters, 999_960, "1.0 M"),
+        (formats.seconds, 0.123, "0.12 s"),
+        (formats.seconds, 0.999, "1.0 s"),
+        (formats.seconds, 8.14, "8.1 s"),
+        (formats.seconds, 42.4, "42 s"),
+        (formats.seconds, 59.7, "1 min"),
+        (formats.seconds, 200, "3 min 20 s"),
+        (formats.seconds, 3599.9, "1 h"),
+        (formats.seconds, 3900, "1 h 5 min"),
+        (formats.size, 36864, "36 KiB"),
+        (formats.size, 512, "512 bytes"),
+        (formats.size, 1_500_000, "1.4 MiB"),
+        (formats.day, "2026-03-05T10:11:12+00:00", "5 March 2026"),
+        (formats.short, "a\nb\x00c\u202ed", "a b c d"),
+        (formats.short, "x" * 50, "x" * 39 + "…"),
+        (formats.short, "👩\u200d🔬", "👩\u200d🔬"),
+        (formats.listed, ["a"], "a"),
+        (formats.listed, ["a", "b", "c"], "a, b and c"),
+        (formats.score, [0.943], "0.9430"),
+        (formats.score, [0.94, 0.95], "0.9450"),
+        (formats.spread, [0.94, 0.95], "± 0.0071"),
+    ],
+)
+def test_written(write, value, written):
+    assert write(value).replace(formats.SPACE, " ") == written
+
+
+def test_count_takes_the_plural():
+    assert [formats.count(number, "image") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]

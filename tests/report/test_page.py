@@ -1,0 +1,273 @@
+"""The page holds what the run holds, safely, in one file."""
+
+import html
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from synthetic_run import SEVEN, TWO, make_run, write_json
+
+from thaw.errors import StorageError
+from thaw.report.formats import SPACE
+from thaw.report.page import write_report
+
+HOSTILE = "</pre></script><script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+LONG = "unbroken" * 30
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and the text of the whole."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", "".join(self.pieces).replace(SPACE, " "))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("td", "th", "small"):
+            self.pieces.append(" ")
+
+    def handle_data(self, data):
+        self.pieces.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "two", images=200)
+
+
+@pytest.fixture(scope="module")
+def metrics(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return Page(write_report(run))
+
+
+def test_sections_come_in_order(page):
+    assert [attributes["id"] for attributes in page.all("section")] == [
+        *("scores", "analysis", "training", "search", "confusion", "mistakes", "data", "method", "again"),
+    ]
+    linked = {link["href"].removeprefix("#") for link in page.all("a")}
+    assert linked == {attributes["id"] for attributes in page.all("section")}
+
+
+def test_verdict_names_the_best_arm(page, metrics):
+    accuracy = metrics["arms"][metrics["best"]]["test"]["accuracy"]
+    assert f"Use {metrics['best']}: right on {100 * accuracy:.1f}% of 200 test images." in page.text
+    assert "One seed." in page.text
+
+
+def test_table_has_the_numbers_of_metrics_json(page, metrics):
+    for arm, found in metrics["arms"].items():
+        cells = [f"{found['test'][score]:.4f}" for score in ("accuracy", "precision", "recall", "f1")]
+        cells.append({1e-4: "1e-4", 1e-3: "1e-3"}[found["learning_rate"]])
+        assert f" {arm}{' best' if arm == metrics['best'] else ''} {' '.join(cells)} " in page.text
+    titles = {cell["title"] for cell in page.all("td") if "title" in cell}
+    assert "16,789,506 of 57,012,034" in titles
+
+
+def test_tables_have_captions_and_scroll_by_keyboard(page):
+    assert len(page.all("table")) == len(page.all("caption"))
+    regions = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
+    assert len(regions) == len(page.all("table"))
+    assert all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
+
+
+def test_every_picture_says_what_it_shows(page, metrics):
+    assert all(image["alt"] for image in page.all("img"))
+    figures = page.all("svg")
+    assert len(figures) == 5 + len(metrics["arms"])
+    assert all(figure["aria-label"] and figure["role"] == "img" for figure in figures)
+
+
+def test_headings_do_not_skip_a_level(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_ids_are_unique(page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_page_loads_nothing(page):
+    loaded = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster")
+    ]
+    assert all(value.startswith(("data:image/", "#")) for value in loaded)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert "@import" not in page.source
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page.source))
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_mistakes_are_the_most_confident_ones_of_the_best_arm(page, run, metrics):
+    rows = [
+        row
+        for row in pq.read_table(run / "predictions.parquet").to_pylist()
+        if row["arm"] == metrics["best"] and row["predicted"] != row["label"]
+    ]
+    worst = sorted(((row["p_" + row["predicted"]], row["label"], row["id"]) for row in rows), reverse=True)[:5]
+    assert len(worst) == 5
+    shown = [f"{100 * confidence:.1f}% sure labelled {label} {name}" for confidence, label, name in worst]
+    places = [page.text.index(text) for text in shown]
+    assert places == sorted(places)
+    assert page.text.count("% sure labelled") == 5
+
+
+def test_data_method_and_rerun_are_told(page, metrics):
+    for text in (
+        *metrics["data"]["how"].values(),
+        metrics["command"],
+        metrics["data"]["fingerprint"],
+        "2 images left out",
+        "train/1.jpg not an image",
+        "Both sides of each image are brought to 224 pixels",
+        "What comes before flatten cannot change while it trains",
+        "36 KiB an image",
+        "spares 91.2% of the arithmetic",
+        "Picking the best of 4 after looking flatters it slightly",
+        "learning_rates = [1e-05, 0.0001, 0.001]",
+        "AMD EPYC 9B14, 2 cores",
+        "torch 2.9.1",
+    ):
+        assert text in page.text
+
+
+def test_figures_are_written_as_png(page, run, metrics):
+    names = {
+        "accuracy-on-test",
+        "loss",
+        "accuracy",
+        "search",
+        "classes",
+        *(f"confusion-{arm}" for arm in metrics["arms"]),
+    }
+    assert {path.stem for path in (run / "figures").iterdir()} == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run / "figures").iterdir())
+
+
+def test_writing_again_gives_the_same_page(page, run):
+    write_report(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == page.source
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_several_seeds_and_classes(tmp_path):
+    run = make_run(tmp_path, SEVEN, (0, 1, 2), epochs=2, images=140, refit="train", skipped=0)
+    page = Page(write_report(run))
+    assert "Mean ± standard deviation over 3 seeds" in page.text
+    assert "Dashed: the validation images" in page.text
+    assert "summed over the seeds" in page.text
+    assert "No image was left out." in page.text
+    assert re.search(r"last-two-fc best (0\.\d{4} ± 0\.\d{4} ){4}", page.text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arms": ("head",), "epochs": 1},
+        {"classes": tuple(f"class {number}" for number in range(30)), "images": 120},
+        {"classes": ("女性", "मानव"), "images": 60},
+        {"classes": ("$\\frac{$", "_hidden"), "images": 60},
+    ],
+)
+def test_other_studies(tmp_path, options):
+    assert len(Page(write_report(make_run(tmp_path, **options))).all("section")) == 9
+
+
+def test_a_perfect_arm_has_no_mistakes_to_show(tmp_path):
+    run = make_run(tmp_path, images=60)
+    table = pq.read_table(run / "predictions.parquet")
+    pq.write_table(table.set_column(5, "predicted", table["label"]), run / "predictions.parquet")
+    assert "It makes no mistake on the test set." in Page(write_report(run)).text
+
+
+def test_hostile_names_stay_text(tmp_path):
+    classes = (f"<b onclick=alert(1)>{HOSTILE}"[:38], "`</svg><script>alert(2)</script>`")
+    page = Page(write_report(make_run(tmp_path, classes, images=60, text=HOSTILE)))
+    assert not page.all("script")
+    assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
+    assert all(image["src"].startswith("data:image/") for image in page.all("img"))
+    assert page.text.count(HOSTILE) >= 5
+    assert classes[1] in page.text
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.parquet", "examples.parquet", "environment.json"])
+def test_a_run_without_a_file_is_not_finished(tmp_path, name):
+    run = make_run(tmp_path, images=60)
+    (run / name).unlink()
+    with pytest.raises(StorageError, match=rf"is not a finished run: it has no {name}; run the study first\.$"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.parquet", "recipe.toml", "modules.json"])
+def test_a_broken_file_is_named_and_the_old_page_stays(tmp_path, name):
+    run = make_run(tmp_path, images=60)
+    before = write_report(run).read_bytes()
+    (run / name).write_bytes(b"\xff\xfe broken")
+    with pytest.raises(StorageError, match=rf"{name} cannot be read"):
+        write_report(run)
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_metrics_of_something_else_are_refused(tmp_path):
+    run = make_run(tmp_path, images=60)
+    metrics = json.loads((run / "metrics.json").read_text())
+    write_json(run / "metrics.json", {"accuracy": 0.9})
+    with pytest.raises(StorageError, match=r"metrics\.json lacks arms, best, .* and thaw; run the study again\.$"):
+        write_report(run)
+    write_json(run / "metrics.json", metrics | {"arms": {"../../escape": metrics["arms"]["head"]}})
+    with pytest.raises(StorageError, match=r"an arm '\.\./\.\./escape', which no recipe has"):
+        write_report(run)
+    write_json(run / "metrics.json", [1])
+    with pytest.raises(StorageError, match="lacks"):
+        write_report(run)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("names", [TWO, (LONG, *SEVEN[1:])], ids=["two", "seven-long"])
+def test_page_fits_the_window(tmp_path, width, names):
+    run = make_run(tmp_path / "run", names, (0, 1), images=70, text=LONG)
+    source = write_report(run).read_text(encoding="utf-8").replace("<details>", "<details open>")
+    # a frame, since Chromium's own windows are never narrower than 500 pixels
+    (tmp_path / "frame.html").write_text(
+        f"<title></title><iframe style='width: {width}px; height: 900px; border: 0' srcdoc=\"{html.escape(source)}\""
+        " onload='document.title = contentDocument.documentElement.scrollWidth'></iframe>",
+        encoding="utf-8",
+    )
+    found = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frame.html").as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"<title>{width}</title>" in found.stdout

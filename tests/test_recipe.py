@@ -1,0 +1,83 @@
+"""Recipes: what is read, what a mistake says, and that a resolved recipe reads back."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from thaw.errors import RecipeError
+from thaw.recipe import built_in_recipes, load_recipe, recipe_text, to_toml, validate
+
+
+def test_built_in_recipes_are_valid_and_read_back() -> None:
+    for name in built_in_recipes():
+        recipe = load_recipe(name, source="pictures")
+        assert validate(tomllib.loads(to_toml(recipe))) == recipe
+
+
+def test_the_founding_study_is_to_the_letter() -> None:
+    recipe = load_recipe("celeba-hq-gender")
+    assert recipe.data.source == "hf:mattymchen/celeba-hq"
+    assert (recipe.data.validation, recipe.data.test) == (2000, "validation")
+    assert (recipe.images.size, recipe.images.resize, recipe.images.decode) == (224, "squash", "exact")
+    assert recipe.images.mean == [0.485, 0.456, 0.406]
+    assert recipe.images.std == [0.229, 0.224, 0.225]
+    assert (recipe.model.backbone, recipe.model.frozen) == ("torchvision/alexnet", "train")
+    assert (recipe.search.learning_rates, recipe.search.steps) == ([1e-5, 1e-4, 1e-3], 15)
+    assert (recipe.train.optimizer, recipe.train.batch_size, recipe.train.epochs) == ("adam", 512, 3)
+    assert recipe.train.refit == "train+validation"
+    assert {name: arm.train for name, arm in recipe.arms.items()} == {
+        "scratch": "all",
+        "head": "head",
+        "last-two-fc": ["classifier.4", "classifier.6"],
+    }
+    assert [recipe.weights_of(arm) for arm in recipe.arms] == ["random", "IMAGENET1K_V1", "IMAGENET1K_V1"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.epoch=3", "unknown key 'train.epoch', did you mean 'epochs'"),
+        ("modle.backbone=x", "unknown key 'modle', did you mean 'model'"),
+        ("train.epochs=0", "train.epochs = 0 should be greater than 0"),
+        ("train.optimizer=adamm", "train.optimizer = 'adamm' should be 'adam', 'adamw' or 'sgd'"),
+        ("data.validation=1.5", "data.validation = 1.5 should be the name of a split"),
+        ("data.test=true", "data.test = True should be the name of a split"),
+        ("arms.head.train=3", "arms.head.train = 3 should be 'all', 'head', or a list"),
+        ("arms.a/b.train=head", "the arm name 'a/b'"),
+        ("train.seeds=[1,1]", "seeds must differ"),
+        ("nonsense", "has no value"),
+        ("train=1", "train = 1 should be"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_value(setting: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=r"^[^\n]*$") as raised:
+        load_recipe("celeba-hq-gender", settings=(setting,))
+    assert said in str(raised.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as raised:
+        load_recipe("celeba-hq-gender", settings=("train.epoch=3", "search.steps=-1", "images.size=big"))
+    for key in ("train.epoch", "search.steps", "images.size"):
+        assert key in str(raised.value)
+
+
+def test_an_unknown_recipe_names_a_near_one() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'emoji-people'"):
+        load_recipe("emoji-peple")
+
+
+def test_paths_in_a_file_are_relative_to_it_and_settings_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    text = recipe_text("photos").replace("[data]", '[data]\nsource = "pictures"')
+    (folder / "mine.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("recipes/mine.toml", settings=("model.weights=w.safetensors",))
+    assert recipe.name == "mine"
+    assert recipe.data.source == str(folder / "pictures")
+    assert recipe.model.weights == str(tmp_path / "w.safetensors")
+    assert load_recipe("recipes/mine.toml", source="other").data.source == str(tmp_path / "other")
