@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import ctypes
 import json
 import platform
 import time
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from thaw.errors import RecipeError
 from thaw.store import cache_folder, key_of, write_json
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -52,7 +54,22 @@ def choose_compute(device: str, precision: str) -> Compute:
         raise RecipeError(f"train.device = {device!r} is not there on this machine; set it to 'auto' or 'cpu'.")
     if precision == "auto":
         precision = "bf16" if _has_bf16(chosen) else "fp32"
+    if chosen == "cpu":
+        _keep_freed_memory()
     return Compute(torch.device(chosen), precision)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what a training step frees for the next one, instead of giving it back to the system.
+
+    The pages of large tensors would else be mapped and cleared anew at every step, a quarter of the time of training
+    AlexNet. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_TOP_PAD, 256 << 20)
 
 
 def _has_bf16(device: str) -> bool:

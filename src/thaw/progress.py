@@ -16,7 +16,7 @@ PLAIN_SECONDS = 15.0
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
+        return Text(f"{_number(speed)} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
 
 
 @contextmanager
@@ -67,9 +67,13 @@ def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         if now - last >= PLAIN_SECONDS and done < total:
             last = now
             speed = done / (now - start)
-            say(f"{name}: {done:,} of {total:,} {unit}, {speed:,.0f} {unit}/s, {(total - done) / speed:,.0f} s left")
+            say(f"{name}: {done:,} of {total:,} {unit}, {_number(speed)} {unit}/s, {(total - done) / speed:,.0f} s left")
 
     yield advance
     seconds = time.monotonic() - start
     if seconds >= 1:
-        say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {done / seconds:,.0f} {unit}/s")
+        say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {_number(done / seconds)} {unit}/s")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"

@@ -69,9 +69,9 @@ def run_arm(
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Search, final training and the one look at the test set; returns what is noted, and the test logits."""
     splits, labels = dataset.splits, dataset.labels(compute.device)
-    with clock("activations"):
-        network, notes = prepare(arm, seed, dataset, recipe, compute)
     own = Clock()
+    with clock("activations"), own("prepare"):
+        network, noted = prepare(arm, seed, dataset, recipe, compute)
     with own("search"):
         found = search(network, labels, splits, recipe, seed, compute)
     with own("train"):
@@ -79,7 +79,7 @@ def run_arm(
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
     scores = metrics(dataset.source.labels[splits.test], logits)
-    result = {"seed": seed, **asdict(found), "epochs": epochs, "test": scores, **notes, "seconds": own.seconds()}
+    result = {"seed": seed, **asdict(found), "epochs": epochs, "test": scores, **noted, "seconds": own.seconds()}
     if seed == recipe.train.seeds[0]:
         save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
     return result, logits
