@@ -21,7 +21,7 @@ MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
 CHUNK = 512
 """Pictures that are written at a time."""
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
 class BadImageError(Exception):

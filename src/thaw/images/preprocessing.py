@@ -18,7 +18,7 @@ class Preprocessing:
     resize: str
     """`squash` brings both sides to `size`; `crop` brings the shorter side to `size / crop` and cuts out the centre."""
     interpolation: str
-    """`bilinear` or `bicubic`, antialiased."""
+    """A filter of Pillow in lower case, such as `bilinear` or `bicubic`; antialiased."""
     crop: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
