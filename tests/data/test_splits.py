@@ -23,7 +23,9 @@ def source(labels: list[int], splits: list[str] | None = None, **columns: list[o
         labels=np.array(labels, dtype=np.int64),
         splits=np.array(splits or ["all"] * count),
         digests=tuple(f"{row:032x}" for row in range(count)),
-        pictures=pa.chunked_array([pa.nulls(count)]),
+        content=pa.chunked_array([pa.nulls(count)]),
+        paths=(None,) * count,
+        rows=np.arange(count),
         columns=pa.table({"row": list(range(count)), **columns}),
         skipped=(),
     )

@@ -49,8 +49,8 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folder names that name a split, when nothing else stands beside them."""
-BROUGHT = "thaw:split"
-PICTURE = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
+"""Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,19 @@ class Source:
     """(n,) the split that the source puts each row in; `all` where it has none."""
     digests: tuple[str, ...]
     """n content digests, of the encoded pictures."""
-    pictures: pa.ChunkedArray
-    """(n,) structs of encoded bytes, or of the path of a file."""
+    content: pa.ChunkedArray
+    """The encoded bytes of pictures, memory-mapped where the source is; null where a picture is a file."""
+    paths: tuple[str | None, ...]
+    """The files of pictures without bytes."""
+    rows: NDArray[np.int64]
+    """(n,) the row of `content` and `paths` that holds each picture."""
     columns: pa.Table
     """(n,) all other columns, to group and to slice by."""
     skipped: tuple[Skipped, ...]
 
     def picture(self, row: int) -> bytes:
         """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
-        return _content(self.pictures[row].as_py())
+        return _read(self.content, self.paths, int(self.rows[row]))
 
     def fingerprint(self) -> str:
         """A digest of everything that a study sees of this source."""
@@ -101,7 +105,9 @@ class Source:
             self.labels[rows],
             self.splits[rows],
             tuple(self.digests[row] for row in rows),
-            self.pictures.take(rows),
+            self.content,
+            self.paths,
+            self.rows[rows],
             self.columns.take(rows),
             (*self.skipped, *skipped),
         )
@@ -110,20 +116,14 @@ class Source:
 def read_source(data: Data) -> Source:
     """Read what `data.source` names. Raises DataError when it cannot be read or has no such columns or labels."""
     table, skipped = _read_table(data)
-    for column in filter(None, (data.image, data.label, data.group)):
-        if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, 1) or table.column_names
-            raise DataError(
-                f"{data.source} has no column {column!r}; it has {', '.join(c for c in near if c != BROUGHT)}: "
-                "set data.image, data.label or data.group."
-            )
+    _check_columns(table.column_names, data)
     if data.image == data.label:
         raise DataError(f"data.image and data.label both name the column {data.image!r}; give two columns.")
     classes, labels = _classes(table, data)
     splits = _splits(table, data)
-    pictures = table.column(data.image)
-    ids = _ids(pictures, splits)
-    digests, unreadable = _digests(pictures)
+    content, paths = table.column(CONTENT), tuple(table.column(PATH).to_pylist())
+    ids = _ids(paths, splits)
+    digests, unreadable = _digests(content, paths)
     reasons = {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
     order = sorted(
@@ -138,8 +138,10 @@ def read_source(data: Data) -> Source:
         labels,
         splits,
         tuple(digests),
-        pictures,
-        table.drop_columns([data.image, BROUGHT]),
+        content,
+        paths,
+        np.arange(len(ids)),
+        table.drop_columns([BROUGHT, CONTENT, PATH]),
         skipped,
     )
     return source.take(np.array(order), [Skipped(str(ids[row]), reasons[row]) for row in sorted(reasons)])
@@ -209,7 +211,7 @@ def _table_file(path: Path, data: Data) -> pa.Table:
 
 
 def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
-    """All splits in one Arrow table: pictures as `PICTURE` structs, ClassLabel columns as their names' dictionary."""
+    """All splits in one Arrow table: pictures as bytes and paths, ClassLabel columns as their names' dictionary."""
     tables = []
     for split, part in loaded.items():
         for name, feature in part.features.items():
@@ -222,38 +224,47 @@ def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
                 codes = pc.if_else(pc.greater_equal(codes, 0), codes, pa.scalar(None, pa.int32()))
                 named = pa.DictionaryArray.from_arrays(codes, pa.array(feature.names, pa.string()))
                 table = table.set_column(table.column_names.index(name), name, named)
-        if data.image in table.column_names:
-            column = _pictures(table[data.image], data, folder)
-            table = table.set_column(table.column_names.index(data.image), data.image, column)
+        _check_columns(table.column_names, data)
+        content, paths = _pictures(table[data.image], data, folder)
+        table = table.drop_columns([data.image]).append_column(CONTENT, content).append_column(PATH, paths)
         tables.append(table.append_column(BROUGHT, pa.array([str(split)] * len(table), pa.string())))
     merged = pa.concat_tables(tables, promote_options="permissive")
     return merged.replace_schema_metadata(None)
 
 
-def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> pa.ChunkedArray:
-    """A column of paths, bytes or structs of both, as `PICTURE` structs; no path may lead outside `folder`."""
+def _check_columns(names: list[str], data: Data) -> None:
+    for column in filter(None, (data.image, data.label, data.group)):
+        if column not in names and not (column == data.image and CONTENT in names):
+            near = difflib.get_close_matches(column, names, 1) or [
+                name for name in names if not name.startswith("thaw:")
+            ]
+            raise DataError(
+                f"{data.source} has no column {column!r}; it has {', '.join(near)}: "
+                "set data.image, data.label or data.group."
+            )
+
+
+def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.ChunkedArray, pa.Array]:
+    """A column of paths, bytes or structs of both, as bytes, not copied, and paths, none outside `folder`."""
     kind = column.type
+    none = pa.chunked_array([pa.nulls(len(column))])
     if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
         content, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        content, paths = column, pa.chunked_array([pa.nulls(len(column), pa.string())])
+        content, paths = column, none
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        content, paths = pa.chunked_array([pa.nulls(len(column), pa.large_binary())]), column
+        content, paths = none, column
     else:
         raise DataError(
             f"the column {data.image!r} of {data.source} holds {kind}, not pictures, bytes or paths; set data.image."
         )
-    content = pc.cast(content, pa.large_binary()).combine_chunks()
-    known = pc.is_valid(content).to_pylist()
     root = folder.resolve()
+    known = pc.is_valid(content).to_pylist()
     inside = [
-        path if is_known or path is None else _inside(root, path, data)
+        path if path is None or is_known else _inside(root, path, data)
         for path, is_known in zip(paths.to_pylist(), known, strict=True)
     ]
-    content = content if isinstance(content, pa.Array) else pa.concat_arrays(content.chunks)
-    return pa.chunked_array(
-        [pa.StructArray.from_arrays([content, pa.array(inside, pa.string())], fields=list(PICTURE))]
-    )
+    return content, pa.array(inside, pa.string())
 
 
 def _inside(root: Path, path: str, data: Data) -> str:
@@ -289,10 +300,8 @@ def _class_folder(root: Path, data: Data) -> tuple[pa.Table, tuple[Skipped, ...]
                 skipped.append(Skipped(os.path.relpath(path, root), "is not named like a picture"))
         if len(paths) == before:
             raise DataError(f"the class folder {folder} holds no pictures; add some, or remove the folder.")
-    column = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.large_binary()), pa.array(paths, pa.string())], fields=list(PICTURE)
-    )
-    table = pa.table({data.image: column, data.label: pa.array(labels), BROUGHT: pa.array(splits)})
+    columns = {data.label: labels, BROUGHT: splits, PATH: paths, CONTENT: pa.nulls(len(paths))}
+    table = pa.table(columns)
     return table, tuple(skipped)
 
 
@@ -351,12 +360,12 @@ def _splits(table: pa.Table, data: Data) -> NDArray[np.str_]:
     return np.array([str(value) for value in table.column(data.split).to_pylist()], dtype=np.str_)
 
 
-def _ids(pictures: pa.ChunkedArray, splits: NDArray[np.str_]) -> NDArray[np.str_]:
+def _ids(paths: tuple[str | None, ...], splits: NDArray[np.str_]) -> NDArray[np.str_]:
     """The paths below their common folder, where there are paths and all differ; else the split and a number."""
-    paths = pc.struct_field(pictures, "path").to_pylist()
-    if all(paths):
-        common = os.path.commonpath([os.path.dirname(path) for path in paths]) if os.path.isabs(paths[0]) else ""
-        names = [os.path.relpath(path, common) if common else path for path in paths]
+    known = [path for path in paths if path]
+    if len(known) == len(paths):
+        common = os.path.commonpath([os.path.dirname(path) for path in known]) if os.path.isabs(known[0]) else ""
+        names = [os.path.relpath(path, common) if common else path for path in known]
         if len(set(names)) == len(names):
             return np.array(names, dtype=np.str_)
         names = [f"{split}/{name}" for split, name in zip(splits, names, strict=True)]
@@ -370,28 +379,30 @@ def _ids(pictures: pa.ChunkedArray, splits: NDArray[np.str_]) -> NDArray[np.str_
     return np.array(ids, dtype=np.str_)
 
 
-def _digests(pictures: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
+def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...]) -> tuple[list[str], dict[int, str]]:
     """The digest of each picture's encoded bytes; and the rows that cannot be read, with the reason."""
     unreadable: dict[int, str] = {}
 
     def digest(row: int) -> str:
         try:
-            return hashlib.blake2b(_content(pictures[row].as_py()), digest_size=16).hexdigest()
+            return hashlib.blake2b(_read(content, paths, row), digest_size=16).hexdigest()
         except OSError as error:
             unreadable[row] = error.strerror or str(error)
             return ""
 
     digests = []
-    with ThreadPoolExecutor() as pool, stage("reading", len(pictures), "images") as advance:
-        for found in pool.map(digest, range(len(pictures))):
+    with ThreadPoolExecutor() as pool, stage("reading", len(paths), "images") as advance:
+        for found in pool.map(digest, range(len(paths))):
             digests.append(found)
             advance(1)
     return digests, unreadable
 
 
-def _content(picture: dict[str, Any]) -> bytes:
-    if picture["bytes"] is not None:
-        return bytes(picture["bytes"])
-    if picture["path"] is None:
+def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], row: int) -> bytes:
+    value = content[row].as_py()
+    path = paths[row]
+    if value is not None:
+        return bytes(value)
+    if path is None:
         raise FileNotFoundError(0, "neither bytes nor a path")
-    return Path(picture["path"]).read_bytes()
+    return Path(path).read_bytes()

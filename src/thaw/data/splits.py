@@ -58,7 +58,7 @@ def make_splits(source: Source, data: Data) -> Splits:
             f"{_listed(list(counts))} want {sum(counts.values()):,} of the {len(pool):,} images in {pool_name}, "
             "which leaves none to train on; draw fewer."
         )
-    groups = _groups(source, data)
+    groups = group_codes(source, data)
     drawn = _draw(source.labels[pool], None if groups is None else groups[pool], list(counts.values()), data.seed)
     parts = {part: pool[drawn == index] for index, part in enumerate(counts)}
     parts |= {part: np.flatnonzero(source.splits == value) for part, value in named.items()}
@@ -81,15 +81,8 @@ def used_splits(source: Source, data: Data) -> Rows:
     return np.flatnonzero(np.isin(source.splits, sorted(used)))
 
 
-def _count(part: str, value: float | None, available: int) -> int:
-    assert value is not None
-    count = value if isinstance(value, int) else max(1, round(value * available))
-    if count >= available:
-        raise DataError(f"data.{part} = {value} wants {count:,} of {available:,} images; draw fewer.")
-    return int(count)
-
-
-def _groups(source: Source, data: Data) -> NDArray[np.int64] | None:
+def group_codes(source: Source, data: Data) -> NDArray[np.int64] | None:
+    """(n,) the group of each row, codes from 0; None where the recipe names no group column."""
     if data.group is None:
         return None
     values = source.columns.column(data.group).to_pylist()
@@ -98,6 +91,14 @@ def _groups(source: Source, data: Data) -> NDArray[np.int64] | None:
     return np.array(
         [codes.setdefault(value if value is not None else (row,), len(codes)) for row, value in enumerate(values)]
     )
+
+
+def _count(part: str, value: float | None, available: int) -> int:
+    assert value is not None
+    count = value if isinstance(value, int) else max(1, round(value * available))
+    if count >= available:
+        raise DataError(f"data.{part} = {value} wants {count:,} of {available:,} images; draw fewer.")
+    return int(count)
 
 
 def _draw(labels: Rows, groups: Rows | None, counts: list[int], seed: int) -> NDArray[np.int64]:
