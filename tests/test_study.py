@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-from test_sources import as_csv, as_dataset, as_parquet
 
+from test_sources import as_csv, as_dataset, as_parquet
 from thaw.cli import main
 
 QUICK = (

@@ -48,7 +48,7 @@ def study(source: str | None, recipe: str | None, out: Path | None, settings: tu
     resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, settings)
     out = out or Path("runs") / resolved.name
     if dry_run:
-        _print_plan(plan_study(resolved))
+        _print_plan(*plan_study(resolved))
         return
 
     found = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
@@ -130,9 +130,10 @@ def _print_results(found: dict[str, Any]) -> None:
         row = [arm, *scores, f"{result['learning_rate']:g}", f"{result['parameters']['trainable']:,}"]
         table.add_row(*row, f"{spent['total']:.1f}", style="bold" if arm == found["best"] else "")
     Console(highlight=False).print(table)
+    click.echo(f"Recommended: {found['recommended']}, {found['rule']}")
 
 
-def _print_plan(plan: dict[str, dict[str, Any]]) -> None:
+def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
     console = Console(highlight=False)
     table = Table("module", "kind", "parameters", *plan, box=None, header_style="bold")
     fates = {arm: {row["module"]: row["trained"] for row in notes["modules"]} for arm, notes in plan.items()}
@@ -141,17 +142,16 @@ def _print_plan(plan: dict[str, dict[str, Any]]) -> None:
         table.add_row(row["module"], row["kind"], f"{row['parameters']:,}", *told)
     console.print(table)
     for arm, notes in plan.items():
-        trainable, total = notes["parameters"]["trainable"], notes["parameters"]["total"]
-        console.print(f"{arm}: trains {trainable:,} of {total:,} parameters", markup=False, soft_wrap=True)
-        frontier = notes["frontier"]
+        parameters, frontier = notes["parameters"], notes["frontier"]
+        lines = [f"{arm}: trains {parameters['trainable']:,} of {parameters['total']:,} parameters"]
         if frontier["nodes"]:
-            kept = (
-                f"  computed once up to {', '.join(frontier['nodes'])}: {_size(frontier['bytes_per_image'])} an image"
-            )
-            console.print(f"{kept}, {frontier['share_saved']:.1%} of the arithmetic", markup=False, soft_wrap=True)
+            each = frontier["bytes_per_image"]
+            lines.append(f"computed once per image, up to {', '.join(frontier['nodes'])}")
+            lines.append(f"kept: {_size(each)} an image, {_size(each * images)} for all {images:,}")
+            lines.append(f"saves {frontier['share_saved']:.1%} of the arithmetic of each pass")
         else:
-            reason = frontier["reason"] or "nothing is frozen"
-            console.print(f"  runs whole: {reason}", markup=False, soft_wrap=True)
+            lines.append(f"runs whole: {frontier['reason'] or 'nothing is frozen'}")
+        console.print("\n  ".join(lines), markup=False, soft_wrap=True)
 
 
 def _size(count: float) -> str:

@@ -67,7 +67,9 @@ def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         if now - last >= PLAIN_SECONDS and done < total:
             last = now
             speed = done / (now - start)
-            say(f"{name}: {done:,} of {total:,} {unit}, {_number(speed)} {unit}/s, {(total - done) / speed:,.0f} s left")
+            say(
+                f"{name}: {done:,} of {total:,} {unit}, {_number(speed)} {unit}/s, {(total - done) / speed:,.0f} s left"
+            )
 
     yield advance
     seconds = time.monotonic() - start

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import statistics
 import tomllib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,17 +24,21 @@ from thaw.compute import Compute
 from thaw.data.batches import Inputs
 from thaw.data.dataset import Dataset
 from thaw.data.source import Source
-from thaw.data.splits import Splits
+from thaw.data.splits import Splits, group_codes
 from thaw.errors import StorageError
 from thaw.recipe import Recipe, to_toml
+from thaw.scoring.comparison import RULE, compare, prices, recommend
 from thaw.scoring.metrics import log_probabilities
+from thaw.scoring.statistics import score_intervals
 from thaw.store import write_atomic, write_json
 
 SAMPLES = 6
 """Sample pictures of each class and split that the report shows."""
 MISTAKES = 12
 """The most confident mistakes of each arm that are kept for the report."""
-PACKAGES = ("torch", "torchvision", "timm", "datasets", "numpy", "pillow", "pyarrow", "safetensors")
+SCORES = ("accuracy", "precision", "recall", "f1")
+"""The scores that get an interval and a mean over the seeds."""
+PACKAGES = ("torch", "torchvision", "timm", "datasets", "numpy", "scipy", "pillow", "pyarrow", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def finish_run(
         "arms": {arm: _of_arm(recipe, arm, runs) for arm, runs in results.items()},
         "seconds": seconds,
     }
+    _add_statistics(found, recipe, dataset, tested)
     write_json(run / "metrics.json", found)
     return found
 
@@ -121,6 +127,34 @@ def _of_arm(recipe: Recipe, arm: str, runs: list[dict[str, Any]]) -> dict[str, A
         **{name: value for name, value in runs[0].items() if name != "seed"},
         "runs": [{name: one[name] for name in of_run} for one in runs],
     }
+
+
+def _add_statistics(found: dict[str, Any], recipe: Recipe, dataset: Dataset, tested: list[Tested]) -> None:
+    """Add to `metrics.json` how sure each score is, how sure each difference, and which arm follows from that."""
+    source, test = dataset.source, dataset.splits.test
+    labels, arms, codes = source.labels[test], found["arms"], group_codes(source, recipe.data)
+    groups = None if codes is None else np.unique(codes[test], return_inverse=True)[1]
+    predicted = {arm: np.stack([one.logits.argmax(1) for one in tested if one.arm == arm]) for arm in arms}
+    for arm, it in arms.items():
+        by_seed = {score: [one["test"][score] for one in it["runs"]] for score in SCORES}
+        it["intervals"] = score_intervals(labels, predicted[arm], len(source.classes), groups)
+        it["over_seeds"] = {
+            score: {
+                "mean": statistics.fmean(values),
+                "deviation": statistics.stdev(values) if len(values) > 1 else None,
+            }
+            for score, values in by_seed.items()
+        }
+    accuracy = {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in arms.items()}
+    trained = {arm: it["parameters"]["trainable"] for arm, it in arms.items()}
+    spent = {
+        arm: statistics.fmean(one["seconds"]["search"] + one["seconds"]["train"] for one in it["runs"])
+        for arm, it in arms.items()
+    }
+    found["comparisons"] = compare({arm: of_seeds == labels for arm, of_seeds in predicted.items()}, groups)
+    found["recommended"] = recommend(found["best"], accuracy, trained, found["comparisons"])
+    found["rule"] = RULE
+    found["prices"] = prices(accuracy, trained, spent)
 
 
 def write_predictions(run: Path, tested: list[Tested], source: Source, test: NDArray[np.int64]) -> None:

@@ -25,7 +25,7 @@ from thaw.run import Tested, finish_run, open_run
 from thaw.scoring.metrics import metrics
 from thaw.store import key_of
 from thaw.training.arm import search, test, train
-from thaw.training.prepare import make_plan, notes, prepare
+from thaw.training.prepare import Kept, make_plan, notes, order_arms, prepare
 
 
 def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
@@ -39,12 +39,14 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, clock)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
-    tested = []
-    for arm, seed in product(recipe.arms, recipe.train.seeds):
+    tested: list[Tested] = []
+    kept: list[Kept] = []
+    for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
         say(f"arm {arm}, seed {seed}")
-        result, logits = run_arm(arm, seed, dataset, recipe, compute, clock, run)
+        result, logits = run_arm(arm, seed, dataset, recipe, compute, kept, clock, run)
         results[arm].append(result)
         tested.append(Tested(arm, seed, logits))
+    tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
     found = finish_run(run, recipe, dataset, results, tested, compute, clock.seconds(), command)
     write_report(run)
     return found
@@ -65,13 +67,20 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
 
 
 def run_arm(
-    arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, clock: Clock, run: Path
+    arm: str,
+    seed: int,
+    dataset: Dataset,
+    recipe: Recipe,
+    compute: Compute,
+    kept: list[Kept],
+    clock: Clock,
+    run: Path,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Search, final training and the one look at the test set; returns what is noted, and the test logits."""
     splits, labels = dataset.splits, dataset.labels(compute.device)
     own = Clock()
     with clock("activations"), own("prepare"):
-        network, noted = prepare(arm, seed, dataset, recipe, compute)
+        network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
     with own("search"):
         found = search(network, labels, splits, recipe, seed, compute)
     with own("train"):
@@ -85,17 +94,20 @@ def run_arm(
     return result, logits
 
 
-def plan_study(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """What each arm would train, freeze and compute once, as the run notes it; no picture is decoded."""
+def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:
+    """What each arm would train, freeze and compute once, as the run notes it, and for how many images.
+
+    No picture is decoded.
+    """
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    classes = read_source(recipe.data).classes
-    size = preprocessing_of(recipe).size
-    seed = recipe.train.seeds[0]
-    plans = {arm: make_plan(arm, seed, len(classes), size, recipe, compute.device) for arm in recipe.arms}
-    return {
+    source = read_source(recipe.data)
+    size, seed = preprocessing_of(recipe).size, recipe.train.seeds[0]
+    plans = {arm: make_plan(arm, seed, len(source.classes), size, recipe, compute.device) for arm in recipe.arms}
+    noted = {
         arm: notes(plan, plan.parts is not None and plan.parts.prefix is not None, compute)
         for arm, plan in plans.items()
     }
+    return noted, len(used_splits(source, recipe.data))
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:

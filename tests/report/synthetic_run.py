@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from thaw.scoring.comparison import RULE, compare, prices, recommend
+from thaw.scoring.statistics import score_intervals
+
 TWO = ("female", "male")
 SEVEN = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 ARMS = {
@@ -33,19 +36,25 @@ def make_run(
     refit: str = "train+validation",
     skipped: int = 2,
     text: str = "",
+    group: str | None = None,
 ) -> Path:
-    """Write a finished run into `folder` and return it; `text` is added to whatever a source or recipe can name."""
+    """Write a finished run into `folder` and return it; `text` is added to whatever a source or recipe can name.
+
+    With `group`, each five test images in a row are one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(7)
     sizes = {"train": images * 8, "validation": images, "test": images}
     share = np.linspace(1.3, 0.7, len(classes)) / len(classes)
     codes = {split: np.sort(random.choice(len(classes), size=size, p=share)) for split, size in sizes.items()}
     found, predictions = {}, []
+    guesses: dict[str, list[NDArray[np.int64]]] = {arm: [] for arm in arms}
     for arm in arms:
         weights, train, skill, trainable = ARMS[arm]
         runs = []
         for seed in seeds:
             probabilities = _probabilities(codes["test"], len(classes), skill, random)
+            guesses[arm].append(probabilities.argmax(1))
             predictions.append(_prediction_rows(arm, seed, codes["test"], probabilities, classes, text))
             runs.append(_run(seed, arm, skill, codes["test"], probabilities, epochs, refit, random))
         found[arm] = {
@@ -101,6 +110,7 @@ def make_run(
         "arms": found,
         "seconds": {"total": 142.0, "pixels": 11.0, "activations": 9.0},
     }
+    add_statistics(metrics, codes["test"], {arm: np.stack(of) for arm, of in guesses.items()}, group)
     rows = [row for of_arm in predictions for row in of_arm]
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "environment.json", _environment())
@@ -109,6 +119,29 @@ def make_run(
     pq.write_table(pa.Table.from_pylist(_examples(codes, classes, rows, random)), folder / "examples.parquet")
     (folder / "recipe.toml").write_text(_recipe(seeds, epochs, refit, arms) + f"# {text}\n", encoding="utf-8")
     return folder
+
+
+def add_statistics(
+    metrics: dict[str, Any],
+    labels: NDArray[np.int64],
+    predicted: dict[str, NDArray[np.int64]],
+    group: str | None = None,
+) -> None:
+    """What a study adds to `metrics.json` from labels (n,) and each arm's predictions (seeds, n)."""
+    groups = np.arange(len(labels)) // 5 if group else None
+    metrics["data"]["group"] = group
+    for arm, it in metrics["arms"].items():
+        values = [run["test"]["accuracy"] for run in it["runs"]]
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        it["over_seeds"] = {"accuracy": {"mean": float(np.mean(values)), "deviation": deviation}}
+        it["intervals"] = score_intervals(labels, predicted[arm], len(metrics["classes"]), groups)
+    accuracy = {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in metrics["arms"].items()}
+    trained = {arm: it["parameters"]["trainable"] for arm, it in metrics["arms"].items()}
+    seconds = {arm: it["seconds"]["search"] + it["seconds"]["train"] for arm, it in metrics["arms"].items()}
+    metrics["comparisons"] = compare({arm: of == labels for arm, of in predicted.items()}, groups)
+    metrics["recommended"] = recommend(metrics["best"], accuracy, trained, metrics["comparisons"])
+    metrics["rule"] = RULE
+    metrics["prices"] = prices(accuracy, trained, seconds)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from thaw.report.analysis import analysis, leads, verdict, wilson
-from thaw.report.formats import SPACE
+from synthetic_run import add_statistics
+from thaw.report.analysis import analysis
+from thaw.report.formats import SPACE, about
+from thaw.report.standing import leads, pairs, verdict
 
 
 def arm(right, *, images=1000, seeds=None, curve=(0.8, 0.9, 0.905), edge=None, train="head", weights="W", trained=10):
@@ -33,58 +35,100 @@ def confusion(right, images):
 
 
 def study(images=1000, classes=("cat", "dog"), **arms):
+    """What metrics.json holds of a study in which each arm is mistaken about images of its own."""
     best = max(arms, key=lambda name: np.mean([run["test"]["accuracy"] for run in arms[name]["runs"]]))
-    return {"best": best, "classes": list(classes), "splits": {"train": 8000, "test": images}, "arms": arms}
+    splits = {"train": 8000, "test": images}
+    metrics = {"best": best, "classes": list(classes), "splits": splits, "arms": arms, "data": {}}
+    labels = np.repeat([0, 1], [images // 2, images - images // 2])
+    random = np.random.default_rng(0)
+    predicted = {
+        name: np.stack([guesses(labels, run["test"]["confusion"], random) for run in it["runs"]])
+        for name, it in arms.items()
+    }
+    add_statistics(metrics, labels, predicted)
+    return metrics
+
+
+def guesses(labels, matrix, random):
+    predicted = labels.copy()
+    for code in (0, 1):
+        predicted[random.choice(np.flatnonzero(labels == code), matrix[code][1 - code], replace=False)] = 1 - code
+    return predicted
 
 
 def told(metrics):
     return " ".join(analysis(metrics).values()).replace(SPACE, " ")
 
 
-def test_wilson_is_the_published_interval():
-    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
-    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(1 / 29, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
-
-
 def test_leads_are_sorted_and_counted():
-    found = leads(study(head=arm(918), tail=arm(943), scratch=arm(836)))
+    metrics = study(head=arm(918), tail=arm(943), scratch=arm(836))
+    found = leads(metrics)
     assert [lead.over for lead in found] == ["head", "scratch"]
     assert found[0].gap == pytest.approx(0.025)
     assert found[0].images == pytest.approx(25)
-    assert found[0].errors == pytest.approx(0.025 / np.sqrt((0.943 * 0.057 + 0.918 * 0.082) / 1000))
+    assert {(lead.ahead, lead.over) for lead in pairs(metrics)} == {
+        *(("tail", "head"), ("tail", "scratch"), ("head", "scratch"))
+    }
+    assert all(lead.interval[0] < lead.gap < lead.interval[1] for lead in pairs(metrics))
 
 
 def test_a_clear_lead():
     metrics = study(head=arm(900), tail=arm(960))
-    assert (
-        verdict(metrics)
-        == "Ahead of `head` by 6.0 points (60 images), more than sampling noise readily explains. One seed."
-    )
+    said = verdict(metrics)
+    assert said.startswith("Significantly more accurate than `head` by 6.0 points (95% interval ")
+    assert said.endswith(" points, corrected p < 0.0001). One seed.")
     text = told(metrics)
     assert "`tail` labels 96.0% of the 1,000 test images correctly, which puts it ahead of `head` by 6.0 points" in text
-    assert "95% Wilson interval is 94.6% to 97.0%" in text
-    assert "more than chance in the choice of test images would readily explain" in text
+    assert "95% Wilson interval of its accuracy is 94.6% to 97.0%." in text
+    assert "The test set tells it apart from `head` (95% interval" in text
+    assert "tell them apart" not in text
     assert "with one seed, so how much chance in training adds to that was not measured" in text
-    assert "where cost counts" not in text
+    assert "It names `tail`." in text
 
 
-def test_a_lead_within_noise_points_to_the_cheaper_arm():
+def test_a_lead_over_several_arms_names_the_closest():
+    said = verdict(study(a=arm(800), b=arm(850), c=arm(960)))
+    assert "Significantly more accurate than every other arm; the closest, `b`, is 11.0 points behind (95%" in said
+
+
+def test_a_lead_within_noise_recommends_the_cheaper_arm():
     metrics = study(head=arm(900, trained=8194), tail=arm(905, trained=16_789_506))
-    assert "within sampling noise" in verdict(metrics)
+    needed = metrics["comparisons"][0]["images_needed"]
+    assert needed > 10_000
+    said = verdict(metrics).replace(SPACE, " ")
+    assert said.startswith("The data cannot tell any two of the arms apart. `tail` is right on 0.5 points more, but ")
+    assert "1,000 test images cannot tell the two apart (95% interval −" in said
+    assert "trains 16.8 M parameters against 8,194." in said
+    assert f"About {about(needed)} test images would tell them apart, if they are as far apart as they seem." in said
     text = told(metrics)
-    assert "other test images could well reverse it" in text
-    assert (
-        "does not clearly separate `head`, which trains fewer parameters, from `tail`: where cost counts, use `head`"
-        in text
+    assert "The test set cannot tell it apart from `head`" in text
+    assert "It names `head`." in text
+
+
+def test_a_lead_within_noise_over_a_dearer_arm_stands():
+    metrics = study(all=arm(955, trained=57_012_034), tail=arm(960, trained=16_789_506), head=arm(900, trained=8194))
+    needed = metrics["comparisons"][0]["images_needed"]
+    assert verdict(metrics) == (
+        "The most accurate, and of the arms that 1,000 test images cannot tell from it, `all`, none trains fewer "
+        f"parameters. About {about(needed)} test images would tell them apart, if they are as far apart as they seem. "
+        "One seed."
     )
+
+
+def test_each_pair_in_doubt_has_its_number_of_images():
+    metrics = study(a=arm(900), b=arm(903), c=arm(905))
+    first, second = (metrics["comparisons"][place]["images_needed"] for place in (1, 2))
+    each = f"{about(second)} test images for `b` and {about(first)} test images for `a`"
+    text = f"To tell them apart would take about {each}, if they are as far apart as they seem."
+    assert text in verdict(metrics)
+    assert text in told(metrics)
 
 
 def test_a_tie_is_called_one():
-    metrics = study(head=arm(900), tail=arm(900))
-    assert verdict(metrics).startswith("Level with `tail`.")
-    assert "and so does `tail`: the test set does not tell them apart" in told(metrics)
+    metrics = study(head=arm(900), tail=arm(900, trained=5))
+    assert "`head` is right on as many, and trains 10 parameters against 5." in verdict(metrics)
+    assert "test images correctly, and so does `tail`." in told(metrics)
+    assert "tell them apart" not in told(metrics)
 
 
 def test_a_single_arm_has_nothing_to_compare_with():
@@ -172,3 +216,30 @@ def test_no_mistake_at_all():
 def test_cost_is_told_for_every_arm():
     text = told(study(head=arm(900, trained=8194), tail=arm(960, trained=16_789_506)))
     assert "`tail` trains 16.8 M of the network's 57.0 M parameters in 2.0 s, `head` 8,194 in 2.0 s." in text
+
+
+def test_each_further_point_has_its_price():
+    arms = {
+        "head": arm(900, trained=8000),
+        "tail": arm(960, trained=14_000),
+        "whole": arm(962, trained=24_000),
+        "poor": arm(700, trained=30_000),
+    }
+    for name, spent in (("tail", 8.0), ("whole", 7.9)):
+        arms[name]["runs"][0]["seconds"]["train"] = spent
+        arms[name]["seconds"] = {"search": 1.0, "train": spent}
+    text = told(study(**arms))
+    assert (
+        "Going from `head` to `tail` (6.0 points) each point costs 1,000 more trained parameters and 1.0 s more" in text
+    )
+    assert (
+        "; from `tail` to `whole` (0.2 points) each point costs 50.0 k more trained parameters and 0.50 s less of "
+        "search and training, if there is a difference: the test set cannot tell." in text
+    )
+    assert "`poor` (" not in text.partition("Going")[2]
+
+
+def test_groups_are_named():
+    metrics = study(head=arm(900))
+    metrics["data"]["group"] = "person"
+    assert "with images that share a value of person counted as alike as they proved" in told(metrics)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import SEVEN, TWO, make_run, write_json
 
+from synthetic_run import SEVEN, TWO, make_run, write_json
 from thaw.errors import StorageError
-from thaw.report.formats import SPACE
+from thaw.report.formats import SPACE, about
 from thaw.report.page import write_report
 
 HOSTILE = "</pre></script><script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
@@ -66,19 +66,47 @@ def test_sections_come_in_order(page):
     assert linked == {attributes["id"] for attributes in page.all("section")}
 
 
-def test_verdict_names_the_best_arm(page, metrics):
-    accuracy = metrics["arms"][metrics["best"]]["test"]["accuracy"]
-    assert f"Use {metrics['best']}: right on {100 * accuracy:.1f}% of 200 test images." in page.text
+def test_verdict_names_the_recommended_arm(page, metrics):
+    accuracy = metrics["arms"][metrics["recommended"]]["test"]["accuracy"]
+    assert f"Use {metrics['recommended']}: right on {100 * accuracy:.1f}% of 200 test images." in page.text
     assert "One seed." in page.text
 
 
 def test_table_has_the_numbers_of_metrics_json(page, metrics):
     for arm, found in metrics["arms"].items():
-        cells = [f"{found['test'][score]:.4f}" for score in ("accuracy", "precision", "recall", "f1")]
+        tag = " best" if arm == metrics["best"] else " use this" if arm == metrics["recommended"] else ""
+        cells = [
+            f"{found['test'][score]:.4f} {found['intervals'][score][0]:.3f}–{found['intervals'][score][1]:.3f}"
+            for score in ("accuracy", "precision", "recall", "f1")
+        ]
         cells.append({1e-4: "1e-4", 1e-3: "1e-3"}[found["learning_rate"]])
-        assert f" {arm}{' best' if arm == metrics['best'] else ''} {' '.join(cells)} " in page.text
+        assert f" {arm}{tag} {' '.join(cells)} " in page.text
     titles = {cell["title"] for cell in page.all("td") if "title" in cell}
     assert "16,789,506 of 57,012,034" in titles
+
+
+def test_every_pair_is_told_apart_or_has_its_number_of_images(page, metrics):
+    assert "Can the data tell them apart?" in page.text
+    assert "p of the exact McNemar test, corrected by Holm’s method for 6 pairs" in page.text
+    assert len(metrics["comparisons"]) == 6
+    for it in metrics["comparisons"]:
+        ahead, over = it["arms"] if it["difference"] >= 0 else reversed(it["arms"])
+        told = "yes" if it["p_holm"] < 0.05 else f"no; about {about(it['images_needed'])} test images would"
+        row = rf" {ahead} (over|and) {over} {100 * abs(it['difference']):.1f} \S+ to \S+ (0\.\d+|1|< 0\.0001) {told}"
+        assert re.search(row, page.text)
+
+
+def test_groups_are_told(tmp_path):
+    run = make_run(tmp_path, group="person", images=200)
+    assert {it["test"] for it in json.loads((run / "metrics.json").read_text())["comparisons"]} == {"group permutation"}
+    text = Page(write_report(run)).text
+    for told in (
+        "with those that share a value of person counted as alike as they proved",
+        "else by resampling whole groups of person",
+        "the exact permutation test that flips the sign of the lead in each group",
+        "Whole groups of person are resampled and flipped",
+    ):
+        assert told in text
 
 
 def test_tables_have_captions_and_scroll_by_keyboard(page):
@@ -181,8 +209,9 @@ def test_several_seeds_and_classes(tmp_path):
     assert "Mean ± standard deviation over 3 seeds" in page.text
     assert "Dashed: the validation images" in page.text
     assert "summed over the seeds" in page.text
+    assert "flips the sign of each image’s lead, summed over the seeds" in page.text
     assert "No image was left out." in page.text
-    assert re.search(r"last-two-fc best (0\.\d{4} ± 0\.\d{4} ){4}", page.text)
+    assert re.search(r"last-two-fc (best|use this) (0\.\d{4} ± 0\.\d{4} 0\.\d{3}–0\.\d{3} ){4}", page.text)
 
 
 @pytest.mark.parametrize(

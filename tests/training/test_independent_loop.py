@@ -88,7 +88,7 @@ def recipe(class_folder: Path, tmp_path: Path) -> Recipe:
 def test_losses_are_those_of_a_plain_loop(recipe: Recipe, class_folder: Path, arm: str, activations: str) -> None:
     recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"activations": activations})})
     dataset = load_dataset(recipe, FP32, Clock())
-    network, _ = prepare(arm, 0, dataset, recipe, FP32)
+    network, _ = prepare(arm, 0, dataset, recipe, FP32, [])
     start = {name: value.clone() for name, value in network.model.state_dict().items()}
     batches = shuffled(dataset.splits.train, 10, 0, 0)
     rate = 1e-4

@@ -28,23 +28,18 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def make_activations(prefix: nn.Module, name: str, inputs: Inputs, data_key: str, compute: Compute) -> Entry | None:
+def make_activations(prefix: nn.Module, inputs: Inputs, computation: str, compute: Compute) -> Entry | None:
     """The output of `prefix` for every image: arrays with first dimension n, from the cache or made now.
 
-    `prefix` takes what `inputs` gives and returns a tuple of tensors, one row per image; `data_key` stands for the
-    content of `inputs`, `name` for the computation. None, after a line that says so, when the arrays are too large.
+    `prefix` takes what `inputs` gives and returns a tuple of tensors, one row per image; `computation` stands for all
+    that determines them but batch, device and precision. None, after a line that says so, when they are too large.
     """
     count = len(inputs)
-    sample = run(prefix, next(inputs.batches([np.arange(2)])), compute)
+    sample = run(prefix, next(inputs.batches([np.arange(2) % count])), compute)
     fields = [Field(tuple(array.shape[1:]), array.dtype.str) for array in sample]
     wanted = sum(array[0].nbytes for array in sample) * count
-    key = key_of(
-        data=data_key,
-        computation=name,
-        values=fingerprint(prefix),
-        batch=BATCH,
-        compute=[compute.device.type, compute.precision, torch.__version__],
-    )
+    how = [compute.device.type, compute.precision, torch.__version__]
+    key = key_of(computation=computation, batch=BATCH, compute=how)
 
     def make() -> Iterator[tuple[tuple[Array, ...], dict[str, Any]]]:
         batches = consecutive(np.arange(count), BATCH)

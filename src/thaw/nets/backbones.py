@@ -91,7 +91,7 @@ def _head(model: nn.Module, backbone: str) -> str:
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     classifier: Any = getattr(model, "get_classifier", None)
     head = classifier() if classifier else layers[-1]
-    names = [name for name, module in model.named_modules() if module is head]
+    names: list[str] = [name for name, module in model.named_modules() if module is head]
     if names:
         return names[0]
     raise ModelError(f"{backbone} has more than one head, as for distillation; choose a backbone with one.")

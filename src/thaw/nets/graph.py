@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torchvision
-from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
-from torch import fx, nn
+from timm.layers import DropPath
+from timm.models import get_notrace_functions, get_notrace_modules
+from torch import Tensor, fx, nn
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -31,6 +32,22 @@ def trace(model: nn.Module) -> fx.GraphModule:
 def twin(model: nn.Module) -> nn.Module:
     """A copy with modes of its own that shares every parameter and buffer."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+class Scorer(nn.Module):
+    """A network for good in evaluation mode, in which timm's attentions keep tables made of their parameters.
+
+    Since those train meanwhile, every call starts from training mode, which drops the tables.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network.train().eval()(*inputs)
+        return logits
 
 
 def trains(network: nn.Module, node: fx.Node) -> bool:

@@ -22,6 +22,15 @@ class Rows:
     each: int
     order: tuple[int, ...]
 
+    @property
+    def permuted(self) -> bool:
+        return self.order != tuple(range(len(self.order)))
+
+    @property
+    def inverse(self) -> tuple[int, ...]:
+        """The permutation that undoes `order`."""
+        return tuple(sorted(range(len(self.order)), key=self.order.__getitem__))
+
 
 @dataclass(frozen=True)
 class Multiple:
@@ -102,11 +111,16 @@ def close(values: Any, expected: Any) -> bool:
     return torch.allclose(values, expected, rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
-def macs(network: nn.Module, *inputs: Tensor) -> int:
+def macs(network: nn.Module, images: Tensor) -> int:
     """Multiply-adds per image of convolutions, matrix products and attention, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
-        network(*inputs)
-    return int(counter.get_total_flops()) // (2 * len(inputs[0]))
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch cannot look into nn.MultiheadAttention's fused kernel
+    try:
+        with FlopCounterMode(display=False) as counter:
+            network(images[:1])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return int(counter.get_total_flops()) // 2
 
 
 @contextlib.contextmanager

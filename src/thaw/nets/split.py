@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from thaw.nets.freezing import set_mode
-from thaw.nets.graph import trace, twin
+from thaw.nets.graph import Scorer, trace, twin
 from thaw.nets.probe import LITERALS, Constant, Multiple, Probed, Rows, close, macs, probe, probe_images, undone
 
 
@@ -33,6 +33,8 @@ class Split:
     """For each crossing tensor, the module or operation whose output it is."""
     shapes: tuple[tuple[int, ...], ...]
     """Of the crossing tensors, per image."""
+    layouts: tuple[Rows, ...]
+    """How each crossing tensor is kept."""
     key: str
     """A digest of the prefix's computation and of the names that it reads; the values there are not part of it."""
     prefix_macs: int
@@ -53,43 +55,52 @@ def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -
     evaluation = twin(model).eval()
     two, three = probe_images(example)
     with undone(model, example.device):
-        whole = Split(None, model, evaluation, (), (), "", 0, macs(evaluation, two), "")
+        whole = Split(None, model, Scorer(evaluation), (), (), (), "", 0, macs(evaluation, two), "")
         if all(parameter.requires_grad for parameter in model.parameters()):
             return whole
         try:
             networks = trace(model), trace(evaluation)
         except Exception as error:  # whatever the network's own code raises
             return replace(whole, reason=f"its graph cannot be traced ({type(error).__name__}: {error})".split("\n")[0])
-        parts = _split(*networks, two, three)
-        if parts is None:
+        probed = probe(networks[0], two, three)
+        static, tensors = _frontier(*networks, probed, two)
+        prefix = prefix_of(networks[0], static, tensors, probed.writers)
+        prefix_macs = macs(prefix, two)
+        if not prefix_macs:
             return replace(whole, reason="nothing is computed before its first trained or random layer")
-        for part, expected in ((parts.suffix, model), (parts.scorer, evaluation)):
-            if not close(_seeded(part, *_seeded(parts.prefix, two)), _seeded(expected, two)):
+        inputs = prefix(two)
+        suffix, scorer = (_suffix(network, static, tensors, probed, inputs) for network in networks)
+        for part, reference in ((suffix, model), (scorer, evaluation)):
+            if not close(_seeded(part, *inputs), _seeded(reference, two)):
                 return replace(whole, reason="its two parts together give other numbers than the whole")
-        return replace(parts, total_macs=whole.total_macs)
+    shapes = tuple(tuple(value.shape[1:]) for value in inputs)
+    return replace(
+        whole,
+        prefix=prefix,
+        suffix=suffix,
+        scorer=Scorer(scorer),
+        frontier=tuple(tensors),
+        shapes=shapes,
+        layouts=tuple(tensors.values()),
+        key=key_of_graph(prefix),
+        prefix_macs=prefix_macs,
+    )
 
 
-def _split(training: fx.GraphModule, evaluation: fx.GraphModule, two: Tensor, three: Tensor) -> Split | None:
-    """Split both graphs of a network at the last frontier that can be kept; None when that saves no arithmetic."""
-    probed = probe(training, two, three)
-    blocked: set[str] = set()
+def _frontier(
+    training: fx.GraphModule, evaluation: fx.GraphModule, probed: Probed, images: Tensor
+) -> tuple[set[str], dict[str, Rows]]:
+    """The static nodes up to the last frontier that can be kept and is the same in both modes; what crosses it."""
+    static = set(probed.kept)
     while True:
-        static = _closed((training, evaluation), set(probed.kept) - blocked)
+        static = _closed((training, evaluation), static)
         crossing = _crossing((training, evaluation), static)
         tensors = {path: kept for path in crossing if isinstance(kept := probed.kept[path], Rows)}
         unkeepable = {path for path in crossing if probed.kept[path] is None}
+        unkeepable = unkeepable or _differing(training, evaluation, static, tensors, probed, images)
         if not unkeepable:
-            unkeepable = _differing(training, evaluation, static, tensors, probed, two)
-        if not unkeepable:
-            break
-        blocked |= unkeepable
-    prefix = _prefix(training, static, tensors, probed)
-    inputs = prefix(two)
-    if not inputs or not (prefix_macs := macs(prefix, two)):
-        return None
-    suffix, scorer = (_suffix(network, static, tensors, probed, inputs) for network in (training, evaluation))
-    shapes = tuple(tuple(value.shape[1:]) for value in inputs)
-    return Split(prefix, suffix, scorer, tuple(tensors), shapes, _key(prefix), prefix_macs, 0, "")
+            return static, tensors
+        static = static - unkeepable
 
 
 def _closed(networks: tuple[fx.GraphModule, ...], static: set[str]) -> set[str]:
@@ -129,26 +140,31 @@ def _differing(
     """Crossing tensors that are something else in evaluation mode."""
     paths = {node.meta["path"] for node in evaluation.graph.nodes}
     shared = {path: rows for path, rows in tensors.items() if path in paths}
-    pairs = zip(*(_prefix(network, static, shared, probed)(images) for network in (training, evaluation)), strict=True)
+    pairs = zip(
+        *(prefix_of(network, static, shared, probed.writers)(images) for network in (training, evaluation)), strict=True
+    )
     return {path for path, (trained, evaluated) in zip(shared, pairs, strict=True) if not close(evaluated, trained)}
 
 
-def _prefix(network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], probed: Probed) -> fx.GraphModule:
-    """Images to the crossing tensors: contiguous in their own order of dimensions, the first of length n."""
+def prefix_of(network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], writers: set[str]) -> fx.GraphModule:
+    """Images to the crossing tensors: contiguous in their own order of dimensions, the first of length n.
+
+    `static` are the paths of nodes that may be in it; those of `writers` are, read or not.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in network.graph.nodes:
-        if node.meta["path"] in static:
+        if node.meta.get("path") in static:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     crossing = {node.meta["path"]: copy for node, copy in copies.items()}
     outputs = []
     for path, rows in tensors.items():
-        value = graph.call_method("permute", (crossing[path], rows.order))
+        value = graph.call_method("permute", (crossing[path], rows.order)) if rows.permuted else crossing[path]
         value = graph.call_method("contiguous", (value,))
         outputs.append(graph.call_method("unflatten", (value, 0, (-1, rows.each))) if rows.each > 1 else value)
     graph.output(tuple(outputs))
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output") and node.meta["path"] not in probed.writers:
+        if not node.users and node.op not in ("placeholder", "output") and node.meta.get("path") not in writers:
             graph.erase_node(node)
     return fx.GraphModule(network, graph)
 
@@ -158,9 +174,9 @@ def _suffix(
 ) -> fx.GraphModule:
     """The crossing tensors to the network's output; those of the sample `inputs` that it would write to are copied."""
     suffix = _rest(network, static, tensors, probed, copied=set())
-    versions = [value._version for value in inputs]
-    suffix(*inputs)
-    written = {path for path, value, seen in zip(tensors, inputs, versions, strict=True) if value._version > seen}
+    samples = [value.clone() for value in inputs]
+    suffix(*samples)
+    written = {path for path, sample in zip(tensors, samples, strict=True) if sample._version > 0}
     return _rest(network, static, tensors, probed, copied=written) if written else suffix
 
 
@@ -169,14 +185,8 @@ def _rest(
 ) -> fx.GraphModule:
     """All nodes that are not static, read or not, since they may draw random numbers or update statistics."""
     graph = fx.Graph()
-    placeholders = [graph.placeholder(f"input_{index}") for index in range(len(tensors))]
-    images = graph.call_method("size", (placeholders[0], 0))
-    handed: dict[str, fx.Node] = {}
-    for placeholder, (path, rows) in zip(placeholders, tensors.items(), strict=True):
-        value = graph.call_method("clone", (placeholder,)) if path in copied else placeholder
-        value = graph.call_method("flatten", (value, 0, 1)) if rows.each > 1 else value
-        original = sorted(range(len(rows.order)), key=rows.order.__getitem__)
-        handed[path] = graph.call_method("permute", (value, tuple(original)))
+    handed = handed_over(graph, tensors, copied)
+    images = graph.call_method("size", (next(iter(graph.nodes)), 0))
     copies: dict[fx.Node, fx.Node] = {}
 
     def literal(value: Any) -> Any:
@@ -199,10 +209,25 @@ def _rest(
     for node in network.graph.nodes:
         if node.meta["path"] not in static:
             copies[node] = graph.node_copy(node, operand)
+    if not images.users:
+        graph.erase_node(images)
     return fx.GraphModule(network, graph)
 
 
-def _key(prefix: fx.GraphModule) -> str:
+def handed_over(graph: fx.Graph, tensors: dict[str, Rows], copied: set[str]) -> dict[str, fx.Node]:
+    """Give an empty graph an input for each crossing tensor; returns by path the value as it was before it was kept."""
+    placeholders = [graph.placeholder(f"input_{index}") for index in range(len(tensors))]
+    handed: dict[str, fx.Node] = {}
+    for value, (path, rows) in zip(placeholders, tensors.items(), strict=True):
+        if path in copied:
+            value = graph.call_method("clone", (value,))
+        if rows.each > 1:
+            value = graph.call_method("flatten", (value, 0, 1))
+        handed[path] = graph.call_method("permute", (value, rows.inverse)) if rows.permuted else value
+    return handed
+
+
+def key_of_graph(prefix: fx.GraphModule) -> str:
     """A digest of a graph: for each node what it does, with which settings, on the outputs of which nodes."""
     digest = hashlib.blake2b(digest_size=16)
     numbers = {node: f"%{number}" for number, node in enumerate(prefix.graph.nodes)}

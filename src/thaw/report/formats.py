@@ -20,6 +20,22 @@ def points(difference: float) -> str:
     return f"{number} point" if number == "1.0" else f"{number} points"
 
 
+def signed(difference: float) -> str:
+    """A difference of two shares in points, with a sign where it is negative: -0.025 is `−2.5`."""
+    number = f"{100 * difference:.1f}"
+    return "0.0" if number == "-0.0" else number.replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """The p of a test, two figures of it: `0.012`, `< 0.0001`."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def between(interval: Sequence[float]) -> str:
+    """The interval of a score: `0.933–0.952`."""
+    return f"{interval[0]:.3f}–{interval[1]:.3f}"
+
+
 def rate(learning_rate: float) -> str:
     """A learning rate as recipes write it: 0.0003 is `3e-4`."""
     mantissa, exponent = f"{learning_rate:.2e}".split("e")
@@ -32,6 +48,12 @@ def count(number: float, noun: str = "") -> str:
     if not noun:
         return whole
     return f"{whole} {noun}" if whole == "1" else f"{whole} {noun}s"
+
+
+def about(number: int, noun: str = "") -> str:
+    """A count that is known roughly, rounded up to two figures: 26154 is `27,000`."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return count(-(-number // unit) * unit, noun)
 
 
 def parameters(number: int) -> str:
@@ -78,6 +100,11 @@ def short(name: str, limit: int = 40) -> str:
 def listed(items: Sequence[str], conjunction: str = "and") -> str:
     """A list in prose: `a`, `a and b`, `a, b and c`."""
     return f" {conjunction} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def named(arm: str) -> str:
+    """The name of an arm in prose, between backticks: the page sets it in bold."""
+    return f"`{arm}`"
 
 
 def score(values: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from thaw.errors import StorageError
 from thaw.recipe import ARM_NAME
 from thaw.report import formats
-from thaw.report.analysis import Metrics, accuracies, analysis, confusion, mean_accuracies, verdict, wilson
+from thaw.report.analysis import analysis, confusion
 from thaw.report.figures import (
     THEME,
     arm_colour,
@@ -30,6 +30,7 @@ from thaw.report.figures import (
     plot_curves,
     plot_search,
 )
+from thaw.report.standing import Metrics, accuracies, mean_accuracies, pairs, verdict
 from thaw.report.svg import inline_svg, png
 from thaw.store import write_atomic
 
@@ -38,7 +39,10 @@ SHOWN_SAMPLES = 5
 """Sample images of each class and split."""
 SHOWN_CLASSES = 12
 """Classes of which sample images are shown."""
-NEEDED = {"arms", "best", "classes", "command", "data", "images", "model", "recipe", "seconds", "splits", "thaw"}
+NEEDED = {
+    *("arms", "best", "classes", "command", "comparisons", "data", "images", "model", "prices", "recipe"),
+    *("recommended", "rule", "seconds", "splits", "thaw"),
+}
 
 
 def write_report(run: Path) -> Path:
@@ -56,6 +60,7 @@ def write_report(run: Path) -> Path:
     content = {
         "metrics": metrics,
         "verdict": verdict(metrics),
+        "pairs": pairs(metrics),
         "analysis": analysis(metrics),
         "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics["arms"])},
         "mistakes": _mistakes(run, metrics),
@@ -85,8 +90,17 @@ def _render(content: dict[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     for write in (
-        *(formats.count, formats.day, formats.listed, formats.parameters, formats.percent, formats.rate),
-        *(formats.score, formats.seconds, formats.short, formats.size, formats.spread, prose),
+        *(
+            formats.about,
+            formats.between,
+            formats.count,
+            formats.day,
+            formats.listed,
+            formats.parameters,
+            formats.percent,
+        ),
+        *(formats.probability, formats.rate, formats.score, formats.seconds, formats.short, formats.signed),
+        *(formats.size, formats.spread, prose),
     ):
         environment.filters[write.__name__] = write
     template = environment.from_string((files / "page.html").read_text(encoding="utf-8"))
@@ -107,7 +121,7 @@ def _write_figures(folder: Path, metrics: Metrics) -> dict[str, Markup]:
 
 def _draw(metrics: Metrics) -> dict[str, tuple[Axes, str]]:
     """By name, the axes of each figure and a sentence that says what it shows."""
-    arms, images = metrics["arms"], metrics["splits"]["test"]
+    arms = metrics["arms"]
     by_arm = accuracies(metrics)
     means = mean_accuracies(metrics)
     told = formats.listed([f"{arm} {formats.percent(mean)}" for arm, mean in means.items()])
@@ -118,7 +132,7 @@ def _draw(metrics: Metrics) -> dict[str, tuple[Axes, str]]:
     chosen = {arm: [run["learning_rate"] for run in found["runs"]] for arm, found in arms.items()}
     drawn = {
         "accuracy-on-test": (
-            plot_accuracies(by_arm, {arm: wilson(mean, images) for arm, mean in means.items()}),
+            plot_accuracies(by_arm, {arm: it["intervals"]["accuracy"] for arm, it in arms.items()}),
             f"Test accuracy of each arm: {told}.",
         ),
         "loss": (_curves(metrics, "loss"), "Training loss of each arm by epoch."),

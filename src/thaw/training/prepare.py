@@ -13,15 +13,16 @@ from thaw.compute import Compute, choose_layout, hold_frozen
 from thaw.data.batches import Inputs, make_inputs
 from thaw.data.dataset import Dataset
 from thaw.images.preprocessing import Normalise
-from thaw.nets.activations import make_activations
+from thaw.nets.activations import fingerprint, make_activations
 from thaw.nets.backbones import build_backbone
+from thaw.nets.extend import extend
 from thaw.nets.freezing import Row, freeze, set_mode
 from thaw.nets.graph import twin
 from thaw.nets.split import Split, split
 from thaw.nets.trunk import cut_trunk
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
-from thaw.store import key_of
+from thaw.store import Entry, key_of
 from thaw.training.arm import Network
 
 TRIAL_BATCH = 64
@@ -40,6 +41,16 @@ class Plan:
     """None where the recipe switches the caches off."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Activations that an arm of this study has computed."""
+
+    parts: Split
+    values: str
+    """A digest of the parameters and buffers of the prefix."""
+    entry: Entry
+
+
 def make_plan(arm: str, seed: int, classes: int, size: int, recipe: Recipe, device: torch.device) -> Plan:
     """Build an arm's network, freeze it and split it; `size` is the side of its input in pixels. Raises ModelError."""
     weights = embedded_weights(recipe.weights_of(arm))
@@ -53,17 +64,35 @@ def make_plan(arm: str, seed: int, classes: int, size: int, recipe: Recipe, devi
     return Plan(model, head, modules, split(model, example, recipe.model.frozen))
 
 
-def prepare(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute) -> tuple[Network, dict[str, Any]]:
-    """An arm's network and its inputs, ready to train; and what the run notes about it."""
+def order_arms(recipe: Recipe, classes: int) -> list[str]:
+    """The arms in the order to train them: those that train most first, since their prefixes are the shortest.
+
+    Every network is built and frozen once, so that what is wrong with any arm shows before one is trained. Raises
+    ModelError.
+    """
+    trained: dict[str, int] = {}
+    for weights in {recipe.weights_of(arm) for arm in recipe.arms}:
+        model, head = build_backbone(recipe.model.backbone, embedded_weights(weights), classes, seed=0)
+        for arm in recipe.arms:
+            if recipe.weights_of(arm) == weights:
+                rows = freeze(model, head, recipe.arms[arm].train)
+                trained[arm] = sum(row.parameters for row in rows if row.trained)
+    return sorted(recipe.arms, key=lambda arm: -trained[arm])
+
+
+def prepare(
+    arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]
+) -> tuple[Network, dict[str, Any]]:
+    """An arm's network and its inputs, ready to train; and what the run notes about it.
+
+    `kept` are the activations of the arms before it, to which its own are added.
+    """
     plan = make_plan(arm, seed, len(dataset.source.classes), dataset.preprocessing.size, recipe, compute.device)
     parts, normalise = plan.parts, Normalise(dataset.preprocessing).to(compute.device)
     what = f"{recipe.model.backbone}, {dataset.preprocessing.size} px, {recipe.arms[arm].train}"
     entry = None
     if parts is not None and parts.prefix is not None:
-        prefix = nn.Sequential(normalise, parts.prefix)
-        _lay_out(nn.ModuleList([prefix]), dataset.pixels, compute, f"prefix of {what}")
-        content = key_of(pixels=dataset.key, preprocessing=asdict(dataset.preprocessing))
-        entry = make_activations(prefix, parts.key, dataset.pixels, content, compute)
+        entry = _activations(parts, normalise, dataset, compute, kept, what)
     trunk: nn.Module | None
     if parts is not None and entry is not None:
         (trunk, tail), scorer = cut_trunk(parts.suffix), parts.scorer
@@ -76,6 +105,25 @@ def prepare(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Comp
     trunk = None if trunk is None else hold_frozen(trunk, compute)
     network = Network(plan.model, trunk, hold_frozen(tail, compute), hold_frozen(scorer, compute), inputs)
     return network, notes(plan, entry is not None, compute)
+
+
+def _activations(
+    parts: Split, normalise: Normalise, dataset: Dataset, compute: Compute, kept: list[Kept], what: str
+) -> Entry | None:
+    """The prefix's output for every image, from the longest kept activations that lie on its way, else from pixels."""
+    assert parts.prefix is not None
+    prefix: nn.Module = nn.Sequential(normalise, parts.prefix)
+    inputs, values = dataset.pixels, fingerprint(parts.prefix)
+    for earlier in kept:
+        extension = extend(earlier.parts, parts)
+        if extension and fingerprint(extension[0]) == earlier.values:
+            prefix, inputs = extension[1], make_inputs(earlier.entry.arrays, compute.device)
+    _lay_out(nn.ModuleList([prefix]), inputs, compute, f"prefix of {what}")
+    given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing)}
+    entry = make_activations(prefix, inputs, key_of(**given, computation=parts.key, values=values), compute)
+    if entry is not None:
+        kept.append(Kept(parts, values, entry))
+    return entry
 
 
 def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) -> None:
