@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=333)
     parser.add_argument("--test", type=int, default=333)
     parser.add_argument("--arms", nargs="+", default=["scratch", "head", "last-two-fc"])
-    parser.add_argument("--precisions", nargs="+", default=["auto", "fp32"])
+    parser.add_argument("--fp32-arms", nargs="*", default=["head", "last-two-fc"], help="arms run in fp32 as well")
     parser.add_argument("--notebook", type=Path, help="reuse the JSON of an earlier notebook run instead of running it")
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
     arguments = parser.parse_args()
@@ -44,8 +44,9 @@ def main() -> None:
         work = Path(folder)
         cut(arguments.source, work / "images", arguments.train + arguments.validation, arguments.test)
         sides = {"notebook": notebook(arguments, work)}
-        for precision in arguments.precisions:
-            sides[f"thaw {precision}"] = thaw(arguments, work, precision)
+        sides["thaw auto"] = thaw(arguments, work, "auto", arguments.arms)
+        if arguments.fp32_arms:
+            sides["thaw fp32"] = thaw(arguments, work, "fp32", arguments.fp32_arms)
     print_table(sides, arguments)
     if arguments.out:
         arguments.out.write_text(json.dumps(sides, indent=1))
@@ -85,13 +86,13 @@ def images(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, in
     return {arm: sum(one["images"] for one in found["arms"][arm]["stages"].values()) for arm in arguments.arms}
 
 
-def thaw(arguments: argparse.Namespace, work: Path, precision: str) -> dict[str, Any]:
+def thaw(arguments: argparse.Namespace, work: Path, precision: str, names: list[str]) -> dict[str, Any]:
     """Seconds by arm and stage of thaw, from a cold cache."""
     recipe = tomllib.loads(RECIPE.read_text())
     recipe["data"] |= {"source": str(work / "images"), "validation": arguments.validation}
     recipe["model"]["weights"] = str(Path(arguments.weights).resolve())
     recipe["train"]["precision"] = precision
-    recipe["arms"] = {arm: recipe["arms"][arm] for arm in arguments.arms}
+    recipe["arms"] = {arm: recipe["arms"][arm] for arm in names}
     file, run = work / f"{precision}.toml", work / f"run-{precision}"
     file.write_text(tomlkit.dumps(recipe))
     environment = {**os.environ, "THAW_CACHE": str(work / f"cache-{precision}")}
@@ -128,8 +129,11 @@ def print_table(sides: dict[str, dict[str, Any]], arguments: argparse.Namespace)
             row = f"{side:<14}{arm:<14}{one['total']:>9.1f}{base['images'][arm] / one['total']:>10.0f}"
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in one["seconds"].items())
             print(f"{row}{base['arms'][arm]['total'] / one['total']:>7.1f}x  {one['accuracy']:.4f}    {stages}")
-        row = f"{side:<14}{'whole study':<14}{found['total']:>9.1f}{'':>10}{base['total'] / found['total']:>7.1f}x"
-        print(f"{row}  peak memory of the process {found['memory']:,.0f} MB")
+        name = "whole study" if len(found["arms"]) == len(base["arms"]) else "these arms"
+        ratio = sum(base["arms"][arm]["total"] for arm in found["arms"]) / found["total"]
+        print(
+            f"{side:<14}{name:<14}{found['total']:>9.1f}{'':>10}{ratio:>7.1f}x  peak memory {found['memory']:,.0f} MB"
+        )
 
 
 if __name__ == "__main__":
