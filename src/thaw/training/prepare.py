@@ -17,7 +17,7 @@ from thaw.nets.activations import fingerprint, make_activations
 from thaw.nets.backbones import build_backbone
 from thaw.nets.extend import extend
 from thaw.nets.freezing import Row, freeze, set_mode
-from thaw.nets.graph import twin
+from thaw.nets.graph import Scorer, twin
 from thaw.nets.split import Split, split
 from thaw.nets.trunk import cut_trunk
 from thaw.recipe import Recipe
@@ -99,7 +99,7 @@ def prepare(
         inputs = make_inputs(entry.arrays, compute.device)
     else:
         trunk, tail = None, nn.Sequential(normalise, plan.model)
-        scorer = nn.Sequential(normalise, twin(plan.model).eval())
+        scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
         inputs = dataset.pixels
     _lay_out(nn.ModuleList([tail] if trunk is None else [trunk, tail]), inputs, compute, what)
     trunk = None if trunk is None else hold_frozen(trunk, compute)
