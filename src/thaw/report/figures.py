@@ -121,7 +121,7 @@ def plot_accuracies(
     low, high = ax.get_xlim()
     # room for the numbers on the right
     ax.set_xlim(low, high + 0.12 * (high - low))
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.set_xticks([tick for tick in MaxNLocator(nbins=5).tick_values(low, high) if low <= tick <= min(high, 1)])
     ax.xaxis.set_major_formatter(_percent)
     ax.set_xlabel("test accuracy")
     _finish(ax, "", across=False)
