@@ -217,6 +217,31 @@ def test_an_output_folder_that_cannot_be_used(
     assert "holds another study" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stduy"], "No such command 'stduy'"),
+        (["study", "--otu", "run"], "No such option"),
+        (["cache", "lsit"], "is not one of 'list', 'clear'"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert thaw(monkeypatch, *arguments, settings=()) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert "thaw --help" in error
+
+
+def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["thaw"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "Commands:\n" in capsys.readouterr().out
+
+
 def test_recipes_and_the_cache_are_listed(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,17 +104,22 @@ def cache(action: str) -> None:
 def main() -> None:
     """Run the command line; never a traceback for what a person can put right."""
     debug = "--debug" in sys.argv
+    caught: BaseException
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = cli.main([arg for arg in sys.argv[1:] if arg != "--debug"], standalone_mode=False)
+        code = cli.main(arguments or ["--help"], standalone_mode=False)
         sys.exit(code or 0)
-    except (ThawError, click.ClickException) as error:
-        message, code = getattr(error, "message", str(error)), 2
-    except (KeyboardInterrupt, click.Abort):
-        message, code = "stopped; finished pieces are kept, and the same command goes on from them", 130
+    except ThawError as error:
+        caught, message, code = error, str(error), 2
+    except click.ClickException as error:
+        caught, message, code = error, f"{error.format_message().rstrip('.')}; thaw --help lists what there is.", 2
+    except (KeyboardInterrupt, click.Abort) as error:
+        caught, message, code = error, "stopped; what the cache holds is kept for the same command.", 130
     except Exception as error:  # the one place where anything unexpected ends
-        message, code = f"unexpected {type(error).__name__}: {error} (run with --debug and report the traceback)", 1
+        caught, code = error, 1
+        message = f"unexpected {type(error).__name__}: {error}; run it with --debug and report the traceback."
     if debug:
-        traceback.print_exc()
+        traceback.print_exception(caught)
     click.echo(f"thaw: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
