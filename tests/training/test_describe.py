@@ -1,0 +1,40 @@
+"""What enters the head, against torchvision's own network with the head taken off."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from thaw.compute import choose_compute
+from thaw.images.preprocessing import Normalise
+from thaw.nets.backbones import build_backbone
+from thaw.progress import Clock
+from thaw.recipe import load_recipe
+from thaw.recipes import embedded_weights
+from thaw.study import load_dataset
+from thaw.training.describe import describe
+
+
+def test_features_are_what_the_headless_network_gives(class_folder: Path) -> None:
+    settings = ("images.size=32", "train.precision=fp32", "data.validation=10", "data.test=10")
+    recipe = load_recipe("photos", str(class_folder), settings)
+    compute = choose_compute("cpu", "fp32")
+    dataset = load_dataset(recipe, compute, Clock())
+    found = describe(dataset, recipe, compute, [])
+    model, _ = build_backbone(recipe.model.backbone, embedded_weights(recipe.model.weights), 2, seed=5)
+    model.classifier = nn.Identity()
+    pixels = torch.from_numpy(np.stack([dataset.pixels.image(row) for row in range(60)]))
+    with torch.inference_mode():
+        expected = model.eval()(Normalise(dataset.preprocessing)(pixels)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_features_are_the_same_without_caches(class_folder: Path) -> None:
+    settings = ("images.size=32", "train.precision=fp32")
+    compute = choose_compute("cpu", "fp32")
+    found = []
+    for caches in ("auto", "off"):
+        recipe = load_recipe("photos", str(class_folder), (*settings, f"cache.activations={caches}"))
+        found.append(describe(load_dataset(recipe, compute, Clock()), recipe, compute, []))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
