@@ -1,4 +1,4 @@
-"""The cache: arrays kept on disk under a key made of everything that determines them, and atomic files.
+"""The cache: arrays kept on disk under a key made of everything that determines them.
 
 CACHE/KIND/KEY/data-0.bin ...   rows, appended while the entry is made
 CACHE/KIND/KEY/manifest.json    written last: an entry exists when its manifest does
@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from thaw.errors import StorageError
+from thaw.files import write_atomic as write_atomic
+from thaw.files import write_json as write_json
 
 Array = NDArray[Any]
 BUDGET = 20 << 30
@@ -38,27 +39,6 @@ def key_of(**parts: Any) -> str:
     """A content key: the digest of `parts`, which are anything that JSON can hold."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -204,9 +184,3 @@ def _make_room(wanted: int, keep: Path) -> None:
         if entry.path != keep:
             shutil.rmtree(entry.path, ignore_errors=True)
             excess -= entry.bytes
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,106 @@
+"""Files that are there whole or not at all, locks between studies, and what a full disk says."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from thaw.errors import StorageError
+from thaw.progress import say
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields an empty file beside `path` to write into; it takes the place of `path` when the block ends well."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def writing(folder: Path, wanted: int = 0) -> Iterator[None]:
+    """A block that writes `wanted` bytes into `folder`; an OSError in it becomes a StorageError of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(folder, wanted) from error
+        raise StorageError(
+            f"{folder} cannot be written ({error.strerror or error}); give a folder that can, with --out or THAW_CACHE."
+        ) from error
+
+
+def no_room(folder: Path, wanted: int) -> StorageError:
+    """The sentence about a disk that has no room for `wanted` bytes (0 where unknown) in `folder`."""
+    need = f"{size(wanted)} must be free, and" if wanted else "only"
+    return StorageError(
+        f"there is no room in {folder}: {need} {size(free_bytes(folder))} are; make room and type the same command "
+        "again, which goes on from what is kept."
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that can still be written into a folder, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`; where another process holds it, say that `what` is waited for, and wait.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another study is making {what}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def size(count: float) -> str:
+    """Bytes for people: 12 B, 3.4 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
