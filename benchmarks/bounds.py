@@ -21,6 +21,7 @@ from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze
 from thaw.nets.split import split
 from thaw.nets.trunk import cut_trunk
+from thaw.recipe import Train
 from thaw.training.loop import fit, make_optimizer
 
 BATCH = 512
@@ -86,11 +87,11 @@ def step_seconds(trunk: nn.Module | None, tail: nn.Module, values: tuple[torch.T
     tail = hold_frozen(tail, compute)
     arrays = tuple((v.view(torch.uint16) if v.dtype == torch.bfloat16 else v).numpy() for v in values)
     inputs = Inputs(arrays, compute.device)
-    optimizer = make_optimizer("adam", [p for p in tail.parameters() if p.requires_grad], 1e-4)
+    optimizer = make_optimizer(Train(), [p for p in tail.parameters() if p.requires_grad], 1e-4)
     labels, batches = torch.zeros(BATCH, dtype=torch.int64), consecutive(np.arange(BATCH), BATCH)
 
     def step() -> None:
-        fit(trunk, [tail], [optimizer], inputs, labels, batches, compute, lambda _: None)
+        fit(trunk, [tail], [optimizer], nn.CrossEntropyLoss(), inputs, labels, batches, compute, lambda _: None)
 
     return seconds(step, 3)
 

@@ -43,7 +43,7 @@ def test_the_founding_study_is_to_the_letter() -> None:
         ("train.optimizer=adamm", "train.optimizer = 'adamm' should be 'adam', 'adamw' or 'sgd'"),
         ("data.validation=1.5", "data.validation = 1.5 should be the name of a split"),
         ("data.test=true", "data.test = True should be the name of a split"),
-        ("arms.head.train=3", "arms.head.train = 3 should be 'all', 'head', or a list"),
+        ("arms.head.train=3", "arms.head.train = 3 should be 'all', 'head', 'last-stage'"),
         ("arms.a/b.train=head", "the arm name 'a/b'"),
         ("train.seeds=[1,1]", "seeds must differ"),
         ("nonsense", "has no value"),

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from test_sources import as_csv, as_dataset, as_parquet
 from thaw.cli import main
+from thaw.training import final
 
 QUICK = (
     "images.size=32",
@@ -273,3 +274,70 @@ def test_the_founding_study_on_real_photographs(shared: Path, tmp_path: Path, mo
     assert arms["head"]["learning_rate"] == 1e-3
     assert 0.80 < arms["head"]["test"]["accuracy"] < 0.87
     assert 0.81 < arms["last-two-fc"]["test"]["accuracy"] < 0.88
+
+
+def test_every_way_of_training_goes_through(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, with everything else that a recipe can ask for."""
+    recipe = tmp_path / "ways.toml"
+    recipe.write_text(
+        """
+        data = { source = "pictures" }
+        model = { backbone = "timm/test_vit", weights = "random" }
+        search = { method = "halving", range = [1e-4, 1e-2], trials = 2 }
+        [train]
+        optimizer = "adamw"
+        weight_decay = 0.01
+        schedule = "cosine"
+        warmup = 0.2
+        label_smoothing = 0.1
+        class_weights = "balanced"
+        flips = true
+        refit = "train"
+        patience = 1
+        [arms]
+        head = { train = "head" }
+        lp-ft = { train = "all", probe = true }
+        decay = { train = "all", layer_decay = 0.7 }
+        norm = { train = "norm" }
+        bias = { train = "bias" }
+        last-stage = { train = "last-stage" }
+        lora = { train = "lora", rank = 2 }
+        """
+    )
+    settings = ("images.size=160", "search.steps=1", "train.epochs=2", "train.batch_size=16", "train.precision=fp32")
+    run = tmp_path / "run"
+    assert thaw(monkeypatch, "study", class_folder, "--recipe", recipe, "--out", run, settings=settings) == 0
+    arms = metrics_of(run)["arms"]
+    assert set(arms) == {"head", "lp-ft", "decay", "norm", "bias", "last-stage", "lora"}
+    assert set(arms["lp-ft"]["probe"]) == {"learning_rate", "epochs"}
+    assert all({row["steps"] for row in found["search"]} >= {1, 2} for found in arms.values())
+    plain = load_file(run / "models" / "head" / "model.safetensors").keys()
+    assert all(load_file(run / "models" / arm / "model.safetensors").keys() == plain for arm in arms)
+    trained = {arm: found["parameters"]["trainable"] for arm, found in arms.items()}
+    assert trained["head"] < trained["bias"] < trained["last-stage"] < trained["decay"] == trained["lp-ft"]
+
+
+def test_a_study_that_is_stopped_goes_on_where_it_was(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = ("search.steps=1", "train.refit=train")
+    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "whole", settings=(*QUICK, *arms)) == 0
+    plain, epochs = final.fit, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 4:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    run = tmp_path / "broken"
+    monkeypatch.setattr(final, "fit", interrupted)
+    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=(*QUICK, *arms)) == 130
+    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=(*QUICK, *arms)) == 0
+    assert epochs == 4 + 8 - 3  # the epoch that was broken off is the only one that ran again
+    assert timeless(metrics_of(run)) == timeless(metrics_of(tmp_path / "whole"))
+    one, other = (pq.read_table(folder / "predictions.parquet") for folder in (run, tmp_path / "whole"))
+    assert one.equals(other)

@@ -4,7 +4,8 @@ ThawError                 exit code 2
 ├── RecipeError           a recipe key or value
 ├── DataError             a source, its columns, labels, splits or pictures
 ├── ModelError            a backbone, its weights, or a pattern of module names
-└── StorageError          the run folder or the cache
+├── StorageError          the run folder or the cache
+└── DivergedError         a loss that became infinite
 """
 
 
@@ -26,3 +27,7 @@ class ModelError(ThawError):
 
 class StorageError(ThawError):
     """A folder that cannot be read or written, or that holds something else."""
+
+
+class DivergedError(ThawError):
+    """A loss that became infinite or no number."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from thaw.errors import RecipeError
 
@@ -26,7 +26,7 @@ Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 UNIONS = {
     "validation": "the name of a split, a number of images or a fraction between 0 and 1",
     "test": "the name of a split, a number of images or a fraction between 0 and 1",
-    "train": "'all', 'head', or a list of module names",
+    "train": "'all', 'head', 'last-stage', 'norm', 'bias', 'lora', or a list of module names",
 }
 
 
@@ -92,10 +92,25 @@ class Model(Section):
 class Search(Section):
     """The learning-rate search: the same budget for every arm."""
 
+    method: Literal["grid", "halving"] = "grid"
+    """`grid` tries each of `learning_rates`. `halving` tries `trials` rates spread over `range`, keeps the better half,
+    tries these anew for twice the steps, and so on to the last one; while the winner lies at an edge, the range is
+    widened there, at most twice."""
     learning_rates: Annotated[list[Rate], Field(min_length=1)] = [1e-5, 1e-4, 1e-3]
-    """The rates tried, each from the same start; the best accuracy on validation wins."""
+    """The rates of a grid, each from the same start; the best accuracy on validation wins."""
+    range: Annotated[list[Rate], Field(min_length=2, max_length=2)] = [1e-5, 1e-1]
+    """The lowest and the highest rate of a halving."""
+    trials: Annotated[int, Field(ge=2, le=256)] = 8
+    """Rates that a halving begins with, evenly spaced on a logarithmic scale."""
     steps: Positive = 15
-    """Optimiser steps of each trial."""
+    """Optimiser steps of each trial, of the first round in a halving; all at a constant rate."""
+
+    @field_validator("range")
+    @classmethod
+    def _ascending(cls, bounds: list[float]) -> list[float]:
+        if bounds[0] >= bounds[1]:
+            raise ValueError(f"search.range = {bounds} should be the lowest rate, then the highest")
+        return bounds
 
 
 class Train(Section):
@@ -103,18 +118,41 @@ class Train(Section):
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """torch's Adam, AdamW, or SGD with momentum 0.9."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of weight matrices and kernels; biases and normalisation are left alone."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on in the final training: `cosine` falls to zero along half a cosine."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the final training's steps over which the rate first rises in a line."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each class in the loss by the inverse of its share of the training images."""
+    flips: bool = False
+    """Train on each image or its mirror image, drawn anew every epoch; both views are cached."""
     batch_size: Positive = 512
     """Images of one step, in the search too."""
     epochs: Positive = 3
     """Passes over the training images."""
     refit: Literal["train+validation", "train"] = "train+validation"
     """What the final training sees once the rate is chosen."""
+    patience: Positive | None = None
+    """Stop after this many epochs without a better validation score, and keep the best epoch; needs
+    `refit = "train"`."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Each seed repeats search, training and test of every arm: other heads, batches and dropout masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`fp32` is the exact reference; `auto` takes bf16 where the hardware computes in it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the first of CUDA, MPS and CPU that is there."""
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "Train":
+        if self.patience and self.refit != "train":
+            raise ValueError(
+                'train.patience needs validation images that are not trained on; set train.refit = "train"'
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -135,9 +173,17 @@ class Arm(Section):
     """One way of training the backbone."""
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """`all`, `head`, or module names or globs: `["classifier.4", "features.1?"]`."""
+    """`all`; `head`; `last-stage`, from the last reduction of the resolution on; `norm`, normalisation layers and the
+    head; `bias`, all biases and the head (BitFit); `lora`, low-rank adapters on linear layers and the head; or module
+    names or globs: `["classifier.4", "features.1?"]`."""
     weights: str | None = None
     """Where this arm starts; `model.weights` unless given."""
+    probe: bool = False
+    """Train the head alone first and go on from there (linear probe, then fine-tune: LP-FT)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of each block relative to that of the block after it; the head has the full rate."""
+    rank: Positive = 8
+    """Of the adapters of `train = "lora"`."""
 
 
 class Recipe(Section):

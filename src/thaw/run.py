@@ -30,7 +30,7 @@ from thaw.recipe import Recipe, to_toml
 from thaw.scoring.comparison import RULE, compare, prices, recommend
 from thaw.scoring.metrics import log_probabilities
 from thaw.scoring.statistics import score_intervals
-from thaw.store import write_atomic, write_json
+from thaw.store import key_of, write_atomic, write_json
 
 SAMPLES = 6
 """Sample pictures of each class and split that the report shows."""
@@ -69,6 +69,13 @@ def open_run(folder: Path, recipe: Recipe) -> Path:
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}; give another folder with --out.") from error
     return folder
+
+
+def work_folder(run: Path, dataset: Dataset, compute: Compute) -> Path:
+    """Where a run keeps its finished pieces; another folder for other data, another precision or other versions."""
+    versions = {name: importlib.metadata.version(name) for name in ("thaw-vision", "torch", "torchvision", "timm")}
+    given = {"pixels": dataset.key, "source": dataset.source.fingerprint(), "splits": dataset.splits.how}
+    return run / "work" / key_of(**given, versions=versions, compute=[compute.device.type, compute.precision])
 
 
 def finish_run(

@@ -1,31 +1,38 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from thaw.bundle.save import save_bundle
+from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import make_inputs
 from thaw.data.dataset import Dataset
 from thaw.data.source import Skipped, read_source
 from thaw.data.splits import make_splits, used_splits
+from thaw.errors import DivergedError
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import default_preprocessing
+from thaw.nets.lora import merge
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
-from thaw.run import Tested, finish_run, open_run
+from thaw.run import Tested, finish_run, open_run, work_folder
 from thaw.scoring.metrics import metrics
 from thaw.store import key_of
-from thaw.training.arm import search, test, train
+from thaw.training.final import train
+from thaw.training.network import test
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, prepare
+from thaw.training.probe import probe_head
+from thaw.training.search import search
 
 
 def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
@@ -76,21 +83,47 @@ def run_arm(
     clock: Clock,
     run: Path,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Search, final training and the one look at the test set; returns what is noted, and the test logits."""
+    """Search, final training and the one look at the test set; returns what is noted, and the test logits.
+
+    What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again.
+    """
     splits, labels = dataset.splits, dataset.labels(compute.device)
+    work = work_folder(run, dataset, compute) / f"{arm}-{seed}"
+    if done := load_state(work / "done.safetensors"):
+        return done[1], done[0]["logits"].numpy()
     own = Clock()
     with clock("activations"), own("prepare"):
         network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
-    with own("search"):
-        found = search(network, labels, splits, recipe, seed, compute)
-    with own("train"):
-        epochs = train(network, found.learning_rate, labels, splits, recipe, seed, compute)
+    try:
+        if recipe.arms[arm].probe:
+            with own("probe"):
+                noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
+        with own("search"):
+            found = search(network, labels, splits, recipe, seed, compute, work)
+        with own("train"):
+            trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
+    except DivergedError as error:
+        if compute.precision == "fp32":
+            raise
+        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
+        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], clock, run)
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
+    merge(network.model)
     scores = metrics(dataset.source.labels[splits.test], logits)
-    result = {"seed": seed, **asdict(found), "epochs": epochs, "test": scores, **noted, "seconds": own.seconds()}
+    result = {
+        "seed": seed,
+        **asdict(found),
+        **asdict(trained),
+        "test": scores,
+        **noted,
+        "precision": compute.precision,
+        "seconds": own.seconds(),
+    }
     if seed == recipe.train.seeds[0]:
         save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
+    save_state(work / "done.safetensors", {"logits": torch.from_numpy(logits)}, result)
+    (work / "epoch.safetensors").unlink(missing_ok=True)
     return result, logits
 
 

@@ -17,8 +17,8 @@ from thaw.data.dataset import Dataset
 from thaw.progress import Clock
 from thaw.recipe import Recipe, load_recipe
 from thaw.study import load_dataset
-from thaw.training.arm import epoch_seed
-from thaw.training.loop import fit, make_optimizer
+from thaw.training.loop import fit, make_criterion
+from thaw.training.network import epoch_seed, optimizer_of
 from thaw.training.prepare import prepare
 
 FP32 = Compute(torch.device("cpu"), "fp32")
@@ -93,14 +93,15 @@ def test_losses_are_those_of_a_plain_loop(recipe: Recipe, class_folder: Path, ar
     batches = shuffled(dataset.splits.train, 10, 0, 0)
     rate = 1e-4
     expected = plain_losses(start, arm, Photographs(class_folder, dataset), batches, rate)
-    trainable = [p for p in network.tail.parameters() if p.requires_grad]
+    labels = dataset.labels(FP32.device)
     torch.manual_seed(epoch_seed(0, 0))
     (curve,) = fit(
         network.trunk,
         [network.tail],
-        [make_optimizer("adam", trainable, rate)],
+        [optimizer_of(network, network.tail, rate, recipe)],
+        make_criterion(recipe.train, labels, dataset.splits.train),
         network.inputs,
-        dataset.labels(FP32.device),
+        labels,
         batches,
         FP32,
         lambda _: None,

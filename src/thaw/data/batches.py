@@ -25,10 +25,12 @@ class Inputs:
     """(images,) the row of the arrays that holds each image; None when they are the same."""
     resident: tuple[Tensor, ...] = ()
     """The same on the device, where they fit."""
+    mirrors: bool = False
+    """Whether as many rows again follow, made on the way: the pixels' mirror images, in the same order."""
 
     def __len__(self) -> int:
-        """The number of images."""
-        return len(self.arrays[0] if self.index is None else self.index)
+        """The number of rows: one for each image, two with its mirror image."""
+        return self._images() * (2 if self.mirrors else 1)
 
     def image(self, row: int) -> Array:
         """The first array's row for one image."""
@@ -39,7 +41,7 @@ class Inputs:
         if self.resident:
             for rows in batches:
                 where = torch.from_numpy(self._rows(rows)).to(self.device)
-                yield tuple(tensor[where] for tensor in self.resident)
+                yield self._mirrored(rows, tuple(tensor[where] for tensor in self.resident))
             return
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._gather, batches[0]) if batches else None
@@ -50,15 +52,27 @@ class Inputs:
                 yield tuple(tensor.to(self.device, non_blocking=True) for tensor in gathered)
 
     def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
-        tensors = tuple(_tensor(array[self._rows(rows)]) for array in self.arrays)
+        tensors = self._mirrored(rows, tuple(_tensor(array[self._rows(rows)]) for array in self.arrays))
         for array in self.arrays:
             release(array)
         if self.device.type == "cuda":
             return tuple(tensor.pin_memory() for tensor in tensors)
         return tensors
 
-    def _rows(self, images: Rows) -> Rows:
+    def _images(self) -> int:
+        return len(self.arrays[0] if self.index is None else self.index)
+
+    def _rows(self, rows: Rows) -> Rows:
+        images = rows % self._images() if self.mirrors else rows
         return images if self.index is None else self.index[images]
+
+    def _mirrored(self, rows: Rows, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Turn those of a batch's pixels (n, height, width, 3) round that are mirror images, in place."""
+        if self.mirrors and (turned := np.flatnonzero(rows >= self._images())).size:
+            where = torch.from_numpy(turned).to(self.device if self.resident else "cpu")
+            for tensor in tensors:
+                tensor[where] = tensor[where].flip(2)
+        return tensors
 
 
 def make_inputs(arrays: tuple[Array, ...], device: torch.device, index: Rows | None = None) -> Inputs:
@@ -75,13 +89,17 @@ def consecutive(rows: Rows, size: int) -> list[Rows]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def shuffled(rows: Rows, size: int, seed: int, epoch: int) -> list[Rows]:
+def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) -> list[Rows]:
     """One epoch: the rows in an order that depends on the seed and the epoch alone, in batches of `size`.
 
-    The last batch is smaller; a single image left over joins the batch before it, since batch normalisation has no
-    statistics of one.
+    With `mirrored`, half of them, drawn anew each epoch, are the row so many further on: the mirror image. The last
+    batch is smaller; a single image left over joins the batch before it, since batch normalisation has no statistics
+    of one.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(rows)
+    if mirrored:
+        order += mirrored * random.integers(0, 2, len(order))
     batches = consecutive(order, size)
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]

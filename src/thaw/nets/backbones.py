@@ -66,6 +66,11 @@ def default_preprocessing(backbone: str, weights: str | Path) -> Preprocessing:
     return Preprocessing(224, "crop", "bilinear", 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+def native_size(backbone: str) -> int:
+    """The side in pixels of the images that a backbone is made for."""
+    return default_preprocessing(backbone, "random").size
+
+
 def _parse(backbone: str) -> tuple[str, str]:
     """Library and name of a backbone that exists."""
     known = {"torchvision": torchvision.models.list_models(module=torchvision.models), "timm": timm.list_models()}

@@ -9,6 +9,8 @@ from torch import nn
 
 from thaw.errors import ModelError
 from thaw.nets.graph import trace, trains
+from thaw.nets.lora import Adapted
+from thaw.nets.stages import blocks, last_stage
 
 BATCH_NORMALISATION = nn.modules.batchnorm._BatchNorm
 
@@ -25,15 +27,15 @@ class Row:
     trained: bool
 
 
-def freeze(model: nn.Module, head: str, train: str | list[str]) -> list[Row]:
+def freeze(model: nn.Module, head: str, train: str | list[str], size: int = 224) -> list[Row]:
     """Set `requires_grad` on every parameter; returns a row for each module that owns some.
 
-    `train` is `all`, `head` (the module named `head`), or names or globs of modules, which train with all they contain,
-    or of single parameters. Every parameter belongs to exactly one row; a module of which only a part trains has two.
-    Raises ModelError for a pattern that matches no parameter.
+    `train` is `all`; `head` (the module named `head`); `last-stage` (see `stages.last_stage`; `size` is the side of an
+    image that the network takes); `norm` or `bias`, each with the head; `lora`, the adapters and the head; or names or
+    globs of modules, which train with all they contain, or of single parameters. Every parameter belongs to exactly one
+    row; a module of which only a part trains has two. Raises ModelError for what matches no parameter.
     """
-    patterns = ["*"] if train == "all" else [head] if train == "head" else [train] if isinstance(train, str) else train
-    trained = {name for pattern in patterns for name in _matches(model, pattern)}
+    trained = _trained(model, head, train, size)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     rows = []
@@ -46,6 +48,35 @@ def freeze(model: nn.Module, head: str, train: str | list[str]) -> list[Row]:
             if size:
                 rows.append(Row(name, type(module).__name__, size, fate))
     return rows
+
+
+def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> set[str]:
+    """Names of the parameters that `train` selects."""
+    own = {
+        f"{name}.{parameter}".lstrip("."): module
+        for name, module in model.named_modules()
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+    if train == "norm":
+        chosen = {name for name, module in own.items() if "norm" in type(module).__name__.lower()}
+        what = "normalisation layers with parameters"
+    elif train == "bias":
+        chosen = {name for name in own if name.rpartition(".")[2] == "bias" and not name.startswith(f"{head}.")}
+        what = "biases before the head"
+    elif train == "lora":
+        chosen = {name for name in own if name.endswith((".up.weight", ".down.weight"))}
+        chosen = {name for name in chosen if isinstance(model.get_submodule(name.rsplit(".", 2)[0]), Adapted)}
+        what = "adapters"
+    else:
+        patterns = ["*"] if train == "all" else [train] if isinstance(train, str) else train
+        if train == "head":
+            patterns = [head]
+        elif train == "last-stage":
+            patterns = [head, *last_stage(blocks(model, head, size))]
+        return {name for pattern in patterns for name in _matches(model, pattern)}
+    if not chosen:
+        raise ModelError(f"train = {train!r} finds no {what} in this backbone; choose 'last-stage' or name modules.")
+    return chosen | set(_matches(model, head))
 
 
 def set_mode(model: nn.Module, frozen: Literal["eval", "train"]) -> None:

@@ -1,6 +1,6 @@
 """The one training loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, Rows
+from thaw.recipe import Train
+
+Losses = list[tuple[Tensor, Tensor]]
+"""For each tail the mean loss of a batch and how many of its images were classified rightly."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Curve:
     """What happened at each optimiser step."""
 
     losses: NDArray[np.float64]
-    """(steps,) sum of the cross-entropy over the batch's images, in fp32 before the step."""
+    """(steps,) sum of the loss over the batch's images, in fp32 before the step."""
     correct: NDArray[np.int64]
     """(steps,) images of the batch that were classified rightly."""
     images: NDArray[np.int64]
@@ -30,58 +33,106 @@ class Curve:
         seen = int(self.images.sum())
         return {"loss": float(self.losses.sum()) / seen, "accuracy": int(self.correct.sum()) / seen}
 
+    def diverged(self) -> bool:
+        """Whether some loss was infinite or no number."""
+        return not bool(np.isfinite(self.losses).all())
 
-def make_optimizer(name: str, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """torch's Adam, AdamW or SGD with momentum 0.9, fused into one kernel."""
-    if name == "sgd":
-        return torch.optim.SGD(parameters, learning_rate, momentum=0.9, fused=True)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(parameters, learning_rate, fused=True)
+
+def make_criterion(settings: Train, labels: Tensor, rows: Rows) -> nn.CrossEntropyLoss:
+    """Cross-entropy with the recipe's label smoothing and class weights; `rows` of `labels` (n,) are trained on.
+
+    Balanced weights are n / (classes * images of the class), as scikit-learn's.
+    """
+    weights = None
+    if settings.class_weights == "balanced":
+        trained = labels[torch.from_numpy(rows).to(labels.device)]
+        counts = torch.bincount(trained, minlength=int(labels.max()) + 1)
+        weights = len(rows) / (len(counts) * counts.clamp(min=1)).float()
+    return nn.CrossEntropyLoss(weights, label_smoothing=settings.label_smoothing)
+
+
+def make_optimizer(
+    settings: Train, parameters: list[nn.Parameter], learning_rate: float, scales: tuple[float, ...] = ()
+) -> torch.optim.Optimizer:
+    """torch's Adam, AdamW or SGD with momentum 0.9, fused into one kernel.
+
+    `scales` multiplies the learning rate of each parameter. Weight decay is for parameters of two dimensions or more.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter, scale in zip(parameters, scales or [1.0] * len(parameters), strict=True):
+        groups.setdefault((scale, settings.weight_decay > 0 and parameter.ndim > 1), []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {"params": members, "lr": learning_rate * scale, "weight_decay": settings.weight_decay if decays else 0.0}
+        for (scale, decays), members in groups.items()
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(options, learning_rate, momentum=0.9, fused=True)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(options, learning_rate, fused=True)
+
+
+def schedule(settings: Train, steps: int) -> NDArray[np.float64]:
+    """(steps,) what the learning rate is multiplied by at each step: a linear warm-up, then constant or half a cosine.
+
+    The cosine is that of SGDR without restarts (Loshchilov & Hutter, 2017).
+    """
+    warmup = round(settings.warmup * steps)
+    factors = np.ones(steps)
+    factors[:warmup] = np.arange(1, warmup + 1) / (warmup + 1)
+    if settings.schedule == "cosine":
+        factors[warmup:] = 0.5 * (1 + np.cos(np.pi * np.arange(steps - warmup) / (steps - warmup)))
+    return factors
 
 
 def fit(
     trunk: nn.Module | None,
     tails: list[nn.Module],
     optimizers: list[torch.optim.Optimizer],
+    criterion: nn.CrossEntropyLoss,
     inputs: Inputs,
     labels: Tensor,
     batches: list[Rows],
     compute: Compute,
     advance: Callable[[int], None],
+    factors: NDArray[np.float64] | None = None,
 ) -> list[Curve]:
     """One optimiser step a batch, for each tail side by side; returns what happened to each.
 
     `trunk` is the part that holds nothing trainable and yet changes from step to step, through its random numbers; its
     output is the same for all tails and computed once. Each tail then draws the random numbers that it would draw
-    alone. `labels` (n,) int64 lies on the device.
+    alone. `labels` (rows of the inputs,) int64 lies on the device. `factors` (steps,) multiplies the learning rates.
+    Where the memory does not hold a batch, its gradient is summed over halves, then quarters and so on.
     """
-    losses: list[list[Tensor]] = [[] for _ in tails]
-    correct: list[list[Tensor]] = [[] for _ in tails]
-    for rows, tensors in zip(batches, inputs.batches(batches), strict=True):
+    noted: list[Losses] = [[] for _ in tails]
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    pieces = 1
+    for step, (rows, tensors) in enumerate(zip(batches, inputs.batches(batches), strict=True)):
         target = labels[torch.from_numpy(rows).to(labels.device)]
-        if trunk is not None:
-            with torch.no_grad(), compute.autocast():
-                tensors = trunk(*tensors)
-        state = compute.random_state() if len(tails) > 1 else None
-        for index, (tail, optimizer) in enumerate(zip(tails, optimizers, strict=True)):
-            if state is not None and index:
-                compute.set_random_state(state)
-            # a tail may write into its inputs, and the next one wants them as they are
-            own = tensors if index == len(tails) - 1 else tuple(map(_copied, tensors))
-            with compute.autocast():
-                logits = tail(*own)
-            loss = functional.cross_entropy(logits.float(), target)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+        state = compute.random_state()
+        while True:
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            try:
+                losses = _gradients(trunk, tails, criterion, tensors, target, pieces, compute)
+                break
+            except RuntimeError as error:
+                if not _out_of_memory(error) or 2 * pieces > len(rows):
+                    raise
+            pieces *= 2
+            compute.set_random_state(state)
+        for index, (optimizer, (loss, correct)) in enumerate(zip(optimizers, losses, strict=True)):
+            if factors is not None:
+                for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
+                    group["lr"] = peak * float(factors[step])
             optimizer.step()
-            losses[index].append(loss.detach().double() * len(rows))
-            correct[index].append((logits.detach().argmax(1) == target).sum())
+            noted[index].append((loss.double() * len(rows), correct))
         advance(1)
+    for optimizer, of_groups in zip(optimizers, peaks, strict=True):
+        for group, peak in zip(optimizer.param_groups, of_groups, strict=True):
+            group["lr"] = peak
     images = np.array([len(rows) for rows in batches])
-    return [
-        Curve(torch.stack(loss).cpu().numpy(), torch.stack(right).cpu().numpy(), images)
-        for loss, right in zip(losses, correct, strict=True)
-    ]
+    columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_tail, strict=True)] for of_tail in noted]
+    return [Curve(losses, correct, images) for losses, correct in columns]
 
 
 @torch.inference_mode()
@@ -92,6 +143,54 @@ def predict(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Co
         with compute.autocast():
             logits.append(network(*tensors).float())
     return torch.cat(logits).cpu()
+
+
+def _gradients(
+    trunk: nn.Module | None,
+    tails: list[nn.Module],
+    criterion: nn.CrossEntropyLoss,
+    tensors: tuple[Tensor, ...],
+    target: Tensor,
+    pieces: int,
+    compute: Compute,
+) -> Losses:
+    """Add to each tail's gradients those of one batch's mean loss, computed in so many pieces."""
+    noted: list[Losses] = [[] for _ in tails]
+    for values, wanted, share in _pieces(tensors, target, pieces, criterion.weight):
+        entering: Any = values
+        if trunk is not None:
+            with torch.no_grad(), compute.autocast():
+                entering = trunk(*values)
+        state = compute.random_state() if len(tails) > 1 else None
+        for index, tail in enumerate(tails):
+            if state is not None and index:
+                compute.set_random_state(state)
+            # a tail may write into its inputs, and the next one wants them as they are
+            own = entering if index == len(tails) - 1 else tuple(map(_copied, entering))
+            with compute.autocast():
+                logits = tail(*own)
+            loss = criterion(logits.float(), wanted) * share
+            torch.autograd.backward(loss)
+            noted[index].append((loss.detach(), (logits.detach().argmax(1) == wanted).sum()))
+    sums = [[torch.stack(values).sum() for values in zip(*of_tail, strict=True)] for of_tail in noted]
+    return [(loss, correct) for loss, correct in sums]
+
+
+def _pieces(
+    tensors: tuple[Tensor, ...], target: Tensor, pieces: int, weights: Tensor | None
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, float | Tensor]]:
+    """A batch in pieces, each with its share of the batch's weight in the loss."""
+    if pieces == 1:
+        yield tensors, target, 1.0
+        return
+    each = torch.ones_like(target, dtype=torch.float32) if weights is None else weights[target]
+    for part in torch.arange(len(target)).tensor_split(pieces):
+        rows = slice(int(part[0]), int(part[-1]) + 1)
+        yield tuple(tensor[rows] for tensor in tensors), target[rows], each[rows].sum() / each.sum()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _copied(value: Any) -> Any:

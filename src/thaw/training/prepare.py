@@ -1,7 +1,7 @@
 """An arm's network made ready: built, frozen, split, its prefix run once over all images."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,18 @@ from thaw.data.batches import Inputs, make_inputs
 from thaw.data.dataset import Dataset
 from thaw.images.preprocessing import Normalise
 from thaw.nets.activations import fingerprint, make_activations
-from thaw.nets.backbones import build_backbone
+from thaw.nets.backbones import build_backbone, native_size
 from thaw.nets.extend import extend
 from thaw.nets.freezing import Row, freeze, set_mode
 from thaw.nets.graph import Scorer, twin
+from thaw.nets.lora import adapt, merge
 from thaw.nets.split import Split, split
+from thaw.nets.stages import depth_scales
 from thaw.nets.trunk import cut_trunk
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.store import Entry, key_of
-from thaw.training.arm import Network
+from thaw.training.network import Network
 
 TRIAL_BATCH = 64
 """Images of the trial that chooses a memory layout."""
@@ -55,8 +57,8 @@ def make_plan(arm: str, seed: int, classes: int, size: int, recipe: Recipe, devi
     """Build an arm's network, freeze it and split it; `size` is the side of its input in pixels. Raises ModelError."""
     weights = embedded_weights(recipe.weights_of(arm))
     model, head = build_backbone(recipe.model.backbone, weights, classes, seed)
+    modules = _freeze(model, head, arm, seed, recipe)
     model.to(device)
-    modules = freeze(model, head, recipe.arms[arm].train)
     if recipe.cache.activations == "off":
         set_mode(model, recipe.model.frozen)
         return Plan(model, head, modules, None)
@@ -75,9 +77,18 @@ def order_arms(recipe: Recipe, classes: int) -> list[str]:
         model, head = build_backbone(recipe.model.backbone, embedded_weights(weights), classes, seed=0)
         for arm in recipe.arms:
             if recipe.weights_of(arm) == weights:
-                rows = freeze(model, head, recipe.arms[arm].train)
+                rows = _freeze(model, head, arm, 0, recipe)
+                merge(model)
                 trained[arm] = sum(row.parameters for row in rows if row.trained)
     return sorted(recipe.arms, key=lambda arm: -trained[arm])
+
+
+def _freeze(model: nn.Module, head: str, arm: str, seed: int, recipe: Recipe) -> list[Row]:
+    """Freeze a network as its arm says, after putting adapters into it where it wants them."""
+    settings = recipe.arms[arm]
+    if settings.train == "lora":
+        adapt(model, head, settings.rank, seed)
+    return freeze(model, head, settings.train, native_size(recipe.model.backbone))
 
 
 def prepare(
@@ -92,7 +103,7 @@ def prepare(
     what = f"{recipe.model.backbone}, {dataset.preprocessing.size} px, {recipe.arms[arm].train}"
     entry = None
     if parts is not None and parts.prefix is not None:
-        entry = _activations(parts, normalise, dataset, compute, kept, what)
+        entry = _activations(parts, normalise, dataset, recipe, compute, kept, what)
     trunk: nn.Module | None
     if parts is not None and entry is not None:
         (trunk, tail), scorer = cut_trunk(parts.suffix), parts.scorer
@@ -100,30 +111,44 @@ def prepare(
     else:
         trunk, tail = None, nn.Sequential(normalise, plan.model)
         scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
-        inputs = dataset.pixels
+        inputs = _views(dataset, recipe)
     _lay_out(nn.ModuleList([tail] if trunk is None else [trunk, tail]), inputs, compute, what)
     trunk = None if trunk is None else hold_frozen(trunk, compute)
-    network = Network(plan.model, trunk, hold_frozen(tail, compute), hold_frozen(scorer, compute), inputs)
+    tail, scorer = hold_frozen(tail, compute), hold_frozen(scorer, compute)
+    rates = depth_scales(plan.model, plan.head, recipe.arms[arm].layer_decay, native_size(recipe.model.backbone))
+    scales = tuple(rates[parameter] for parameter in tail.parameters() if parameter.requires_grad)
+    network = Network(plan.model, trunk, tail, scorer, inputs, scales)
     return network, notes(plan, entry is not None, compute)
 
 
 def _activations(
-    parts: Split, normalise: Normalise, dataset: Dataset, compute: Compute, kept: list[Kept], what: str
+    parts: Split,
+    normalise: Normalise,
+    dataset: Dataset,
+    recipe: Recipe,
+    compute: Compute,
+    kept: list[Kept],
+    what: str,
 ) -> Entry | None:
     """The prefix's output for every image, from the longest kept activations that lie on its way, else from pixels."""
     assert parts.prefix is not None
     prefix: nn.Module = nn.Sequential(normalise, parts.prefix)
-    inputs, values = dataset.pixels, fingerprint(parts.prefix)
+    inputs, values = _views(dataset, recipe), fingerprint(parts.prefix)
     for earlier in kept:
         extension = extend(earlier.parts, parts)
         if extension and fingerprint(extension[0]) == earlier.values:
             prefix, inputs = extension[1], make_inputs(earlier.entry.arrays, compute.device)
     _lay_out(nn.ModuleList([prefix]), inputs, compute, f"prefix of {what}")
-    given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing)}
+    given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing), "views": len(inputs)}
     entry = make_activations(prefix, inputs, key_of(**given, computation=parts.key, values=values), compute)
     if entry is not None:
         kept.append(Kept(parts, values, entry))
     return entry
+
+
+def _views(dataset: Dataset, recipe: Recipe) -> Inputs:
+    """The pixels, with their mirror images behind them where the recipe trains on these."""
+    return replace(dataset.pixels, mirrors=recipe.train.flips)
 
 
 def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) -> None:

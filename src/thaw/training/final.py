@@ -1,0 +1,134 @@
+"""The final training of an arm, at the rate that its search found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thaw.checkpoint import load_state, optimizer_tensors, restore_optimizer, save_state
+from thaw.compute import Compute
+from thaw.data.batches import shuffled
+from thaw.data.splits import Splits
+from thaw.errors import DivergedError
+from thaw.progress import stage
+from thaw.recipe import Recipe
+from thaw.training.loop import fit, make_criterion, schedule
+from thaw.training.network import Network, epoch_seed, optimizer_of, restore, score, snapshot
+
+Epoch = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a final training."""
+
+    epochs: list[Epoch]
+    """A row of loss and accuracy for each epoch."""
+    stopped: str | None
+    """Why it ended before its last epoch."""
+
+
+def train(
+    network: Network,
+    learning_rate: float,
+    labels: Tensor,
+    splits: Splits,
+    recipe: Recipe,
+    seed: int,
+    compute: Compute,
+    work: Path | None = None,
+) -> Trained:
+    """The final training, from the same start as every trial; it goes on from the last epoch kept in `work`.
+
+    Loss and accuracy are means over an epoch's images as they were trained on. Without refit on validation, each epoch
+    is also scored there. With patience, the network is left as it was after the best epoch. A loss that is infinite or
+    no number ends it with the last good epoch; in bf16 it raises DivergedError instead, since fp32 may not diverge.
+    """
+    settings = recipe.train
+    refit = settings.refit == "train+validation"
+    rows = np.union1d(splits.train, splits.validation) if refit else splits.train
+    mirrored = len(labels) if settings.flips else 0
+    epochs = [shuffled(rows, settings.batch_size, seed, epoch, mirrored) for epoch in range(settings.epochs)]
+    lengths = [len(batches) for batches in epochs]
+    factors = np.split(schedule(settings, sum(lengths)), np.cumsum(lengths)[:-1])
+    optimizer = optimizer_of(network, network.tail, learning_rate, recipe)
+    criterion = make_criterion(settings, labels, rows)
+    views = labels.repeat(2 if settings.flips else 1)
+    kept = None if work is None else work / "epoch.safetensors"
+    table, best = _go_on(kept, network, optimizer, learning_rate)
+    stopped = None
+    with stage("training", sum(lengths), "steps") as advance:
+        advance(sum(lengths[: len(table)]))
+        for epoch in range(len(table), settings.epochs):
+            before = snapshot(network.tail)
+            compute.seed(epoch_seed(seed, epoch))
+            (curve,) = fit(
+                *(network.trunk, [network.tail], [optimizer], criterion, network.inputs, views, epochs[epoch]),
+                *(compute, advance, factors[epoch]),
+            )
+            if curve.diverged():
+                if compute.precision == "bf16":
+                    raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
+                restore(network.tail, before)
+                stopped = f"the loss became infinite in epoch {epoch + 1}, so the weights of the epoch before it stand"
+                break
+            table.append(curve.means())
+            if not refit:
+                scores = score(network, labels, splits.validation, recipe, compute)
+                table[-1] |= {f"validation_{name}": value for name, value in scores.items()}
+            if settings.patience:
+                if _best(table) == epoch:
+                    best = snapshot(network.tail)
+                if epoch - _best(table) >= settings.patience:
+                    stopped = f"{settings.patience} epochs brought nothing better than epoch {_best(table) + 1}"
+                    break
+            if kept and epoch + 1 < settings.epochs:
+                _keep(kept, network, optimizer, learning_rate, table, best)
+    if settings.patience and best:
+        restore(network.tail, best)
+    return Trained(table, stopped)
+
+
+def _best(table: list[Epoch]) -> int:
+    """The epoch with the best validation accuracy, of equal ones with the lowest loss, of equal ones the first."""
+    return min(range(len(table)), key=lambda i: (-table[i]["validation_accuracy"], table[i]["validation_loss"]))
+
+
+def _keep(
+    path: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    table: list[Epoch],
+    best: list[Tensor],
+) -> None:
+    """Write down everything that the next epoch starts from."""
+    tensors = {f"now.{index}": tensor for index, tensor in enumerate(snapshot(network.tail))}
+    tensors |= {f"best.{index}": tensor for index, tensor in enumerate(best)}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+    save_state(path, tensors, {"learning_rate": learning_rate, "epochs": table})
+
+
+def _go_on(
+    path: Path | None, network: Network, optimizer: torch.optim.Optimizer, learning_rate: float
+) -> tuple[list[Epoch], list[Tensor]]:
+    """Bring back what `_keep` wrote: the epochs so far and the best state; nothing where there is none."""
+    state = None if path is None else load_state(path)
+    if state is None or state[1]["learning_rate"] != learning_rate:
+        return [], []
+    tensors, notes = state
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+    restore(network.tail, _in_order(part("now")))
+    restore_optimizer(optimizer, part("optimizer"))
+    epochs: list[Any] = notes["epochs"]
+    return epochs, _in_order(part("best"))
+
+
+def _in_order(numbered: dict[str, Tensor]) -> list[Tensor]:
+    return [numbered[str(index)] for index in range(len(numbered))]

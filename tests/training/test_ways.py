@@ -1,0 +1,251 @@
+"""The recipe's ways of training, each against torch's, scikit-learn's or a hand-written counterpart."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
+
+from thaw.compute import Compute
+from thaw.data.batches import Inputs, shuffled
+from thaw.data.splits import Splits
+from thaw.errors import DivergedError, RecipeError
+from thaw.recipe import Recipe, Train, load_recipe
+from thaw.training import loop
+from thaw.training.final import train
+from thaw.training.loop import fit, make_criterion, make_optimizer, schedule
+from thaw.training.network import Network
+from thaw.training.search import Trial, _beyond, _halve, search
+
+CPU = Compute(torch.device("cpu"), "fp32")
+IMAGES = 60
+
+
+class Toy(nn.Module):
+    """uint8 pixels (n, 4, 4, 3) to two logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.layers(pixels.float() / 255)
+        return logits
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 128, (IMAGES, 4, 4, 3), dtype=np.uint8)
+    images[::2, :, :2] += 100
+    return images
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return (torch.arange(IMAGES) % 2 == 0).long()
+
+
+@pytest.fixture
+def splits() -> Splits:
+    rows = np.arange(IMAGES)
+    return Splits(rows[:40], rows[40:50], rows[50:], {})
+
+
+def toy_network(pixels: np.ndarray) -> Network:
+    torch.manual_seed(0)
+    model = Toy()
+    return Network(model, None, model, model, Inputs((pixels,), CPU.device), ())
+
+
+def toy_recipe(*settings: str) -> Recipe:
+    return load_recipe("photos", "pictures", ("train.batch_size=8", "train.refit=train", *settings))
+
+
+def test_schedule_is_torchs_warm_up_and_cosine() -> None:
+    settings, steps, warm = Train(schedule="cosine", warmup=0.25), 40, 10
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / (warm + 1))
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm)
+    both = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [warm])
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        both.step()
+    np.testing.assert_allclose(schedule(settings, steps), expected, rtol=1e-6)
+    assert (schedule(Train(), 5) == 1).all()
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 6 + [2] * 4)
+    criterion = make_criterion(Train(class_weights="balanced"), labels, np.arange(40))
+    assert criterion.weight is not None
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    np.testing.assert_allclose(criterion.weight, expected, rtol=1e-6)
+
+
+def test_weight_decay_is_for_matrices_and_scales_are_for_their_parameter() -> None:
+    layer = nn.Linear(3, 2)
+    optimizer = make_optimizer(Train(optimizer="sgd", weight_decay=0.1), [layer.weight, layer.bias], 0.5, (0.1, 1.0))
+    weight = layer.weight.detach().clone()
+    bias = layer.bias.detach().clone()
+    layer.weight.grad, layer.bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), weight * (1 - 0.5 * 0.1 * 0.1))
+    assert torch.equal(layer.bias.detach(), bias)
+
+
+def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
+    pixels: np.ndarray, labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that holds no more than ten images at a time, and weights that differ from class to class."""
+    ends = []
+    whole = loop._gradients
+
+    def small(trunk: Any, tails: Any, criterion: Any, tensors: Any, target: Tensor, pieces: int, compute: Any) -> Any:
+        if -(-len(target) // pieces) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(trunk, tails, criterion, tensors, target, pieces, compute)
+
+    for limited in (False, True):
+        network = toy_network(pixels)
+        if limited:
+            monkeypatch.setattr(loop, "_gradients", small)
+        optimizer = make_optimizer(Train(), list(network.tail.parameters()), 1e-2)
+        criterion = nn.CrossEntropyLoss(torch.tensor([1.0, 3.0]), label_smoothing=0.1)
+        batches = shuffled(np.arange(IMAGES), 25, 0, 0)
+        (curve,) = fit(
+            None, [network.tail], [optimizer], criterion, network.inputs, labels, batches, CPU, lambda _: None
+        )
+        ends.append((curve.losses, curve.correct, [p.detach().clone() for p in network.tail.parameters()]))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-5)
+    assert (ends[0][1] == ends[1][1]).all()
+    for one, other in zip(ends[0][2], ends[1][2], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_mirror_images_follow_the_images(pixels: np.ndarray) -> None:
+    inputs = Inputs((pixels,), CPU.device, mirrors=True)
+    assert len(inputs) == 2 * IMAGES
+    ((batch,),) = inputs.batches([np.array([3, IMAGES + 3, IMAGES])])
+    np.testing.assert_array_equal(batch, np.stack([pixels[3], pixels[3][:, ::-1], pixels[0][:, ::-1]]))
+    assert (pixels == np.array(inputs.arrays[0])).all()
+
+
+def test_an_epoch_with_mirror_images_has_each_image_once() -> None:
+    rows = np.concatenate(shuffled(np.arange(20, 50), 8, 0, 0, mirrored=100))
+    assert sorted(rows % 100) == list(range(20, 50))
+    assert 5 < (rows >= 100).sum() < 25
+    assert (np.concatenate(shuffled(np.arange(20, 50), 8, 0, 0)) == rows % 100).all()
+
+
+def test_halving_spends_its_budget_on_the_better_half() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def attempt(rates: list[float], steps: int) -> list[Trial]:
+        asked.append((len(rates), steps))
+        rows: list[Trial] = [{"learning_rate": rate, "accuracy": -abs(np.log10(rate) + 3)} for rate in rates]
+        return sorted(rows, key=lambda row: -row["accuracy"])
+
+    assert _halve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], 10, attempt)["learning_rate"] == 1e-3
+    assert asked == [(5, 10), (3, 20), (2, 40), (1, 80)]
+    assert _beyond(1e-1, [1e-3, 1e-2, 1e-1]) == pytest.approx([1.0])
+    assert _beyond(1e-3, [1e-3, 1e-2, 1e-1]) == pytest.approx([1e-4])
+    assert _beyond(1e-2, [1e-3, 1e-2, 1e-1]) == []
+
+
+def test_a_range_that_is_too_low_is_widened(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
+    recipe = toy_recipe("search.method=halving", "search.range=[1e-7, 1e-5]", "search.trials=3", "search.steps=4")
+    found = search(toy_network(pixels), labels, splits, recipe, 0, CPU)
+    assert found.learning_rate > 1e-5
+    assert max(trial["learning_rate"] for trial in found.search) > 1e-5
+    assert {trial["steps"] for trial in found.search} == {4, 8, 16}
+
+
+def test_a_rate_that_diverges_fails_alone(pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path) -> None:
+    network, recipe = toy_network(pixels), toy_recipe("search.learning_rates=[1e-3, 1e30]", "train.optimizer=sgd")
+    before = [p.detach().clone() for p in network.tail.parameters()]
+    found = search(network, labels, splits, recipe, 0, CPU, tmp_path)
+    assert found.learning_rate == 1e-3
+    assert found.search[1] == {
+        "learning_rate": 1e30,
+        "steps": 15,
+        "accuracy": 0.0,
+        "loss": None,
+        "failed": "the loss became infinite",
+    }
+    assert all(torch.equal(one, other) for one, other in zip(before, network.tail.parameters(), strict=True))
+    assert search(network, labels, splits, recipe, 0, CPU, tmp_path) == found
+    alone = toy_recipe("search.learning_rates=[1e30]", "train.optimizer=sgd")
+    with pytest.raises(DivergedError, match=r"^the loss became infinite at every learning rate from 1e\+30"):
+        search(network, labels, splits, alone, 0, CPU)
+
+
+def test_training_that_diverges_keeps_the_last_good_epoch(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
+    bad = pixels.astype(np.float32)
+    network, recipe = toy_network(bad), toy_recipe("train.epochs=4")
+    steps = 0
+
+    def spoil(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2 * 5 + 3:
+            bad[:] = np.inf
+
+    network.tail.register_forward_hook(spoil)
+    trained = train(network, 1e-3, labels, splits, recipe, 0, CPU)
+    assert trained.stopped == "the loss became infinite in epoch 3, so the weights of the epoch before it stand"
+    assert len(trained.epochs) == 2
+    assert all(torch.isfinite(p).all() for p in network.tail.parameters())
+    with pytest.raises(DivergedError, match="fp32"):
+        train(network, 1e-3, labels, splits, recipe, 0, Compute(CPU.device, "bf16"))
+
+
+@pytest.mark.parametrize("settings", [(), ("train.patience=3", "train.schedule=cosine")])
+def test_training_goes_on_from_the_last_epoch_kept(
+    pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    recipe = toy_recipe("train.epochs=5", "train.label_smoothing=0.1", *settings)
+    unbroken = toy_network(pixels)
+    expected = train(unbroken, 1e-2, labels, splits, recipe, 0, CPU)
+
+    broken = toy_network(pixels)
+    steps = 0
+
+    def kill(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 19:
+            raise KeyboardInterrupt
+
+    broken.tail.register_forward_hook(kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, 1e-2, labels, splits, recipe, 0, CPU, tmp_path)
+    resumed = toy_network(pixels)
+    assert train(resumed, 1e-2, labels, splits, recipe, 0, CPU, tmp_path) == expected
+    for one, other in zip(unbroken.tail.parameters(), resumed.tail.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_patience_keeps_the_best_epoch(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
+    recipe = toy_recipe("train.epochs=30", "train.patience=2")
+    network = toy_network(pixels)
+    labels = torch.from_numpy(np.random.default_rng(1).integers(0, 2, IMAGES))
+    trained = train(network, 3e-2, labels, splits, recipe, 0, CPU)
+    assert trained.stopped is not None
+    scores = [(-row["validation_accuracy"], row["validation_loss"]) for row in trained.epochs]
+    best = scores.index(min(scores))
+    assert len(trained.epochs) == best + 3
+    with torch.inference_mode():
+        logits = network.tail(torch.from_numpy(pixels[splits.validation]))
+        loss = nn.functional.cross_entropy(logits, labels[splits.validation])
+    assert float(loss) == pytest.approx(trained.epochs[best]["validation_loss"], abs=1e-5)
+
+
+def test_patience_without_held_out_images_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r'set train.refit = "train"'):
+        load_recipe("photos", "pictures", ("train.patience=2",))
