@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from thaw.compute import choose_compute
+from thaw.errors import StorageError
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.run import Tested as Answers
@@ -31,7 +32,7 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
         '[arms.scratch]\ntrain = "all"\n[arms.head]\ntrain = "head"\n[arms.everything]\ntrain = "all"\n'
     )
     recipe = load_recipe(str(recipe_file), None, settings)
-    run, compute = open_run(folder / "run", recipe), choose_compute("cpu", "fp32")
+    compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
     labels, random = dataset.source.labels[dataset.splits.test], np.random.default_rng(0)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
@@ -56,7 +57,8 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
                     "seconds": {"search": 1.0, "train": 2.0 * skill},
                 }
             )
-    found = finish_run(run, recipe, dataset, results, tested, compute, {"total": 1.0}, "")
+    with open_run(folder / "run", recipe) as run:
+        found = finish_run(run, recipe, dataset, results, tested, compute, {"total": 1.0}, "")
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(found)) == written
     return written
@@ -104,3 +106,13 @@ def test_statistics_follow_from_the_predictions(tmp_path: Path, table: Path, set
     assert [(step["from"], step["to"], step["parameters"], step["seconds"]) for step in found["prices"]] == [
         ("head", "everything", 890, 2.0)
     ]
+
+
+def test_a_second_study_in_the_same_folder_is_refused(tmp_path: Path, class_folder: Path) -> None:
+    recipe = load_recipe("photos", str(class_folder), ())
+    with open_run(tmp_path / "run", recipe) as run:
+        (run / ".metrics.json-x.part").touch()
+        with pytest.raises(StorageError, match=r"another study is running in .*--out"), open_run(run, recipe):
+            pass
+    with open_run(run, recipe):  # what the first left half written is gone
+        assert {path.name for path in run.iterdir()} == {"recipe.toml", ".lock"}

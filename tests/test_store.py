@@ -1,88 +1,254 @@
-"""The cache: entries are there whole or not at all, bounded, and made once however many ask."""
+"""The cache: entries are there whole or not at all, go on where they stopped, are bounded, and made once for all."""
 
+import errno
 import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from thaw import store
-from thaw.store import Field, cached, clear, entries, key_of, write_atomic
+from thaw import eviction, store
+from thaw.errors import StorageError
+from thaw.eviction import cache_folder, clear, entries
+from thaw.files import write_atomic
+from thaw.store import Field, Made, cached, key_of
 
-ROWS = 10
-
-
-def chunks(value: int = 1) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
-    for start in range(0, ROWS, 4):
-        count = min(4, ROWS - start)
-        yield (np.full((count, 3), value, np.uint8),), {"last": start}
+ROWS, CHUNK = 10, 4
+FIELDS = [Field((3,), "uint8"), Field((), "float32")]
 
 
-def entry(key: str = "k", value: int = 1) -> store.Entry:
-    return cached("tests", key, ROWS, [Field((3,), "uint8")], lambda: chunks(value))
+def expected(value: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.arange(ROWS)
+    return (rows[:, None] * value + np.arange(3)).astype(np.uint8), rows.astype(np.float32) * value
+
+
+def maker(value: int = 1, asked: list[int] | None = None, stop: int = ROWS) -> Callable[[int], Made]:
+    """A function that makes rows in chunks, notes where it was asked to begin, and dies at the row `stop`."""
+
+    def make(first: int) -> Made:
+        if asked is not None:
+            asked.append(first)
+        for start in range(first, ROWS, CHUNK):
+            if start >= stop:
+                raise RuntimeError("power cut")
+            yield tuple(array[start : start + CHUNK] for array in expected(value)), {str(start): "noted"}
+
+    return make
+
+
+def entry(key: str = "k", make: Callable[[int], Made] | None = None) -> store.Entry:
+    return cached("tests", key, ROWS, FIELDS, make or maker())
+
+
+def folder_of(key: str = "k") -> Path:
+    return cache_folder() / "tests" / key
+
+
+def is_whole(found: store.Entry) -> bool:
+    return found.notes.keys() == {"0", "4", "8"} and all(map(np.array_equal, found.arrays, expected()))
+
+
+def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_checked", {})
 
 
 def test_an_entry_is_made_once_and_found_again() -> None:
-    first, again = entry(), entry(value=2)
+    first, again = entry(), entry(make=maker(2))
     assert (first.made, again.made) == (True, False)
-    assert np.array_equal(first.arrays[0], np.ones((ROWS, 3)))
-    assert np.array_equal(again.arrays[0], first.arrays[0])
-    assert again.notes == {"last": 8}
+    assert is_whole(first)
+    assert is_whole(again)
 
 
-def test_an_entry_that_was_cut_short_is_made_again() -> None:
-    path = Path(entry().arrays[0].filename)
-    for damage in (lambda: os.truncate(path, 7), path.unlink, (path.parent / "manifest.json").unlink):
-        damage()
-        assert entry().made
-    (path.parent / "manifest.json").write_text('{"bytes": ')
-    assert entry().made
+def test_an_entry_goes_on_from_its_last_finished_chunk() -> None:
+    asked: list[int] = []
+    for stop in (0, 4, 8):
+        with pytest.raises(RuntimeError, match="power cut"):
+            entry(make=maker(asked=asked, stop=stop))
+        assert not (folder_of() / "manifest.json").exists()
+        assert [one.finished for one in entries()] == [False]
+    assert is_whole(entry(make=maker(asked=asked)))
+    assert asked == [0, 0, 4, 8]
+    assert not (folder_of() / "chunks.jsonl").exists()
 
 
-def test_an_entry_that_fails_half_way_is_not_there() -> None:
-    def failing() -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
-        yield next(chunks())
-        raise RuntimeError("power cut")
+def _torn(folder: Path) -> int:
+    """A chunk and its line that were half written; the next row to make."""
+    with (folder / "data-0.bin").open("ab") as data, (folder / "chunks.jsonl").open("a") as lines:
+        data.write(b"123")
+        lines.write('{"end": 12, "dig')
+    return 8
 
+
+def _lost(folder: Path) -> int:
+    """A power cut before the second chunk's bytes reached the disk."""
+    os.truncate(folder / "data-1.bin", 6 * 4)
+    return 4
+
+
+def _other(folder: Path) -> int:
+    """Chunks of an entry that looked otherwise."""
+    path = folder / "chunks.jsonl"
+    path.write_text(path.read_text().replace('"rows": 10', '"rows": 11'))
+    return 0
+
+
+def _none(folder: Path) -> int:
+    (folder / "chunks.jsonl").write_bytes(b"")
+    return 0
+
+
+@pytest.mark.parametrize("damage", [_torn, _lost, _other, _none])
+def test_what_is_kept_of_an_unfinished_entry_is_checked(damage: Callable[[Path], int]) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
-        cached("tests", "k", ROWS, [Field((3,), "uint8")], failing)
-    assert entries() == []
+        entry(make=maker(stop=8))
+    first, asked = damage(folder_of()), []
+    assert is_whole(entry(make=maker(asked=asked)))
+    assert asked == [first]
+
+
+def test_a_damaged_entry_is_made_again_from_its_first_damaged_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry()
+    for row, first in ((0, 0), (5, 4), (9, 8)):
+        as_in_a_new_process(monkeypatch)
+        with (folder_of() / "data-0.bin").open("rb+") as file:
+            file.seek(row * 3 + 1)
+            file.write(b"\xff")
+        asked: list[int] = []
+        found = entry(make=maker(asked=asked))
+        assert (found.made, asked) == (True, [first])
+        assert is_whole(found)
+    path = folder_of() / "data-1.bin"
+    for damage in (lambda: os.truncate(path, 7), path.unlink, (folder_of() / "manifest.json").unlink):
+        damage()
+        assert is_whole(entry())
+    (folder_of() / "manifest.json").write_text('{"layout": ')
     assert entry().made
+
+
+def test_a_change_that_keeps_size_and_time_is_found_in_a_small_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry()
+    path = folder_of() / "data-0.bin"
+    before = path.stat()
+    path.write_bytes(bytes(ROWS * 3))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    as_in_a_new_process(monkeypatch)
+    assert is_whole(entry())
+
+
+def test_a_large_entry_is_checked_whole_only_when_it_was_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry()
+    checked: list[int] = []
+    real = store._is_sound
+    monkeypatch.setattr(store, "_is_sound", lambda *given: checked.append(given[3]) or real(*given))
+    monkeypatch.setattr(store, "CHECK_BYTES", 30)
+    for touched, count in ((False, 1), (True, 3), (False, 1)):
+        as_in_a_new_process(monkeypatch)
+        if touched:
+            os.utime(folder_of() / "data-0.bin")
+        for _ in range(2):  # once a process
+            assert not entry().made
+        assert len(checked) == count
+        checked.clear()
 
 
 def test_those_used_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     for index, key in enumerate("abc"):
-        path = Path(entry(key).arrays[0].filename)
-        os.utime(path.parent / "manifest.json", (index, index))
+        entry(key)
+        os.utime(folder_of(key) / "manifest.json", (index, index))
     entry("a")  # used again, so now the newest
-    monkeypatch.setattr(store, "BUDGET", sum(one.bytes for one in entries()) + 5)
+    monkeypatch.setattr(eviction, "BUDGET", sum(one.bytes for one in entries()) + 5)
     entry("d")
     assert [one.key for one in entries()] == ["c", "a", "d"]
-    assert clear() > 0
+    assert clear()[0] > 0
     assert entries() == []
 
 
-def _ask(counter: str) -> None:
-    def counted() -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
-        with open(counter, "a") as file:
-            file.write("made\n")
-        yield from chunks()
+def test_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = entry("mapped").arrays[0][2:]
+    entry("idle")
+    monkeypatch.setattr(eviction, "BUDGET", 1)
+    entry("new")
+    assert {one.key for one in entries()} == {"mapped", "new"}
+    assert clear()[1] == 1
+    assert np.array_equal(view, expected()[0][2:])
+    assert not entry("mapped").made
+    del view
+    assert clear()[1] == 0
 
-    cached("tests", "shared", ROWS, [Field((3,), "uint8")], counted)
+
+def test_work_that_cannot_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    entry("idle")
+    monkeypatch.setattr(eviction, "free_bytes", lambda _: 69)
+    with pytest.raises(StorageError, match=r"no room .* 70 B must be free.* type the same command again"):
+        entry(make=maker(asked=asked))
+    assert asked == []
+    assert not folder_of("idle").exists()  # room was made, though not enough
+    monkeypatch.setattr(eviction, "free_bytes", lambda _: 70)
+    with pytest.raises(RuntimeError, match="power cut"):
+        entry(make=maker(stop=4))
+    monkeypatch.setattr(eviction, "free_bytes", lambda _: 42)  # what is still to write
+    assert is_whole(entry())
+
+
+def test_a_disk_that_fills_up_leaves_what_was_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = 45
+    real = store._append
+
+    def append(file: Any, content: Any, sync: bool) -> None:
+        nonlocal left
+        left -= len(content) if file.name.endswith(".bin") else 0
+        if left < 0:
+            file.write(content[: len(content) + left])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file, content, sync)
+
+    monkeypatch.setattr(store, "_append", append)
+    with pytest.raises(StorageError, match=r"no room .* 42 B must be free"):
+        entry()
+    monkeypatch.setattr(store, "_append", real)
+    asked: list[int] = []
+    assert is_whole(entry(make=maker(asked=asked)))
+    assert asked == [4]
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StorageError, match=r"cannot be written .*THAW_CACHE"):
+        entry()
+
+
+def _ask(counter: str, dies: bool) -> None:
+    def counted(first: int) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
+        for chunk in maker()(first):
+            with open(counter, "a") as file:
+                file.write(f"{next(iter(chunk[1]))}\n")
+            if dies and first + 4 == int(next(iter(chunk[1]))):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield chunk
+
+    assert is_whole(cached("tests", "shared", ROWS, FIELDS, counted))
 
 
 def test_processes_that_want_the_same_entry_make_it_once(tmp_path: Path) -> None:
+    """Also when one is killed at it: the others repeat no finished chunk."""
+    counter = tmp_path / "counter"
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_ask, args=(str(tmp_path / "counter"),)) for _ in range(3)]
+    processes = [context.Process(target=_ask, args=(str(counter), dies)) for dies in (True, False, False)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-        assert process.exitcode == 0
-    assert (tmp_path / "counter").read_text() == "made\n"
+    codes = [process.exitcode for process in processes]
+    assert codes[1:] == [0, 0]
+    # the first may have found the entry made by another
+    expected = {0: ["0", "4", "8"], -signal.SIGKILL: ["0", "4", "4", "8"]}
+    assert counter.read_text().split() == expected[codes[0] or 0]
 
 
 def test_keys_differ_when_anything_differs() -> None:
@@ -93,8 +259,19 @@ def test_keys_differ_when_anything_differs() -> None:
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomic(path, "before")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(StorageError, match="no room"):
         write_atomic(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_an_hour_later(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    young, old, other = (tmp_path / name for name in (".file-a.part", ".file-b.part", ".else-b.part"))
+    for left in (young, old, other):
+        left.touch()
+    for left in (old, other):
+        os.utime(left, (0, 0))
+    write_atomic(path, "whole")
+    assert set(tmp_path.iterdir()) == {path, young, other}

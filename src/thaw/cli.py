@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thaw.errors import ThawError
+from thaw.files import size
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -85,20 +86,22 @@ def cache(action: str) -> None:
     """List what is kept of work that cannot change, or clear it."""
     from datetime import datetime
 
-    from thaw.store import BUDGET, cache_folder, clear, entries
+    from thaw.eviction import BUDGET, cache_folder, clear, entries
 
     if action == "clear":
-        click.echo(f"Freed {_size(clear())} in {cache_folder()}")
+        freed, in_use = clear()
+        kept = f"; {in_use} in use by running studies stay" if in_use else ""
+        click.echo(f"Freed {size(freed)} in {cache_folder()}{kept}")
         return
     listed = entries()
     table = Table("kind", "key", "size", "last used", box=None)
     for entry in listed:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        table.add_row(entry.kind, entry.key, _size(entry.bytes), used)
+        table.add_row(entry.kind, entry.key, size(entry.bytes), used if entry.finished else f"{used}, unfinished")
     if listed:
         Console(highlight=False).print(table)
-    total = _size(sum(entry.bytes for entry in listed))
-    click.echo(f"{total} of {_size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
+    total = size(sum(entry.bytes for entry in listed))
+    click.echo(f"{total} of {size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
 
 
 def main() -> None:
@@ -152,16 +155,8 @@ def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
         if frontier["nodes"]:
             each = frontier["bytes_per_image"]
             lines.append(f"computed once per image, up to {', '.join(frontier['nodes'])}")
-            lines.append(f"kept: {_size(each)} an image, {_size(each * images)} for all {images:,}")
+            lines.append(f"kept: {size(each)} an image, {size(each * images)} for all {images:,}")
             lines.append(f"saves {frontier['share_saved']:.1%} of the arithmetic of each pass")
         else:
             lines.append(f"runs whole: {frontier['reason'] or 'nothing is frozen'}")
         console.print("\n  ".join(lines), markup=False, soft_wrap=True)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from thaw.errors import RecipeError
-from thaw.store import cache_folder, key_of, write_json
+from thaw.eviction import cache_folder
+from thaw.files import alone, write_json, writing
+from thaw.store import key_of
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -111,18 +113,20 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
         compute=[str(compute.device), compute.precision],
     )
     path = cache_folder() / "layouts" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError):
-        set_layout(network, channels_last=json.loads(path.read_text())["channels_last"])
-        return
-    seconds = {}
-    for channels_last in (False, True):
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_suffix(".lock"), "the trial of memory layouts"):
+        with contextlib.suppress(OSError, ValueError):
+            set_layout(network, channels_last=json.loads(path.read_text())["channels_last"])
+            return
+        seconds = {False: float("inf"), True: float("inf")}
+        for _ in range(3):  # the first warms up
+            for channels_last in seconds:
+                set_layout(network, channels_last)
+                seconds[channels_last] = min(seconds[channels_last], _timed(step, compute))
+        channels_last = seconds[True] < seconds[False] * 1.1
         set_layout(network, channels_last)
-        step()
-        seconds[channels_last] = min(_timed(step, compute) for _ in range(2))
-    channels_last = seconds[True] < seconds[False]
-    set_layout(network, channels_last)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"channels_last": channels_last, "what": what, "seconds": [seconds[False], seconds[True]]})
+        write_json(path, {"channels_last": channels_last, "what": what, "seconds": [seconds[False], seconds[True]]})
 
 
 def set_layout(network: nn.Module, channels_last: bool) -> None:
@@ -132,8 +136,10 @@ def set_layout(network: nn.Module, channels_last: bool) -> None:
 
 
 def _timed(step: Callable[[], object], compute: Compute) -> float:
-    start = time.perf_counter()
+    """Seconds of a step; on a CPU those that it computed, whatever else the machine does."""
+    clock = time.process_time if compute.device.type == "cpu" else time.perf_counter
+    start = clock()
     step()
     if compute.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,21 @@ from filelock import FileLock, Timeout
 from thaw.errors import StorageError
 from thaw.progress import say
 
+PART = ".part"
+"""The ending of files that are being written."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields an empty file beside `path` to write into; it takes the place of `path` when the block ends well."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Yields an empty file beside `path` to write into; it takes the place of `path` when the block ends well.
+
+    Files that a killed process left so are removed an hour later.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*{PART}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=PART)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -34,9 +46,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    """Write a file so that it is there whole or not at all. Raises StorageError where it cannot be written."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with writing(path.parent, len(data)), replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,7 +66,7 @@ def writing(folder: Path, wanted: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_room(folder, wanted) from error
         raise StorageError(
-            f"{folder} cannot be written ({error.strerror or error}); give a folder that can, with --out or THAW_CACHE."
+            f"{folder} cannot be written ({error.strerror or error}); give another folder with --out, or THAW_CACHE."
         ) from error
 
 
@@ -80,11 +93,27 @@ def alone(path: Path, what: str) -> Iterator[None]:
     The system lets go of the lock when the process ends, however it ends.
     """
     lock = FileLock(path)
+    with writing(path.parent):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another study is making {what}; waiting for it")
+            lock.acquire()
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another study is making {what}; waiting for it")
-        lock.acquire()
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def only(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`. Raises StorageError, which begins with `refusal`, where another process holds it."""
+    lock = FileLock(path)
+    with writing(path.parent):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StorageError(f"{refusal}; wait until it ends, or give another folder with --out.") from error
     try:
         yield
     finally:

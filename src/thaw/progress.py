@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,15 +21,25 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A stage of `total` units; yields a function to call with the number of units just done."""
+def stage(name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A stage of `total` units, `done` of them before; yields a function to call with the number of units just done."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task(name, total=total, unit=unit)
+            task = progress.add_task(name, total=total, completed=done, unit=unit)
             yield lambda count: progress.advance(task, count)
     else:
-        yield from _plain(name, total, unit)
+        yield from _plain(name, total - done, unit)
+
+
+@contextmanager
+def workers(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads, by default one or so a core; what has not begun when the block fails never begins."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Clock:

@@ -1,5 +1,6 @@
 """The run directory: what a study leaves behind, and what others read."""
 
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import platform
 import statistics
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,16 +28,20 @@ from thaw.data.dataset import Dataset
 from thaw.data.source import Source
 from thaw.data.splits import Splits, group_codes
 from thaw.errors import StorageError
+from thaw.eviction import datasets_folder, using
+from thaw.files import PART, only, write_atomic, write_json, writing
 from thaw.recipe import Recipe, to_toml
 from thaw.scoring.comparison import RULE, compare, prices, recommend
 from thaw.scoring.metrics import log_probabilities
 from thaw.scoring.statistics import score_intervals
-from thaw.store import key_of, write_atomic, write_json
+from thaw.store import key_of
 
 SAMPLES = 6
 """Sample pictures of each class and split that the report shows."""
 MISTAKES = 12
 """The most confident mistakes of each arm that are kept for the report."""
+LOCK = ".lock"
+"""The file in a run directory that a running study holds locked."""
 SCORES = ("accuracy", "precision", "recall", "f1")
 """The scores that get an interval and a mean over the seeds."""
 PACKAGES = ("torch", "torchvision", "timm", "datasets", "numpy", "scipy", "pillow", "pyarrow", "safetensors")
@@ -51,24 +57,37 @@ class Tested:
     """(test images, classes)"""
 
 
-def open_run(folder: Path, recipe: Recipe) -> Path:
-    """Make the run directory and write the resolved recipe into it.
+@contextlib.contextmanager
+def open_run(folder: Path, recipe: Recipe) -> Iterator[Path]:
+    """Make the run directory and write the resolved recipe into it; no other study may enter it during the block.
 
-    Raises StorageError when it cannot be written, or holds something other than this study.
+    Raises StorageError when it cannot be written, holds something other than this study, or another study is at it.
     """
-    try:
+    text = to_toml(recipe)
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        before = folder / "recipe.toml"
-        text = to_toml(recipe)
-        if before.exists() and before.read_text(encoding="utf-8") != text:
-            differing = _differing(before, text)
-            raise StorageError(f"{folder} holds another study ({differing}); give another folder with --out.")
-        if not before.exists() and any(folder.iterdir()):
-            raise StorageError(f"{folder} is not empty and holds no study; give another folder with --out.")
-        write_atomic(before, text)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}; give another folder with --out.") from error
-    return folder
+        _refuse_another(folder, text)
+    with only(folder / LOCK, f"another study is running in {folder}"), using(datasets_folder()):
+        _refuse_another(folder, text)
+        for path in folder.rglob(f".*{PART}"):
+            path.unlink(missing_ok=True)
+        write_atomic(folder / "recipe.toml", text)
+        yield folder
+
+
+def _refuse_another(folder: Path, text: str) -> None:
+    """Raise StorageError where a folder holds anything but the study of the recipe `text`."""
+    before = folder / "recipe.toml"
+    if before.exists() and before.read_text(encoding="utf-8") != text:
+        differing = _differing(before, text)
+        raise StorageError(f"{folder} holds another study ({differing}); give another folder with --out.")
+    if not before.exists() and any(not _is_left(path) for path in folder.iterdir()):
+        raise StorageError(f"{folder} is not empty and holds no study; give another folder with --out.")
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a file is all that a study left which ended as it began."""
+    return path.name == LOCK or path.name.endswith(PART)
 
 
 def work_folder(run: Path, dataset: Dataset, compute: Compute) -> Path:

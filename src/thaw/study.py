@@ -41,8 +41,13 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
     `command` is what to type to run it again, for the report. Raises ThawError for anything that a person can put
     right.
     """
+    with open_run(out, recipe) as run:
+        return fill_run(run, recipe, command)
+
+
+def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
+    """The stages of a study, in order, into its open run folder."""
     clock = Clock()
-    run = open_run(out, recipe)
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, clock)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}

@@ -9,8 +9,8 @@ from safetensors.torch import save
 from torch import nn
 
 from thaw.data.dataset import Dataset
+from thaw.files import write_atomic, write_json
 from thaw.recipe import Recipe
-from thaw.store import write_atomic, write_json
 
 
 def save_bundle(

@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,9 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thaw.errors import DataError
-from thaw.progress import stage
+from thaw.eviction import datasets_folder
+from thaw.progress import stage, workers
 from thaw.recipe import Data
-from thaw.store import cache_folder, key_of
+from thaw.store import key_of
 
 PICTURES = frozenset(
     [
@@ -176,7 +176,7 @@ def _is_dataset(folder: Path) -> bool:
 
 def _load(path: Path, name: str) -> datasets.DatasetDict:
     datasets.disable_progress_bars()
-    cache = str(cache_folder() / "datasets")
+    cache = str(datasets_folder())
     try:
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             loaded = datasets.load_from_disk(str(path))
@@ -391,7 +391,7 @@ def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...]) -> tuple[l
             return ""
 
     digests = []
-    with ThreadPoolExecutor() as pool, stage("reading", len(paths), "images") as advance:
+    with workers() as pool, stage("reading", len(paths), "images") as advance:
         for found in pool.map(digest, range(len(paths))):
             digests.append(found)
             advance(1)

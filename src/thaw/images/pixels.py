@@ -2,10 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import PIL
@@ -14,8 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.data.source import Source
 from thaw.images.preprocessing import Preprocessing
-from thaw.progress import stage
-from thaw.store import Array, Field, cached, key_of
+from thaw.progress import stage, workers
+from thaw.store import Array, Field, Made, cached, key_of
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
@@ -51,22 +48,23 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
         except (BadImageError, OSError) as error:
             return str(error)
 
-    def make() -> Iterator[tuple[tuple[Array, ...], dict[str, Any]]]:
-        bad: dict[str, str] = {}
-        with ThreadPoolExecutor() as pool, stage("decoding", len(source.ids), "images") as advance:
-            for start in range(0, len(source.ids), CHUNK):
-                rows = range(start, min(start + CHUNK, len(source.ids)))
+    def make(first: int) -> Made:
+        count = len(source.ids)
+        with workers() as pool, stage("decoding", count, "images", first) as advance:
+            for start in range(first, count, CHUNK):
+                rows = range(start, min(start + CHUNK, count))
                 chunk = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
+                bad: dict[str, str] = {}
                 for index, result in enumerate(pool.map(decoded, rows)):
                     if isinstance(result, str):
                         bad[str(start + index)] = result
                     else:
                         chunk[index] = result
                     advance(1)
-                yield (chunk,), {"bad": bad}
+                yield (chunk,), bad
 
     entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8")], make)
-    return Pixels(entry.arrays[0], {int(row): why for row, why in entry.notes["bad"].items()}, key, entry.made)
+    return Pixels(entry.arrays[0], {int(row): why for row, why in entry.notes.items()}, key, entry.made)
 
 
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:

@@ -1,9 +1,6 @@
 """The prefix's output, computed once per image and kept."""
 
 import hashlib
-import shutil
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +8,10 @@ from torch import Tensor, nn
 
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, consecutive
+from thaw.eviction import room
+from thaw.files import size
 from thaw.progress import say, stage
-from thaw.store import BUDGET, Array, Entry, Field, cache_folder, cached, key_of
+from thaw.store import Array, Entry, Field, Made, cached, kept_bytes, key_of
 
 BATCH = 256
 """Images that the prefix sees at a time; part of the key, since kernels may round differently at another size."""
@@ -41,16 +40,15 @@ def make_activations(prefix: nn.Module, inputs: Inputs, computation: str, comput
     how = [compute.device.type, compute.precision, torch.__version__]
     key = key_of(computation=computation, batch=BATCH, compute=how)
 
-    def make() -> Iterator[tuple[tuple[Array, ...], dict[str, Any]]]:
-        batches = consecutive(np.arange(count), BATCH)
-        with stage("activations", count, "images") as advance:
+    def make(first: int) -> Made:
+        batches = consecutive(np.arange(first, count), BATCH)
+        with stage("activations", count, "images", first) as advance:
             for rows, tensors in zip(batches, inputs.batches(batches), strict=True):
                 yield run(prefix, tensors, compute), {}
                 advance(len(rows))
 
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    if wanted > min(BUDGET, shutil.disk_usage(cache_folder()).free * 0.9):
-        say(f"the activations would take {wanted / 2**30:,.1f} GiB, more than the cache may; the network runs whole")
+    if wanted - kept_bytes("activations", key) > room():
+        say(f"the activations would take {size(wanted)}, more than the cache may; the network runs whole")
         return None
     return cached("activations", key, count, fields, make)
 

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thaw.errors import StorageError
+from thaw.files import write_atomic
 from thaw.recipe import ARM_NAME
 from thaw.report import formats
 from thaw.report.analysis import analysis, confusion
@@ -32,7 +33,6 @@ from thaw.report.figures import (
 )
 from thaw.report.standing import Metrics, accuracies, mean_accuracies, pairs, verdict
 from thaw.report.svg import inline_svg, png
-from thaw.store import write_atomic
 
 SHOWN_MISTAKES = 5
 SHOWN_SAMPLES = 5
