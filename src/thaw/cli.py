@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from thaw.errors import ThawError
-from thaw.files import size
+from thaw.eviction import BUDGET, cache_folder, clear, entries
+from thaw.files import is_full, no_room, size
+from thaw.interrupt import ends_promptly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -86,8 +88,6 @@ def cache(action: str) -> None:
     """List what is kept of work that cannot change, or clear it."""
     from datetime import datetime
 
-    from thaw.eviction import BUDGET, cache_folder, clear, entries
-
     if action == "clear":
         freed, in_use = clear()
         kept = f"; {in_use} in use by running studies stay" if in_use else ""
@@ -106,25 +106,49 @@ def cache(action: str) -> None:
 
 def main() -> None:
     """Run the command line; never a traceback for what a person can put right."""
-    debug = "--debug" in sys.argv
-    caught: BaseException
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    with ends_promptly(lambda: _tell(_stopped(arguments))):
+        sys.exit(_run(arguments, debug="--debug" in sys.argv))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """The exit code of a command; what went wrong is one sentence on standard error."""
+    caught: Exception
     try:
-        code = cli.main(arguments or ["--help"], standalone_mode=False)
-        sys.exit(code or 0)
+        return int(cli.main(arguments or ["--help"], standalone_mode=False) or 0)
     except ThawError as error:
         caught, message, code = error, str(error), 2
     except click.ClickException as error:
         caught, message, code = error, f"{error.format_message().rstrip('.')}; thaw --help lists what there is.", 2
-    except (KeyboardInterrupt, click.Abort) as error:
-        caught, message, code = error, "stopped; what the cache holds is kept for the same command.", 130
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+    except OSError as error:
+        caught, message, code = error, _unexpected(error), 1
+        if is_full(error):
+            message, code = str(no_room(Path(error.filename or cache_folder()), 0)), 2
     except Exception as error:  # the one place where anything unexpected ends
-        caught, code = error, 1
-        message = f"unexpected {type(error).__name__}: {error}; run it with --debug and report the traceback."
+        caught, message, code = error, _unexpected(error), 1
     if debug:
         traceback.print_exception(caught)
+    _tell(message)
+    return code
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error}; run it with --debug and report the traceback."
+
+
+def _stopped(arguments: list[str]) -> str:
+    if arguments[:1] != ["study"]:
+        return "stopped."
+    return (
+        f"stopped; every finished piece is kept in {cache_folder()}; to go on from there, type the same command again: "
+        f"{shlex.join(['thaw', *arguments])}"
+    )
+
+
+def _tell(message: str) -> None:
     click.echo(f"thaw: {' '.join(message.split())}", err=True)
-    sys.exit(code)
 
 
 def _print_results(found: dict[str, Any]) -> None:

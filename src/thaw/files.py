@@ -63,11 +63,16 @@ def writing(folder: Path, wanted: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise no_room(folder, wanted) from error
         raise StorageError(
             f"{folder} cannot be written ({error.strerror or error}); give another folder with --out, or THAW_CACHE."
         ) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk, or what one may take of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_room(folder: Path, wanted: int) -> StorageError:
