@@ -81,9 +81,8 @@ def make_room(folder: Path, wanted: int) -> None:
 
 
 def room() -> int:
-    """Bytes that an entry could take: what is free and what could be removed, within the budget."""
-    free = free_bytes(cache_folder())
-    return min(BUDGET, free + sum(entry.bytes for entry in entries() if not _in_use(entry.path)))
+    """Bytes that the disk has for an entry: what is free, and what could be removed."""
+    return free_bytes(cache_folder()) + sum(entry.bytes for entry in entries() if not _in_use(entry.path))
 
 
 @contextlib.contextmanager

@@ -75,13 +75,19 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def no_room(folder: Path, wanted: int) -> StorageError:
+def no_room(folder: Path, wanted: int, remedy: str = "make room") -> StorageError:
     """The sentence about a disk that has no room for `wanted` bytes (0 where unknown) in `folder`."""
     need = f"{size(wanted)} must be free, and" if wanted else "only"
     return StorageError(
-        f"there is no room in {folder}: {need} {size(free_bytes(folder))} are; make room and type the same command "
+        f"there is no room in {folder}: {need} {size(free_bytes(folder))} are; {remedy} and type the same command "
         "again, which goes on from what is kept."
     )
+
+
+def require_room(folder: Path, wanted: int) -> None:
+    """Raise StorageError where a folder's disk has no room for `wanted` bytes: before the work, not after it."""
+    if wanted > free_bytes(folder):
+        raise no_room(folder, wanted)
 
 
 def free_bytes(folder: Path) -> int:

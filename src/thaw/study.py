@@ -17,6 +17,7 @@ from thaw.data.dataset import Dataset
 from thaw.data.source import Skipped, read_source
 from thaw.data.splits import make_splits, used_splits
 from thaw.errors import DivergedError
+from thaw.files import require_room
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import default_preprocessing
@@ -99,6 +100,7 @@ def run_arm(
     own = Clock()
     with clock("activations"), own("prepare"):
         network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
+    require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
     try:
         if recipe.arms[arm].probe:
             with own("probe"):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from thaw.errors import DataError
 from thaw.eviction import datasets_folder
+from thaw.files import is_full, no_room
 from thaw.progress import stage, workers
 from thaw.recipe import Data
 from thaw.store import key_of
@@ -164,6 +165,8 @@ def _read_table(data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
             return _gather(_load(path, name), data, path), ()
         return _class_folder(path, data)
     except OSError as error:
+        if is_full(error):
+            raise no_room(datasets_folder(), 0) from error
         raise DataError(f"{name} cannot be read: {error}; check the path and its permissions.") from error
 
 
@@ -187,6 +190,8 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
             options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
             loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, **options)
     except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError, pa.ArrowException) as error:
+        if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
+            raise no_room(datasets_folder(), 0) from error
         reason = str(error.__cause__ or error).strip().splitlines() or ["unknown"]
         raise DataError(f"{name} cannot be read as a dataset: {reason[0]}; mend the file or give another.") from error
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})

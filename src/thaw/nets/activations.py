@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, consecutive
-from thaw.eviction import room
-from thaw.files import size
+from thaw.eviction import BUDGET, cache_folder, room
+from thaw.files import no_room, size
 from thaw.progress import say, stage
 from thaw.store import Array, Entry, Field, Made, cached, kept_bytes, key_of
 
@@ -31,7 +31,8 @@ def make_activations(prefix: nn.Module, inputs: Inputs, computation: str, comput
     """The output of `prefix` for every image: arrays with first dimension n, from the cache or made now.
 
     `prefix` takes what `inputs` gives and returns a tuple of tensors, one row per image; `computation` stands for all
-    that determines them but batch, device and precision. None, after a line that says so, when they are too large.
+    that determines them but batch, device and precision. None, after a line that says so, when they are larger than the
+    cache may be. Raises StorageError where the disk has no room for them.
     """
     count = len(inputs)
     sample = run(prefix, next(inputs.batches([np.arange(2) % count])), compute)
@@ -47,9 +48,12 @@ def make_activations(prefix: nn.Module, inputs: Inputs, computation: str, comput
                 yield run(prefix, tensors, compute), {}
                 advance(len(rows))
 
-    if wanted - kept_bytes("activations", key) > room():
+    if wanted > BUDGET:
         say(f"the activations would take {size(wanted)}, more than the cache may; the network runs whole")
         return None
+    missing = wanted - kept_bytes("activations", key)
+    if missing > room():
+        raise no_room(cache_folder(), missing, 'make room, or set cache.activations = "off",')
     return cached("activations", key, count, fields, make)
 
 

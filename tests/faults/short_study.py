@@ -1,0 +1,162 @@
+"""A short study of the embedded drawings, to be broken off: each run is a process forked from one that has imported."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from thaw import study
+from thaw.cli import main
+from thaw.images import pixels
+from thaw.nets import activations
+from thaw.store import cached
+
+IMAGES, CHUNK = 72, 12
+RECIPE = """
+name = "short"
+[data]
+source = "drawings.parquet"
+group = "role"
+validation = 0.2
+test = 0.25
+[images]
+size = 32
+resize = "squash"
+[model]
+backbone = "torchvision/mobilenet_v2"
+weights = "thaw:mobilenet_v2"
+[search]
+learning_rates = [1e-4, 1e-3]
+steps = 3
+[train]
+batch_size = 16
+epochs = 2
+precision = "fp32"
+[arms.head]
+train = "head"
+[arms.last-stage]
+train = ["features.17", "features.18", "classifier.1"]
+"""
+
+
+@dataclass(frozen=True)
+class Short:
+    """Where a study is run: its recipe, its cache, its results, what it says, and the work that it begins."""
+
+    recipe: Path
+    folder: Path
+    cache: Path
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder / "run"
+
+    def said(self) -> str:
+        """What all commands so far have printed."""
+        return (self.folder / "said.txt").read_text(encoding="utf-8")
+
+    def work(self) -> list[str]:
+        """A line for each chunk that was begun, `KIND KEY ROW`, and for each step of an optimiser, `step`."""
+        return (self.folder / "work.txt").read_text(encoding="utf-8").splitlines()
+
+    def clean(self, layouts: Path | None = None) -> None:
+        """Start from nothing but the memory layouts that a trial on this machine chose."""
+        for old in (self.folder, self.cache):
+            shutil.rmtree(old, ignore_errors=True)
+            old.mkdir(parents=True, exist_ok=True)
+        if layouts:
+            shutil.copytree(layouts / "layouts", self.cache / "layouts")
+        for name in ("said.txt", "work.txt"):
+            (self.folder / name).touch()
+
+
+def make_table(folder: Path) -> Path:
+    """Write some of the embedded drawings and a recipe for them; returns the recipe."""
+    assets = resources.files("thaw.recipes") / "assets" / "emoji-people.parquet"
+    with resources.as_file(assets) as path:
+        table = pq.read_table(path)
+    roles = list(dict.fromkeys(table["role"].to_pylist()))[: IMAGES // 12]
+    some = [row for role in roles for row in pc.indices_nonzero(pc.equal(table["role"], role)).to_pylist()[:12]]
+    pq.write_table(table.take(some), folder / "drawings.parquet")
+    (folder / "short.toml").write_text(RECIPE)
+    return folder / "short.toml"
+
+
+def start(short: Short) -> int:
+    """Begin `thaw study` in a process of its own; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        for number, mode in ((1, os.O_APPEND | os.O_WRONLY), (2, os.O_APPEND | os.O_WRONLY)):
+            os.dup2(os.open(short.folder / "said.txt", mode), number)
+        os.environ["THAW_CACHE"] = str(short.cache)
+        sys.argv = ["thaw", "study", "--recipe", str(short.recipe), "--out", str(short.run)]
+        _note_work(os.open(short.folder / "work.txt", os.O_APPEND | os.O_WRONLY))
+        main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
+def ends(child: int, seconds: float | None = None) -> int | None:
+    """The exit code of a process, negative for a signal; None where it still runs after `seconds`."""
+    if seconds is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+        signal.signal(signal.SIGALRM, _interrupted)
+    try:
+        _, status = os.waitpid(child, 0)
+    except TimeoutError:
+        return None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def results(short: Short) -> dict[str, Any]:
+    """Everything in metrics.json but times and the command; and the bytes of the predictions."""
+    metrics = json.loads((short.run / "metrics.json").read_text(), object_hook=_timeless)
+    return {"metrics": metrics, "predictions": (short.run / "predictions.parquet").read_bytes()}
+
+
+def _timeless(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name not in ("seconds", "prices", "command")}
+
+
+def _interrupted(*_: Any) -> None:
+    raise TimeoutError
+
+
+def _note_work(log: int) -> None:
+    """Note each chunk of pixels and activations as it is begun, and each optimiser step as it is done."""
+    pixels.CHUNK = activations.BATCH = CHUNK
+
+    def noting(kind: str, key: str, rows: int, fields: Any, make: Callable[[int], Iterator[Any]]) -> Any:
+        def made(first: int) -> Iterator[Any]:
+            chunks = make(first)
+            for row in range(first, rows, CHUNK):
+                os.write(log, f"{kind} {key} {row}\n".encode())
+                yield next(chunks)
+
+        return cached(kind, key, rows, fields, made)
+
+    pixels.cached = activations.cached = noting  # type: ignore[assignment]
+    register_optimizer_step_post_hook(lambda *_: bool(os.write(log, b"step\n")) and None)
+
+
+assert study  # imported for the processes to come
