@@ -1,5 +1,6 @@
 """A recipe says everything about a study: typed settings, read from TOML, every problem reported at once."""
 
+import contextlib
 import difflib
 import re
 import tomllib
@@ -243,8 +244,10 @@ def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[st
     """
     try:
         values = tomllib.loads(recipe_text(name_or_file))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise RecipeError(f"{name_or_file} is not valid TOML: {error}; mend that line.") from error
+    except RecursionError as error:
+        raise RecipeError(f"{name_or_file} nests tables or lists too deeply, which no recipe does; mend it.") from error
     stem = Path(name_or_file).stem
     values.setdefault("name", stem)
     if name_or_file not in built_in_recipes():
@@ -253,7 +256,13 @@ def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[st
     for setting in settings:
         _set(overrides, setting)
     _resolve_paths(overrides, Path.cwd())
-    return validate(_merge(values, overrides), where=f"recipe {stem}")
+    recipe = validate(_merge(values, overrides), where=f"recipe {stem}")
+    try:
+        to_toml(recipe).encode("utf-8")
+    except UnicodeEncodeError as error:
+        name = error.object[error.start - 20 : error.end + 20]
+        raise RecipeError(f"{name!r} is no UTF-8 text, which a recipe is; rename that file or folder.") from error
+    return recipe
 
 
 def validate(values: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -274,11 +283,12 @@ def _set(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {setting!r} has no value; write it as key.path=value.")
-    try:
+    value: Any = text
+    with contextlib.suppress(ValueError, RecursionError):
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
     *path, last = key.strip().split(".")
+    if len(path) > 3:
+        raise RecipeError(f"--set {setting!r} goes deeper than any key; write it as key.path=value.")
     for part in path:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
@@ -298,11 +308,19 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Make the paths in `values` absolute, in place: the source, and weights that are a file."""
     data, model, arms = (values.get(key) for key in ("data", "model", "arms"))
     if isinstance(data, dict) and isinstance(source := data.get("source"), str) and not _is_name(source):
-        data["source"] = str((folder / Path(source).expanduser()).resolve())
+        data["source"] = _absolute(folder, source)
     for table in [model, *(arms.values() if isinstance(arms, dict) else ())]:
         weights = table.get("weights") if isinstance(table, dict) else None
         if isinstance(weights, str) and weights.endswith(".safetensors") and not _is_name(weights):
-            table["weights"] = str((folder / Path(weights).expanduser()).resolve())
+            table["weights"] = _absolute(folder, weights)
+
+
+def _absolute(folder: Path, path: str) -> str:
+    try:
+        return str((folder / Path(path).expanduser()).resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        shown = path if len(path) < 100 else f"{path[:100]}..."
+        raise RecipeError(f"{shown!r} is no path that can be ({error}); mend it.") from error
 
 
 def _is_name(value: str) -> bool:

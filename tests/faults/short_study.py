@@ -103,6 +103,7 @@ def start(short: Short) -> int:
     try:
         for number, mode in ((1, os.O_APPEND | os.O_WRONLY), (2, os.O_APPEND | os.O_WRONLY)):
             os.dup2(os.open(short.folder / "said.txt", mode), number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         os.environ["THAW_CACHE"] = str(short.cache)
         sys.argv = ["thaw", "study", "--recipe", str(short.recipe), "--out", str(short.run)]
         _note_work(os.open(short.folder / "work.txt", os.O_APPEND | os.O_WRONLY))

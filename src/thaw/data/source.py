@@ -238,8 +238,8 @@ def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
 
 
 def _check_columns(names: list[str], data: Data) -> None:
-    for column in filter(None, (data.image, data.label, data.group)):
-        if column not in names and not (column == data.image and CONTENT in names):
+    for column in (data.image, data.label, data.group):
+        if column is not None and column not in names and not (column == data.image and CONTENT in names):
             near = difflib.get_close_matches(column, names, 1) or [
                 name for name in names if not name.startswith("thaw:")
             ]
