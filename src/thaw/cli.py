@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print, exit code."""
 
+import re
 import shlex
 import sys
 import traceback
@@ -9,11 +10,13 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from thaw.errors import ThawError
 from thaw.eviction import BUDGET, cache_folder, clear, entries
 from thaw.files import is_full, no_room, size
 from thaw.interrupt import ends_promptly
+from thaw.progress import plain
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,14 +52,14 @@ def study(source: str | None, recipe: str | None, out: Path | None, settings: tu
     from thaw.study import plan_study, run_study
 
     resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, settings)
-    out = out or Path("runs") / resolved.name
+    out = out or Path("runs") / (re.sub(r"[^\w.-]+", "-", resolved.name).strip(".-") or "study")
     if dry_run:
         _print_plan(*plan_study(resolved))
         return
 
     found = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
     _print_results(found)
-    click.echo(f"Report: {out / 'report.html'}")
+    click.echo(plain(f"Report: {out / 'report.html'}"))
 
 
 @cli.command()
@@ -65,7 +68,7 @@ def report(run: Path) -> None:
     """Write the report of a finished RUN folder anew."""
     from thaw.report.page import write_report
 
-    click.echo(f"Report: {write_report(run)}")
+    click.echo(plain(f"Report: {write_report(run)}"))
 
 
 @cli.command()
@@ -75,7 +78,7 @@ def recipes(name: str | None) -> None:
     from thaw.recipe import built_in_recipes, recipe_text
 
     if name:
-        click.echo(recipe_text(name), nl=False)
+        click.echo(plain(recipe_text(name)), nl=False)
         return
     for known in built_in_recipes():
         first = recipe_text(known).splitlines()[0].removeprefix("# ")
@@ -148,11 +151,11 @@ def _stopped(arguments: list[str]) -> str:
 
 
 def _tell(message: str) -> None:
-    click.echo(f"thaw: {' '.join(message.split())}", err=True)
+    click.echo(f"thaw: {plain(' '.join(message.split()))}", err=True)
 
 
 def _print_results(found: dict[str, Any]) -> None:
-    title = f"{found['recipe']}: {found['splits']['test']:,} test images"
+    title = Text(plain(f"{found['recipe']}: {found['splits']['test']:,} test images"))
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for name in ("arm", "accuracy", "precision", "recall", "F1", "rate", "trained", "seconds"):
         table.add_column(name, justify="left" if name == "arm" else "right")

@@ -64,7 +64,19 @@ class Clock:
 
 def say(line: str) -> None:
     """One line of what the study does or found."""
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(plain(line), markup=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text that a terminal shows and does not obey: control characters, and those that turn the writing round, as
+    escapes. Names of classes and files, and recipes, may hold any."""
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character in "\n\t\u00a0\u200c\u200d":  # the last two join and part letters
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:

@@ -32,7 +32,7 @@ from thaw.store import key_of
 from thaw.training.final import train
 from thaw.training.network import test
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, prepare
-from thaw.training.probe import probe_head
+from thaw.training.probe import catch_up, probe_head
 from thaw.training.search import search
 
 
@@ -53,10 +53,11 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     dataset = load_dataset(recipe, compute, clock)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
     tested: list[Tested] = []
+    behind: list[tuple[str, int]] = []
     kept: list[Kept] = []
     for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
         say(f"arm {arm}, seed {seed}")
-        result, logits = run_arm(arm, seed, dataset, recipe, compute, kept, clock, run)
+        result, logits = run_arm(arm, seed, dataset, recipe, compute, behind, kept, clock, run)
         results[arm].append(result)
         tested.append(Tested(arm, seed, logits))
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
@@ -85,20 +86,26 @@ def run_arm(
     dataset: Dataset,
     recipe: Recipe,
     compute: Compute,
+    behind: list[tuple[str, int]],
     kept: list[Kept],
     clock: Clock,
     run: Path,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Search, final training and the one look at the test set; returns what is noted, and the test logits.
 
-    What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again.
+    What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again. `behind`
+    are the arms and seeds that it finished whole, whose activations are not in `kept` before one that follows needs
+    them.
     """
     splits, labels = dataset.splits, dataset.labels(compute.device)
     work = work_folder(run, dataset, compute) / f"{arm}-{seed}"
     if done := load_state(work / "done.safetensors"):
+        behind.append((arm, seed))
         return done[1], done[0]["logits"].numpy()
     own = Clock()
     with clock("activations"), own("prepare"):
+        while behind:
+            catch_up(*behind.pop(0), dataset, recipe, compute, kept)
         network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
     require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
     try:
@@ -113,7 +120,7 @@ def run_arm(
         if compute.precision == "fp32":
             raise
         say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
-        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], clock, run)
+        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
     merge(network.model)

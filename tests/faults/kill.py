@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from short_study import Short, ends, make_table, results, start
+from short_study import PIECE, Short, ends, make_table, results, start
 
 SMALLEST = 96 << 10
 """Bytes of the smallest disk that is filled; its size then grows by a constant factor."""
@@ -66,8 +66,9 @@ def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
             code = ends(child, random.uniform(0, seconds) if done < kills else None)
             if code is None:
                 os.kill(child, signal.SIGKILL)
-                check(ends(child) == -signal.SIGKILL, broken, "the study outlived SIGKILL")
-                done, of_series = done + 1, of_series + 1
+                code = ends(child)
+                if code == -signal.SIGKILL:  # else it ended just before
+                    code, done, of_series = None, done + 1, of_series + 1
         check(code == 0, broken, f"the study ended with {code} after {of_series} kills")
         check_same(reference, broken)
         finished += 1
@@ -75,6 +76,9 @@ def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
         again = extra(reference, broken)
         chunks = again["pixels"] + again["activations"]
         check(chunks <= of_series, broken, f"{chunks} chunks were made again after {of_series} kills")
+        check(
+            again["step"] <= of_series * PIECE, broken, f"{again['step']} steps were repeated after {of_series} kills"
+        )
         repeated += again
     print(f"{done} kills, {resumed} resumes, {finished} studies, all with the results of the unbroken one")
     print(f"repeated work: {told(repeated)}; {repeated['step'] / done:.1f} steps a kill")

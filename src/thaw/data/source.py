@@ -1,8 +1,10 @@
 """Sources: a class folder, a table or a Hugging Face dataset, read into one Arrow table with undecoded pictures."""
 
 import difflib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -50,6 +52,8 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folder names that name a split, when nothing else stands beside them."""
+MAX_BYTES = 256 << 20
+"""Bytes of an encoded picture; larger files are skipped unread."""
 BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
 """Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
 
@@ -179,6 +183,7 @@ def _is_dataset(folder: Path) -> bool:
 
 def _load(path: Path, name: str) -> datasets.DatasetDict:
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said below, once
     cache = str(datasets_folder())
     try:
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -229,6 +234,9 @@ def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
                 codes = pc.if_else(pc.greater_equal(codes, 0), codes, pa.scalar(None, pa.int32()))
                 named = pa.DictionaryArray.from_arrays(codes, pa.array(feature.names, pa.string()))
                 table = table.set_column(table.column_names.index(name), name, named)
+        for name in table.column_names:
+            if name in (BROUGHT, CONTENT, PATH):
+                raise DataError(f"{data.source} has a column {name!r}, a name that thaw keeps for itself; rename it.")
         _check_columns(table.column_names, data)
         content, paths = _pictures(table[data.image], data, folder)
         table = table.drop_columns([data.image]).append_column(CONTENT, content).append_column(PATH, paths)
@@ -273,7 +281,10 @@ def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.Chu
 
 
 def _inside(root: Path, path: str, data: Data) -> str:
-    full = (root / path).resolve()
+    try:
+        full = (root / path).resolve()
+    except (OSError, ValueError, RuntimeError):  # no such path can be: the picture is skipped when it is read
+        return str(root / path)
     if not full.is_relative_to(root):
         raise DataError(f"{data.source} names the picture {path!r}, outside its folder {root}; move it inside.")
     return str(full)
@@ -410,4 +421,12 @@ def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], row: int) -> 
         return bytes(value)
     if path is None:
         raise FileNotFoundError(0, "neither bytes nor a path")
+    try:
+        found = os.stat(path)
+    except ValueError as error:
+        raise FileNotFoundError(0, str(error)) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no plain file")
+    if found.st_size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes, more than the {MAX_BYTES:,} of any picture")
     return Path(path).read_bytes()

@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import functools
+import hashlib
 import re
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from torchvision.models import WeightsEnum
 from thaw.errors import ModelError
 from thaw.images.preprocessing import Preprocessing as Preprocessing
 
+MAX_HEADER = 16 << 20
+"""Bytes of a safetensors header; that of the network with most tensors takes a twentieth of this."""
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 """Parameter names in torchvision's DenseNet files that its classes no longer use."""
 
@@ -130,17 +134,35 @@ def _torchvision_weights(name: str, weights: str) -> WeightsEnum:
 def _download(name: str, weights: str) -> dict[str, Tensor]:
     """Parameters by name from torch.hub's folder, where a missing file is downloaded and its hash checked."""
     chosen = _torchvision_weights(name, weights)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[-1]
+    if file.is_file():
+        _check_hash(file, file.stat().st_size, file.stat().st_mtime_ns)
     try:
         state: dict[str, Tensor] = chosen.get_state_dict(
             progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu"
         )
     except (OSError, RuntimeError, UnpicklingError) as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[-1]
         raise ModelError(
             f"the weights {weights!r} of torchvision/{name} could not be downloaded ({_first_line(error)}); put "
             f"{chosen.url} at {file} or set the weights to a .safetensors file."
         ) from error
     return state
+
+
+@functools.cache
+def _check_hash(file: Path, size: int, changed: int) -> None:
+    """Raise ModelError where a file's SHA-256 does not begin as its name says, `NAME-HASH.pth`.
+
+    torch.hub compares them at the download only. `size` and `changed` are the file's as it is now: each is read once.
+    """
+    if named := torch.hub.HASH_REGEX.search(file.name):
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if not found.startswith(named[1]):
+            raise ModelError(
+                f"{file} is not what its name says: its SHA-256 begins {found[: len(named[1])]}, not {named[1]}; "
+                "delete it, so that it is downloaded again."
+            )
 
 
 def _timm_model(name: str, weights: str | None, _: bool, classes: int) -> nn.Module:
@@ -173,7 +195,13 @@ def _timm_config(name: str, weights: str | None) -> Any:
 @torch.no_grad()
 def _load(model: nn.Module, head: str, file: Path, backbone: str) -> None:
     """Copy everything but the head from a file into the model, in the model's own precision."""
+    if file.exists() and not file.is_file():
+        raise ModelError(f"the weights {file} are no plain file; give a .safetensors file.")
     try:
+        with file.open("rb") as content:
+            header = int.from_bytes(content.read(8), "little")
+        if header > MAX_HEADER:
+            raise ModelError(f"the weights {file} have a header of {header:,} bytes, more than any network needs.")
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ModelError(

@@ -50,6 +50,8 @@ class Kept:
     parts: Split
     values: str
     """A digest of the parameters and buffers of the prefix."""
+    key: str
+    """Stands for all that determined them, with the activations that they were computed from."""
     entry: Entry
 
 
@@ -91,6 +93,13 @@ def _freeze(model: nn.Module, head: str, arm: str, seed: int, recipe: Recipe) ->
     return freeze(model, head, settings.train, native_size(recipe.model.backbone))
 
 
+def keep_activations(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> None:
+    """Add to `kept` what `prepare` adds, for an arm that an earlier run has trained: those after it may start there."""
+    plan = make_plan(arm, seed, len(dataset.source.classes), dataset.preprocessing.size, recipe, compute.device)
+    if plan.parts is not None and plan.parts.prefix is not None:
+        _activations(plan.parts, arm, dataset, recipe, compute, kept)
+
+
 def prepare(
     arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]
 ) -> tuple[Network, dict[str, Any]]:
@@ -100,10 +109,9 @@ def prepare(
     """
     plan = make_plan(arm, seed, len(dataset.source.classes), dataset.preprocessing.size, recipe, compute.device)
     parts, normalise = plan.parts, Normalise(dataset.preprocessing).to(compute.device)
-    what = f"{recipe.model.backbone}, {dataset.preprocessing.size} px, {recipe.arms[arm].train}"
     entry = None
     if parts is not None and parts.prefix is not None:
-        entry = _activations(parts, normalise, dataset, recipe, compute, kept, what)
+        entry = _activations(parts, arm, dataset, recipe, compute, kept)
     trunk: nn.Module | None
     if parts is not None and entry is not None:
         (trunk, tail), scorer = cut_trunk(parts.suffix), parts.scorer
@@ -112,7 +120,7 @@ def prepare(
         trunk, tail = None, nn.Sequential(normalise, plan.model)
         scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
         inputs = _views(dataset, recipe)
-    _lay_out(nn.ModuleList([tail] if trunk is None else [trunk, tail]), inputs, compute, what)
+    _lay_out(nn.ModuleList([tail] if trunk is None else [trunk, tail]), inputs, compute, _what(arm, dataset, recipe))
     trunk = None if trunk is None else hold_frozen(trunk, compute)
     tail, scorer = hold_frozen(tail, compute), hold_frozen(scorer, compute)
     rates = depth_scales(plan.model, plan.head, recipe.arms[arm].layer_decay, native_size(recipe.model.backbone))
@@ -122,28 +130,33 @@ def prepare(
 
 
 def _activations(
-    parts: Split,
-    normalise: Normalise,
-    dataset: Dataset,
-    recipe: Recipe,
-    compute: Compute,
-    kept: list[Kept],
-    what: str,
+    parts: Split, arm: str, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]
 ) -> Entry | None:
     """The prefix's output for every image, from the longest kept activations that lie on its way, else from pixels."""
     assert parts.prefix is not None
-    prefix: nn.Module = nn.Sequential(normalise, parts.prefix)
-    inputs, values = _views(dataset, recipe), fingerprint(parts.prefix)
+    prefix: nn.Module = nn.Sequential(Normalise(dataset.preprocessing).to(compute.device), parts.prefix)
+    inputs, values, start = _views(dataset, recipe), fingerprint(parts.prefix), None
+    views = len(inputs)
     for earlier in kept:
+        if len(earlier.entry.arrays[0]) != views:
+            continue
+        if (earlier.parts.key, earlier.values) == (parts.key, values):
+            return earlier.entry
         extension = extend(earlier.parts, parts)
         if extension and fingerprint(extension[0]) == earlier.values:
-            prefix, inputs = extension[1], make_inputs(earlier.entry.arrays, compute.device)
-    _lay_out(nn.ModuleList([prefix]), inputs, compute, f"prefix of {what}")
-    given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing), "views": len(inputs)}
-    entry = make_activations(prefix, inputs, key_of(**given, computation=parts.key, values=values), compute)
+            prefix, inputs, start = extension[1], make_inputs(earlier.entry.arrays, compute.device), earlier.key
+    _lay_out(nn.ModuleList([prefix]), inputs, compute, f"prefix of {_what(arm, dataset, recipe)}")
+    # from other activations the same values come out but for rounding
+    given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing), "views": views, "start": start}
+    key = key_of(**given, computation=parts.key, values=values)
+    entry = make_activations(prefix, inputs, key, compute)
     if entry is not None:
-        kept.append(Kept(parts, values, entry))
+        kept.append(Kept(parts, values, key, entry))
     return entry
+
+
+def _what(arm: str, dataset: Dataset, recipe: Recipe) -> str:
+    return f"{recipe.model.backbone}, {dataset.preprocessing.size} px, {recipe.arms[arm].train}"
 
 
 def _views(dataset: Dataset, recipe: Recipe) -> Inputs:

@@ -8,8 +8,18 @@ from thaw.data.dataset import Dataset
 from thaw.recipe import Arm, Recipe
 from thaw.training.final import train
 from thaw.training.network import Network
-from thaw.training.prepare import Kept, prepare
+from thaw.training.prepare import Kept, keep_activations, prepare
 from thaw.training.search import search
+
+
+def probe_recipe(recipe: Recipe, arm: str) -> Recipe:
+    """The recipe of an arm's probe: its head alone, on the training images alone."""
+    return recipe.model_copy(
+        update={
+            "arms": {arm: Arm(train="head", weights=recipe.arms[arm].weights)},
+            "train": recipe.train.model_copy(update={"refit": "train"}),
+        }
+    )
 
 
 def probe_head(
@@ -26,12 +36,7 @@ def probe_head(
 
     It never sees a validation image, since the arm's own search is scored on these.
     """
-    alone = recipe.model_copy(
-        update={
-            "arms": {arm: Arm(train="head", weights=recipe.arms[arm].weights)},
-            "train": recipe.train.model_copy(update={"refit": "train"}),
-        }
-    )
+    alone = probe_recipe(recipe, arm)
     probe, noted = prepare(arm, seed, dataset, alone, compute, kept)
     splits, labels = dataset.splits, dataset.labels(compute.device)
     found = search(probe, labels, splits, alone, seed, compute, work)
@@ -39,3 +44,10 @@ def probe_head(
     head = noted["head"]
     network.model.get_submodule(head).load_state_dict(probe.model.get_submodule(head).state_dict())
     return {"learning_rate": found.learning_rate, "epochs": trained.epochs}
+
+
+def catch_up(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> None:
+    """Add to `kept` all that an arm, and its probe, would have added; an earlier run has trained it."""
+    keep_activations(arm, seed, dataset, recipe, compute, kept)
+    if recipe.arms[arm].probe:
+        keep_activations(arm, seed, dataset, probe_recipe(recipe, arm), compute, kept)
