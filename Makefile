@@ -1,10 +1,11 @@
 # make demo: the embedded example, end to end.  make test: lint, types and all tests.
+# make audit: known vulnerabilities of what is pinned.  make lock: its hashes anew, after a change to constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audit lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/thaw study --recipe emoji-people --out runs/emoji-people
@@ -16,6 +17,19 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.installed
+	$(INSTALL) pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# torch, torchvision and what they bring for CUDA have no hashes: which of their wheels fits depends on the machine
+lock: $(VENV)/.installed
+	$(INSTALL) uv
+	$(BIN)/uv pip compile --quiet --python $(BIN)/python --generate-hashes --no-annotate --no-header \
+	  --constraints constraints.txt pyproject.toml tests/requirements.txt --output-file requirements.lock \
+	  $$($(BIN)/uv pip compile --quiet --python $(BIN)/python --no-annotate --no-header --constraints constraints.txt \
+	  pyproject.toml | grep -oE '^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' | \
+	  sed 's/==//; s/^/--no-emit-package /')
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

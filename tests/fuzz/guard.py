@@ -11,7 +11,7 @@ import hypothesis
 
 from thaw.errors import ThawError
 
-EXAMPLES = int(os.environ.get("THAW_FUZZ", "150"))
+EXAMPLES = int(os.environ.get("THAW_FUZZ", "30"))
 """Examples of each test: `THAW_FUZZ=10000 python -m pytest tests/fuzz` draws as many."""
 FORBIDDEN = {"pickle.find_class", "socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}
 RELATIVE = {"os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.chmod"}
