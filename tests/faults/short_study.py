@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -120,15 +121,14 @@ def start(short: Short) -> int:
 
 def ends(child: int, seconds: float | None = None) -> int | None:
     """The exit code of a process, negative for a signal; None where it still runs after `seconds`."""
-    if seconds is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
-        signal.signal(signal.SIGALRM, _interrupted)
+    process = os.pidfd_open(child)
     try:
-        _, status = os.waitpid(child, 0)
-    except TimeoutError:
-        return None
+        ended, _, _ = select.select([process], [], [], seconds)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.close(process)
+    if not ended:
+        return None
+    _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 
 
@@ -145,10 +145,6 @@ def _timeless(part: dict[str, Any]) -> dict[str, Any]:
 def _forbid_pickle(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "pickle.find_class":
         raise RuntimeError(f"{arguments} was unpickled")
-
-
-def _interrupted(*_: Any) -> None:
-    raise TimeoutError
 
 
 def _note_work(log: int) -> None:

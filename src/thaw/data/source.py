@@ -349,7 +349,7 @@ def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.i
             )
         raw = [None if value is None or value != value or value == "" else value for value in raw]
         if pa.types.is_floating(column.type):
-            if any(value is not None and value != int(value) for value in raw):
+            if any(value is not None and not value.is_integer() for value in raw):
                 raise DataError(
                     f"the column {data.label!r} of {data.source} holds fractions, not classes; set data.label."
                 )
