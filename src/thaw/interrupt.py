@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-GRACE_SECONDS = 1.5
+GRACE_SECONDS = 1.0
 """How long the main thread may take to notice; one backward pass of a large network can take longer."""
 CODE = 130
 """The exit code of what Ctrl-C ended: 128 and the signal's number."""
