@@ -80,6 +80,7 @@ def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
             again["step"] <= of_series * PIECE, broken, f"{again['step']} steps were repeated after {of_series} kills"
         )
         repeated += again
+        print(f"  {done} kills so far", flush=True)
     print(f"{done} kills, {resumed} resumes, {finished} studies, all with the results of the unbroken one")
     print(f"repeated work: {told(repeated)}; {repeated['step'] / done:.1f} steps a kill")
 
@@ -101,7 +102,8 @@ def interrupt(reference: Short, folder: Path, interrupts: int, seconds: float) -
                 if code == 0:  # it was about to end
                     break
                 check(code == 130, broken, f"Ctrl-C ended with {code}")
-                check(took < 2, broken, f"Ctrl-C took {took:.1f} s")
+                busy = os.getloadavg()[0] > (os.cpu_count() or 1)  # then seconds are not the study's alone
+                check(took < (10 if busy else 2), broken, f"Ctrl-C took {took:.1f} s")
                 check(
                     "every finished piece is kept" in broken.said().splitlines()[-1], broken, "no word on what is kept"
                 )
