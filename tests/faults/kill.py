@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
-    """SIGKILL at moments drawn evenly over an unbroken study's time; after each, the same command."""
+    """SIGKILL at a moment drawn evenly over an unbroken study's time or its work; after each, the same command."""
     done = resumed = finished = 0
     repeated: Counter[str] = Counter()
     broken = Short(reference.recipe, folder / "broken", folder / "broken" / "cache")
@@ -62,13 +62,14 @@ def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
         broken.clean(reference.cache)
         code, of_series = None, 0
         while code is None:
-            child = start(broken)
-            code = ends(child, random.uniform(0, seconds) if done < kills else None)
+            of_work = done % 2 == 1 and done < kills
+            child = start(broken, random.randint(1, len(reference.work())) if of_work else None)
+            code = ends(child, random.uniform(0, seconds) if done < kills and not of_work else None)
             if code is None:
                 os.kill(child, signal.SIGKILL)
                 code = ends(child)
-                if code == -signal.SIGKILL:  # else it ended just before
-                    code, done, of_series = None, done + 1, of_series + 1
+            if code == -signal.SIGKILL:  # else it ended just before
+                code, done, of_series = None, done + 1, of_series + 1
         check(code == 0, broken, f"the study ended with {code} after {of_series} kills")
         check_same(reference, broken)
         finished += 1
@@ -80,7 +81,7 @@ def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
             again["step"] <= of_series * PIECE, broken, f"{again['step']} steps were repeated after {of_series} kills"
         )
         repeated += again
-        print(f"  {done} kills so far", flush=True)
+        print(f"  {done} kills so far, repeated work: {told(repeated)}", flush=True)
     print(f"{done} kills, {resumed} resumes, {finished} studies, all with the results of the unbroken one")
     print(f"repeated work: {told(repeated)}; {repeated['step'] / done:.1f} steps a kill")
 

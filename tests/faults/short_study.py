@@ -97,8 +97,11 @@ def make_table(folder: Path) -> Path:
     return folder / "short.toml"
 
 
-def start(short: Short) -> int:
-    """Begin `thaw study` in a process of its own; returns its number."""
+def start(short: Short, dies_at: int | None = None) -> int:
+    """Begin `thaw study` in a process of its own; returns its number.
+
+    It kills itself once it has noted so many pieces of work: at the beginning of a chunk, or after an optimiser step.
+    """
     child = os.fork()
     if child:
         return child
@@ -110,7 +113,7 @@ def start(short: Short) -> int:
         os.environ["THAW_CACHE"] = str(short.cache)
         sys.addaudithook(_forbid_pickle)
         sys.argv = ["thaw", "study", "--recipe", str(short.recipe), "--out", str(short.run)]
-        _note_work(os.open(short.folder / "work.txt", os.O_APPEND | os.O_WRONLY))
+        _note_work(os.open(short.folder / "work.txt", os.O_APPEND | os.O_WRONLY), dies_at)
         main()
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -147,21 +150,29 @@ def _forbid_pickle(event: str, arguments: tuple[Any, ...]) -> None:
         raise RuntimeError(f"{arguments} was unpickled")
 
 
-def _note_work(log: int) -> None:
+def _note_work(log: int, dies_at: int | None) -> None:
     """Note each chunk of pixels and activations as it is begun, and each optimiser step as it is done."""
     pixels.CHUNK = activations.BATCH = CHUNK
+    noted = 0
+
+    def note(line: str) -> None:
+        nonlocal noted
+        os.write(log, f"{line}\n".encode())
+        noted += 1
+        if noted == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def noting(kind: str, key: str, rows: int, fields: Any, make: Callable[[int], Iterator[Any]]) -> Any:
         def made(first: int) -> Iterator[Any]:
             chunks = make(first)
             for row in range(first, rows, CHUNK):
-                os.write(log, f"{kind} {key} {row}\n".encode())
+                note(f"{kind} {key} {row}")
                 yield next(chunks)
 
         return cached(kind, key, rows, fields, made)
 
     pixels.cached = activations.cached = noting  # type: ignore[assignment]
-    register_optimizer_step_post_hook(lambda *_: bool(os.write(log, b"step\n")) and None)
+    register_optimizer_step_post_hook(lambda *_: note("step"))
 
 
 assert study  # imported for the processes to come
