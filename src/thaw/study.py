@@ -1,5 +1,6 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -7,25 +8,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from thaw.bundle.save import save_bundle
 from thaw.compute import Compute, choose_compute
-from thaw.data.batches import make_inputs
+from thaw.data.batches import consecutive, make_inputs
 from thaw.data.dataset import Dataset
 from thaw.data.source import Skipped, read_source
-from thaw.data.splits import make_splits, used_splits
+from thaw.data.splits import group_codes, make_splits, used_splits
 from thaw.images.pixels import make_pixels
-from thaw.images.preprocessing import Preprocessing, choose_preprocessing
+from thaw.images.preprocessing import Normalise, Preprocessing, choose_preprocessing
 from thaw.nets.backbones import default_preprocessing
+from thaw.nets.heatmaps import heat_maps
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
-from thaw.run import Tested, finish_run, open_run
+from thaw.run import finish_run, open_run
 from thaw.scoring.metrics import metrics
+from thaw.scoring.summary import Tested
+from thaw.scoring.suspects import Suspects, find_suspects
 from thaw.store import key_of
+from thaw.tables import to_look_at
 from thaw.training.arm import search, test, train
+from thaw.training.describe import describe
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, prepare
+
+LOOKED_AT_ONCE = 16
+"""Images whose heat maps are made together."""
 
 
 def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
@@ -43,11 +53,13 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
     kept: list[Kept] = []
     for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
         say(f"arm {arm}, seed {seed}")
-        result, logits = run_arm(arm, seed, dataset, recipe, compute, kept, clock, run)
+        result, answers = run_arm(arm, seed, dataset, recipe, compute, kept, clock, run)
         results[arm].append(result)
-        tested.append(Tested(arm, seed, logits))
+        tested.append(answers)
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
-    found = finish_run(run, recipe, dataset, results, tested, compute, clock.seconds(), command)
+    with clock("suspects"):
+        suspects = check_labels(dataset, recipe, compute, kept)
+    found = finish_run(run, recipe, dataset, results, tested, suspects, compute, clock.seconds(), command)
     write_report(run)
     return found
 
@@ -75,8 +87,8 @@ def run_arm(
     kept: list[Kept],
     clock: Clock,
     run: Path,
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Search, final training and the one look at the test set; returns what is noted, and the test logits."""
+) -> tuple[dict[str, Any], Tested]:
+    """Search, final training and the one look at the test set; returns what is noted, and what the arm answered."""
     splits, labels = dataset.splits, dataset.labels(compute.device)
     own = Clock()
     with clock("activations"), own("prepare"):
@@ -89,9 +101,31 @@ def run_arm(
         logits = test(network, splits.test, recipe, compute).numpy()
     scores = metrics(dataset.source.labels[splits.test], logits)
     result = {"seed": seed, **asdict(found), "epochs": epochs, "test": scores, **noted, "seconds": own.seconds()}
-    if seed == recipe.train.seeds[0]:
-        save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
-    return result, logits
+    if seed != recipe.train.seeds[0]:
+        return result, Tested(arm, seed, logits)
+    save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
+    refit = recipe.train.refit != "train"
+    validation = None if refit else test(network, splits.validation, recipe, compute).numpy()
+    with clock("heat maps"):
+        places = to_look_at(dataset.source.labels[splits.test], logits)
+        maps = heat_maps(network.model, normalised(dataset, splits.test[places]))
+    looked = None if maps is None else dict(zip(places.tolist(), maps, strict=True))
+    return result, Tested(arm, seed, logits, validation, looked)
+
+
+def check_labels(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Suspects:
+    """The images whose labels the others contradict, as the pretrained backbone describes them."""
+    splits, groups = dataset.splits, group_codes(dataset.source, recipe.data)
+    pool = np.union1d(splits.train, splits.validation)
+    features = describe(dataset, recipe, compute, kept)
+    return find_suspects(features, dataset.source.labels, groups, pool, splits.test)
+
+
+def normalised(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+    """Images as a network takes them, (batch, 3, size, size) float32, a few at a time."""
+    normalise = Normalise(dataset.preprocessing).to(dataset.pixels.device)
+    for (pixels,) in dataset.pixels.batches(consecutive(rows, LOOKED_AT_ONCE)):
+        yield normalise(pixels)
 
 
 def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:
