@@ -45,11 +45,12 @@ def main() -> None:
         suspects = found.rows[np.isin(found.rows, splits.train)]
         top = suspects[: round(LOOKED * len(suspects))]
         shares.append(float(np.isin(planted, top).mean()))
-        contradicted = np.isin(planted, found.rows[found.contradicted]).mean()
+        seen = np.isin(planted, found.rows[found.contradicted]).mean()
         print(
             f"trial {trial}: the top {LOOKED:.0%} of {len(suspects):,} suspects hold {shares[-1]:.1%} of "
             f"{len(planted)} planted errors ({shares[-1] / LOOKED:.1f} times chance); "
-            f"{found.contradicted.sum():,} labels are contradicted, {contradicted:.1%} of the planted ones; {time.perf_counter() - begun:.1f} s"
+            f"{found.contradicted.sum():,} labels are contradicted, {seen:.1%} of the planted ones; "
+            f"{time.perf_counter() - begun:.1f} s"
         )
     print(f"mean {np.mean(shares):.1%}, least {min(shares):.1%}")
 

@@ -32,14 +32,12 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
     logit less the mean of all, since a softmax does not change when all logits rise alike. The layer is that of
     `find_layer`; None where the network has none.
     """
-    model, layer, maps = _Centred(twin(network)).train().eval(), None, []
+    evidence, layer, maps = _Evidence(twin(network)).train().eval(), None, []
     for images in batches:
-        layer = layer or find_layer(model, images)
+        layer = layer or find_layer(evidence, images)
         if layer is None:
             return None
-        with torch.no_grad():
-            predicted = model(images).argmax(1)
-        attributed = LayerGradientXActivation(model, layer).attribute(images.detach().requires_grad_(), predicted)
+        attributed = LayerGradientXActivation(evidence, layer).attribute(images.detach().requires_grad_())
         places = as_places(attributed.detach(), images.shape[-1])
         assert places is not None  # find_layer saw to it
         maps.append(_as_bytes(places.sum(1, keepdim=True).relu()))
@@ -47,10 +45,10 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
 
 
 def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
-    """The last module to finish whose output has a place for each part of the image and reaches the logits from there.
+    """The last module to finish whose output has a place for each part of the image and reaches the result from there.
 
-    Passes over layers of fewer than 4 places a side unless there are only such. What a transformer computes from its
-    class token alone does not count, since no gradient reaches the places there.
+    `images` (n, 3, side, side). Passes over layers of fewer than 4 places a side unless there are only such. What a
+    transformer computes from its class token alone does not count, since no gradient reaches the places there.
     """
     calls: Counter[nn.Module] = Counter()
     outputs: dict[nn.Module, Tensor] = {}
@@ -64,11 +62,9 @@ def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
     hooks = [module.register_forward_hook(note) for module in network.modules()]
     try:
         with torch.enable_grad():
-            logits = network(images.detach().requires_grad_())
+            result = network(images.detach().requires_grad_())
             candidates = [module for module in outputs if calls[module] == 1]
-            gradients = torch.autograd.grad(
-                logits.amax(1).sum(), [outputs[module] for module in candidates], allow_unused=True
-            )
+            gradients = torch.autograd.grad(result.sum(), [outputs[module] for module in candidates], allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -108,8 +104,8 @@ def _as_bytes(maps: Tensor) -> NDArray[np.uint8]:
     return scaled
 
 
-class _Centred(nn.Module):
-    """A network's logits less their mean."""
+class _Evidence(nn.Module):
+    """From images to the logit of the class that a network predicts, less the mean of all logits, (n,)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -117,4 +113,4 @@ class _Centred(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images).float()
-        return logits - logits.mean(1, keepdim=True)
+        return logits.amax(1) - logits.mean(1)

@@ -17,17 +17,17 @@ from thaw.scoring.statistics import Codes, Interval, effective_images, holm, sig
 MISSING = "(missing)"
 """The value of images that have none."""
 SMALL = 30
-"""A slice of fewer images is flagged, and takes no part in the gap."""
+"""A slice of fewer images is flagged, and takes no part in the gap unless the column has two slices only."""
 CATEGORIES = 30
 """A column of words with more distinct values is not sliced unless the recipe names it."""
 NUMBERS = 12
 """A column of numbers with more distinct values is cut into bins."""
 BINS = 5
 """Bins of a column of numbers, each with about as many images."""
-AGES = (0, 3, 10, 20, 30, 40, 50, 60, 70)
-"""Where the bins of a column called `age` start, in years: Kärkkäinen and Joo, FairFace (WACV 2021)."""
-FINE = 2000
-"""Steps in which the test of whole groups counts."""
+AGES = (10, 20, 30, 40, 50, 60, 70)
+"""Where the bins of a column called `age` start after the first, in years."""
+FINE = 20
+"""Steps in which the test of whole groups counts, for each group on average."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def cut_slices(columns: pa.Table, chosen: list[str] | None, never: set[str]) -> 
     """Cut the columns of `columns`, (n,) rows, into slices: those `chosen`, else every one that serves.
 
     Left to itself it takes each column outside `never` that holds numbers, or 2 to 30 distinct values. Numbers with
-    more than 12 distinct values are cut into five bins at rounded quantiles, those of a column called `age` into the
-    usual age groups.
+    more than 12 distinct values are cut into five bins at rounded quantiles, those of a column called `age` into
+    decades.
     """
     names = [name for name in columns.column_names if name not in never] if chosen is None else chosen
     found = [_cut(name, columns.column(name)) for name in dict.fromkeys(names)]
@@ -63,8 +63,8 @@ def score_slices(
     """For each column the accuracy of each slice with its 95% interval, and each arm's largest gap with its test.
 
     `right`: for each arm which images it labels correctly, (seeds, n); `groups` (n,). Accuracies are means over the
-    seeds. A gap is the largest difference between two slices of 30 images or more: Newcombe's interval of it, p by
-    `gap_test`, and `p_corrected` by Holm's method over all pairs of such slices in all columns, since any of them could
+    seeds. A gap is the largest difference between two slices of 30 images or more, or between the only two:
+    `difference_interval` of it, p by `gap_test`, and `p_corrected` by Holm's method over all pairs of such slices in all columns, since any of them could
     have been the largest. The interval is that of a pair chosen beforehand.
     """
     table: list[dict[str, Any]] = [
@@ -103,8 +103,8 @@ def gap_test(
 
     Fisher's exact test for one seed without groups. Otherwise the sign of each group's (or image's) part in the
     difference is flipped, in all 2^groups ways: Hemerik, Goeman and Finos, Robust testing in generalized linear models
-    by sign flipping score contributions (JRSS B 82, 2020). The parts are rounded to 2,000ths of their sum, so that the
-    ways can be counted instead of drawn.
+    by sign flipping score contributions (JRSS B 82, 2020). The parts are rounded to a twentieth of their mean size, or
+    finer, so that the ways can be counted instead of drawn.
     """
     score = right.sum(0)
     if len(right) == 1 and groups is None:
@@ -116,28 +116,37 @@ def gap_test(
     share = first[both].mean()
     parts = (score[both] - score[both].mean()) * (first[both] - share)
     sums = parts if groups is None else np.bincount(groups[both], parts)
-    whole = float(np.abs(sums).sum())
-    return sign_flips(np.rint(sums * (FINE / whole)).astype(np.int64)) if whole > 0 else 1.0
+    whole, steps = float(np.abs(sums).sum()), FINE * max(100, len(sums))
+    return sign_flips(np.rint(sums * (steps / whole)).astype(np.int64)) if whole > 0 else 1.0
 
 
-def newcombe(first: float, first_interval: Interval, second: float, second_interval: Interval) -> Interval:
-    """The 95% interval of the difference of two independent shares, from the Wilson interval of each.
+def difference_interval(
+    first: float, first_interval: Interval, second: float, second_interval: Interval, correlation: float = 0.0
+) -> Interval:
+    """The 95% interval of the difference of two shares, from the Wilson interval of each and their correlation.
 
     Newcombe, Interval estimation for the difference between independent proportions (Statistics in Medicine 17, 1998),
-    method 10.
+    method 10; with a correlation Zou and Donner, Construction of confidence limits about effect measures (Statistics in
+    Medicine 27, 2008).
     """
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other))
+
     difference = first - second
-    down = math.hypot(first - first_interval[0], second_interval[1] - second)
-    up = math.hypot(first_interval[1] - first, second - second_interval[0])
-    return difference - down, difference + up
+    down = reach(first - first_interval[0], second_interval[1] - second)
+    return difference - down, difference + reach(first_interval[1] - first, second - second_interval[0])
 
 
 def _gaps(slices: list[Slices], right: NDArray[np.bool_], groups: Codes | None) -> list[tuple[int, dict[str, Any]]]:
-    """Every pair of slices that are not small, with the place of its column: lower, higher and the difference."""
+    """Every pair of slices that take part in a gap, with the place of its column: lower, higher and the difference."""
     found = []
     for place, it in enumerate(slices):
-        large = [(value, inside) for value, inside in _members(it) if inside.sum() >= SMALL]
-        scored = [(value, inside, _accuracy(right, inside, groups)) for value, inside in large]
+        scored = [
+            (value, inside, _accuracy(right, inside, groups))
+            for value, inside in _members(it)
+            if inside.sum() >= SMALL or len(it.values) == 2
+        ]
         for one, other in combinations(scored, 2):
             low, high = sorted((one, other), key=lambda pair: pair[2]["accuracy"])
             accuracies = high[2]["accuracy"], high[2]["interval"], low[2]["accuracy"], low[2]["interval"]
@@ -145,7 +154,7 @@ def _gaps(slices: list[Slices], right: NDArray[np.bool_], groups: Codes | None) 
                 "low": low[0],
                 "high": high[0],
                 "difference": high[2]["accuracy"] - low[2]["accuracy"],
-                "interval": newcombe(*accuracies),
+                "interval": difference_interval(*accuracies, _correlation(right, high[1], low[1], groups)),
                 "p": gap_test(right, high[1], low[1], groups),
             }
             found.append((place, gap))
@@ -159,6 +168,18 @@ def _accuracy(right: NDArray[np.bool_], inside: NDArray[np.bool_], groups: Codes
     return {"accuracy": accuracy, "interval": wilson(accuracy, effective_images(within, own))}
 
 
+def _correlation(
+    right: NDArray[np.bool_], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Codes | None
+) -> float:
+    """How far the accuracies of two slices move together, from -1 to 1, since they share groups."""
+    if groups is None:
+        return 0.0
+    score = right.mean(0)
+    one, other = (np.bincount(groups, (score - score[inside].mean()) * inside) for inside in (first, second))
+    size = math.sqrt(float(one @ one) * float(other @ other))
+    return float(one @ other) / size if size > 0 else 0.0
+
+
 def _members(slices: Slices) -> list[tuple[str, NDArray[np.bool_]]]:
     return [(value, slices.codes == code) for code, value in enumerate(slices.values)]
 
@@ -166,13 +187,13 @@ def _members(slices: Slices) -> list[tuple[str, NDArray[np.bool_]]]:
 def _cut(name: str, column: pa.ChunkedArray) -> Slices:
     numbers = _numbers(column)
     if numbers is None:
-        texts = [MISSING if value is None or value == "" else str(value) for value in column.to_pylist()]
+        texts = [_text(value) for value in column.to_pylist()]
         return _slices(name, "category", texts, sorted(set(texts) - {MISSING}))
     missing = np.isnan(numbers)
     distinct = np.unique(numbers[~missing])
     if len(distinct) > NUMBERS:
         whole = bool((distinct % 1 == 0).all())
-        edges = np.array(AGES[1:]) if whole and name.lower() == "age" else readable_quantiles(numbers[~missing], whole)
+        edges = np.array(AGES) if whole and name.lower() == "age" else readable_quantiles(numbers[~missing], whole)
         order = _bin_names(edges, whole)
         named = [order[place] for place in np.digitize(numbers[~missing], edges)]
     else:
@@ -225,6 +246,12 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
         return None
     values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return MISSING if value is None or value == "" else str(value)
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
 """Images whose label is probably wrong: those that a probe trained on the other images contradicts."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from thaw.progress import stage
 from thaw.scoring.metrics import Scores
 from thaw.scoring.statistics import Codes
+
+Part = tuple[Codes, Codes]
 
 FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2)
@@ -61,37 +63,34 @@ def find_suspects(
     found = []
     with stage("suspects", sum(map(len, kinds)) + len(kinds), "probes") as advance:
         for kind in kinds:
-            parts = [(pool[train], pool[held]) for train, held in kind] + [(pool, test)]
-            found.append(np.full((len(labels), int(labels.max()) + 1), np.nan))
-            for rows, p in _probe(values, labels, parts):
-                found[-1][rows] = p
-                advance(1)
+            parts = [(pool[train], pool[held]) for train, held in kind]
+            found.append(_probe(values, labels, parts, (pool, test), advance))
     return _rank(np.mean(found, axis=0), labels, METHOD + (GROUPED if groups is not None else ""))
 
 
 def _probe(
-    values: NDArray[np.float32], labels: Codes, parts: list[tuple[Codes, Codes]]
-) -> Iterator[tuple[Codes, Scores]]:
-    """For each part the rows held out and their probabilities (rows, classes), NaN where the class was not there.
+    values: NDArray[np.float32], labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]
+) -> Scores:
+    """(n, classes) probabilities by probes that did not see the image; NaN where there is no such probe.
 
-    The strength of regularisation is the most likely one on the first part that can be judged.
+    Each part is the rows to train on and the rows held out. The strength of regularisation is the most likely one on
+    the first of the folds that can be judged; the `last` part, the test set's, has no say in it.
     """
+    p = np.full((len(labels), int(labels.max()) + 1), np.nan)
     strength: float | None = None
-    for train, held in parts:
+    for train, held in [*folds, last]:
         classes = np.unique(labels[train])
-        known = np.isin(labels[held], classes)
-        p = np.full((len(held), int(labels.max()) + 1), np.nan)
-        if len(classes) > 1 and known.any():
+        rows = held[np.isin(labels[held], classes)]
+        if len(classes) > 1 and len(rows) and (strength is not None or held is not last[1]):
             tried = STRENGTHS if strength is None else (strength,)
-            ways = [_fit(values[train], labels[train], way).predict_proba(values[held]) for way in tried]
-            own = np.searchsorted(classes, labels[held][known])
-            losses = [-np.log(np.maximum(way[known, own], 1e-12)).mean() for way in ways]
-            best = int(np.argmin(losses))
+            ways = [_fit(values[train], labels[train], way).predict_proba(values[rows]) for way in tried]
+            own = np.searchsorted(classes, labels[rows])
+            best = int(np.argmin([-np.log(np.maximum(way[np.arange(len(rows)), own], 1e-12)).mean() for way in ways]))
             strength = tried[best]
-            judged = np.zeros((int(known.sum()), p.shape[1]))
-            judged[:, classes] = ways[best][known]
-            p[known] = judged
-        yield held, p
+            p[rows] = 0
+            p[rows[:, None], classes] = ways[best]
+        advance(1)
+    return p
 
 
 def _fit(values: NDArray[np.float32], labels: Codes, strength: float) -> Any:
@@ -100,7 +99,7 @@ def _fit(values: NDArray[np.float32], labels: Codes, strength: float) -> Any:
         return LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-3).fit(values, labels)
 
 
-def _folds(labels: Codes, groups: Codes | None) -> list[tuple[Codes, Codes]]:
+def _folds(labels: Codes, groups: Codes | None) -> list[Part]:
     """Training and held-out places of each fold, stratified by label; whole groups are held out where there are any."""
     folds = min(FOLDS, int(np.bincount(labels).max()))
     if folds < 2:
@@ -108,9 +107,7 @@ def _folds(labels: Codes, groups: Codes | None) -> list[tuple[Codes, Codes]]:
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes with fewer images than folds
-        split: list[tuple[Codes, Codes]] = list(
-            kind(folds, shuffle=True, random_state=0).split(np.zeros(len(labels)), labels, groups)
-        )
+        split: list[Part] = list(kind(folds, shuffle=True, random_state=0).split(np.zeros(len(labels)), labels, groups))
     return [(train, held) for train, held in split if len(held)]
 
 
