@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw.nets.graph import twin
+from thaw.progress import say
 
 SIDE = 14
 """Places of a heat map along each side."""
@@ -30,17 +31,21 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
     convolutional neural networks (2020). On a network that ends in global average pooling and one linear layer it is
     Grad-CAM, and on the tokens of a transformer it is as well defined. The gradient is that of the predicted class's
     logit less the mean of all, since a softmax does not change when all logits rise alike. The layer is that of
-    `find_layer`; None where the network has none.
+    `find_layer`; None where the network has none, or where torch cannot give its gradients, which a line then says.
     """
     evidence, layer, maps = _Evidence(twin(network)).train().eval(), None, []
-    for images in batches:
-        layer = layer or find_layer(evidence, images)
-        if layer is None:
-            return None
-        attributed = LayerGradientXActivation(evidence, layer).attribute(images.detach().requires_grad_())
-        places = as_places(attributed.detach(), images.shape[-1])
-        assert places is not None  # find_layer saw to it
-        maps.append(_as_bytes(places.sum(1, keepdim=True).relu()))
+    try:
+        for images in batches:
+            layer = layer or find_layer(evidence, images)
+            if layer is None:
+                return None
+            attributed = LayerGradientXActivation(evidence, layer).attribute(images.detach().requires_grad_())
+            places = as_places(attributed.detach(), images.shape[-1])
+            assert places is not None  # find_layer saw to it
+            maps.append(_as_bytes(places.sum(1, keepdim=True).relu()))
+    except RuntimeError as error:  # torch's own, also for memory that runs out: no reason to lose a study
+        say(f"there are no heat maps: {str(error).splitlines()[0]}")
+        return None
     return np.concatenate(maps)
 
 
@@ -64,6 +69,8 @@ def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
         with torch.enable_grad():
             result = network(images.detach().requires_grad_())
             candidates = [module for module in outputs if calls[module] == 1]
+            if not candidates:
+                return None
             gradients = torch.autograd.grad(result.sum(), [outputs[module] for module in candidates], allow_unused=True)
     finally:
         for hook in hooks:

@@ -64,8 +64,8 @@ def score_slices(
 
     `right`: for each arm which images it labels correctly, (seeds, n); `groups` (n,). Accuracies are means over the
     seeds. A gap is the largest difference between two slices of 30 images or more, or between the only two:
-    `difference_interval` of it, p by `gap_test`, and `p_corrected` by Holm's method over all pairs of such slices in all columns, since any of them could
-    have been the largest. The interval is that of a pair chosen beforehand.
+    `difference_interval` of it, as of a pair chosen beforehand; p by `gap_test`; and `p_corrected` by Holm's method
+    over all pairs of such slices in all columns, since any of them could have been the largest.
     """
     table: list[dict[str, Any]] = [
         {
