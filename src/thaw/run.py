@@ -22,7 +22,10 @@ from thaw.scoring.suspects import Suspects
 from thaw.store import write_atomic, write_json
 from thaw.tables import write_examples, write_gallery, write_predictions, write_suspects
 
-PACKAGES = ("torch", "torchvision", "timm", "datasets", "numpy", "scipy", "pillow", "pyarrow", "safetensors")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "captum", "datasets", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow"),
+    "safetensors",
+)
 
 
 def open_run(folder: Path, recipe: Recipe) -> Path:
@@ -60,12 +63,13 @@ def finish_run(
     source, splits = dataset.source, dataset.splits
     write_predictions(run, tested, dataset)
     write_examples(run, tested, dataset)
-    write_gallery(run, tested, slices_of_test(dataset, recipe.data), dataset)
+    slices = slices_of_test(dataset, recipe.data)
+    write_gallery(run, tested, slices, dataset)
     write_suspects(run, suspects, dataset)
     write_json(run / "modules.json", {arm: runs[0].pop("modules") for arm, runs in results.items()})
     heads = {one.pop("head") for runs in results.values() for one in runs}
     write_environment(run, compute)
-    of_arms, of_study = summarise(recipe, dataset, results, tested)
+    of_arms, of_study = summarise(recipe, dataset, slices, results, tested)
     found = {
         "thaw": importlib.metadata.version("thaw-vision"),
         "recipe": recipe.name,

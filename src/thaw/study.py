@@ -1,14 +1,11 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from thaw.bundle.save import save_bundle
 from thaw.compute import Compute, choose_compute
@@ -104,11 +101,12 @@ def run_arm(
     if seed != recipe.train.seeds[0]:
         return result, Tested(arm, seed, logits)
     save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
-    refit = recipe.train.refit != "train"
-    validation = None if refit else test(network, splits.validation, recipe, compute).numpy()
+    unseen = recipe.train.refit == "train"
+    validation = test(network, splits.validation, recipe, compute).numpy() if unseen else None
     with clock("heat maps"):
-        places = to_look_at(dataset.source.labels[splits.test], logits)
-        maps = heat_maps(network.model, normalised(dataset, splits.test[places]))
+        places, normalise = to_look_at(dataset.source.labels[splits.test], logits), Normalise(dataset.preprocessing)
+        shown = dataset.pixels.batches(consecutive(splits.test[places], LOOKED_AT_ONCE))
+        maps = heat_maps(network.model, (normalise.to(compute.device)(pixels) for (pixels,) in shown))
     looked = None if maps is None else dict(zip(places.tolist(), maps, strict=True))
     return result, Tested(arm, seed, logits, validation, looked)
 
@@ -119,13 +117,6 @@ def check_labels(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[
     pool = np.union1d(splits.train, splits.validation)
     features = describe(dataset, recipe, compute, kept)
     return find_suspects(features, dataset.source.labels, groups, pool, splits.test)
-
-
-def normalised(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[Tensor]:
-    """Images as a network takes them, (batch, 3, size, size) float32, a few at a time."""
-    normalise = Normalise(dataset.preprocessing).to(dataset.pixels.device)
-    for (pixels,) in dataset.pixels.batches(consecutive(rows, LOOKED_AT_ONCE)):
-        yield normalise(pixels)
 
 
 def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:

@@ -35,11 +35,16 @@ class Tested:
 
 
 def summarise(
-    recipe: Recipe, dataset: Dataset, results: dict[str, list[dict[str, Any]]], tested: list[Tested]
+    recipe: Recipe,
+    dataset: Dataset,
+    slices: list[Slices],
+    results: dict[str, list[dict[str, Any]]],
+    tested: list[Tested],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """For `metrics.json`: what is to be added to each arm, and to the study as a whole.
 
-    `results`: for each arm the notes of its run with each seed; `tested`: the same runs' answers, the seeds in order.
+    `slices` of the test images; `results`: for each arm the notes of its run with each seed; `tested`: the same runs'
+    answers, the seeds in order.
     """
     source, splits, arms = dataset.source, dataset.splits, list(results)
     labels, codes = source.labels[splits.test], group_codes(source, recipe.data)
@@ -66,7 +71,7 @@ def summarise(
         "recommended": recommend(best, accuracy, trained, comparisons),
         "rule": RULE,
         "prices": prices(accuracy, trained, spent),
-        "slices": score_slices(slices_of_test(dataset, recipe.data), right, groups),
+        "slices": score_slices(slices, right, groups),
         "agreement": agree(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),
     }
 
