@@ -1,5 +1,6 @@
-"""What a finished run says of how sure its scores are follows from its predictions, and respects its groups."""
+"""What a finished run says follows from its predictions, and respects its groups; its pictures are those it names."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from thaw.compute import choose_compute
 from thaw.errors import StorageError
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.run import Tested as Answers
 from thaw.run import finish_run, open_run
 from thaw.scoring.comparison import compare
 from thaw.scoring.metrics import metrics
 from thaw.scoring.statistics import score_intervals, wilson
+from thaw.scoring.summary import Tested as Answers
+from thaw.scoring.suspects import find_suspects
 from thaw.study import load_dataset
+from thaw.tables import to_look_at
 
 GROUPED = ("data.group=person",)
 TRAINED = {"scratch": 900, "head": 10, "everything": 900}
@@ -41,7 +45,8 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
         for seed in recipe.train.seeds:
             logits = random.normal(size=(len(labels), 2)).astype(np.float32)
             logits[np.arange(len(labels)), labels] += skill
-            tested.append(Answers(arm, seed, logits))
+            looked = {place: np.full((14, 14), place, dtype=np.uint8) for place in (3, 5)} if arm == "head" else None
+            tested.append(Answers(arm, seed, logits, looked=looked))
             results[arm].append(
                 {
                     "seed": seed,
@@ -57,8 +62,11 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
                     "seconds": {"search": 1.0, "train": 2.0 * skill},
                 }
             )
+    splits, source = dataset.splits, dataset.source
+    features = random.normal(size=(60, 3)).astype(np.float32)
+    suspects = find_suspects(features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test)
     with open_run(folder / "run", recipe) as run:
-        found = finish_run(run, recipe, dataset, results, tested, compute, {"total": 1.0}, "")
+        found = finish_run(run, recipe, dataset, results, tested, suspects, compute, {"total": 1.0}, "")
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(found)) == written
     return written
@@ -116,3 +124,66 @@ def test_a_second_study_in_the_same_folder_is_refused(tmp_path: Path, class_fold
             pass
     with open_run(run, recipe):  # what the first left half written is gone
         assert {path.name for path in run.iterdir()} == {"recipe.toml", ".lock"}
+
+
+def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, table: Path) -> None:
+    found = finish(tmp_path, table)
+    answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
+    gallery = pq.read_table(tmp_path / "run" / "gallery.parquet").to_pandas()
+    heat = [f"heat:{arm}" for arm in TRAINED]
+    assert list(gallery.columns) == ["id", "label", "image", "slice:person", *heat]
+    assert set(gallery["id"]) == set(answers["id"])
+    (column,) = found["slices"]
+    counts = gallery["slice:person"].value_counts()
+    assert (column["column"], column["kind"]) == ("person", "category")
+    assert {it["value"]: it["count"] for it in column["values"]} == counts.to_dict()
+    ids = answers[answers["arm"] == "head"]["id"].tolist()
+    maps = gallery.dropna(subset=["heat:head"]).set_index("id")["heat:head"]
+    assert maps.to_dict() == {ids[place]: bytes([place] * 14**2) for place in (3, 5)}
+    assert gallery["heat:scratch"].isna().all()
+    assert Image.open(io.BytesIO(gallery["image"][0])).size == (32, 32)
+    suspects = pq.read_table(tmp_path / "run" / "suspects.parquet").to_pandas()
+    named = ["id", "split", "label", "suggested", "p_label", "p_suggested", "score", "image"]
+    assert list(suspects.columns) == named
+    assert found["suspects"]["checked"] == 60
+    assert found["suspects"]["count"] <= len(suspects)
+    assert suspects["score"].is_monotonic_increasing
+    assert (suspects["p_suggested"] > suspects["p_label"]).all()
+    assert (suspects["label"] != suspects["suggested"]).all()
+    assert set(suspects["split"]) <= set(found["splits"])
+    of_test = suspects[suspects["split"] == "test"]
+    assert set(of_test["id"]) <= set(ids)
+    for arm, it in found["arms"].items():
+        rows = answers[answers["arm"] == arm]
+        assert sum(own["count"] for own in it["calibration"]["bins"]) == len(rows) == 24
+        assert it["calibration"]["temperature"] is None
+    agreement = found["agreement"]
+    right = answers.assign(right=answers["label"] == answers["predicted"]).pivot(index="id", columns="arm")["right"]
+    assert agreement["all_right"] == right.all(axis=1).sum()
+    assert agreement["none_right"] == (~right).all(axis=1).sum()
+
+
+def test_what_is_looked_at_is_mistaken_unsure_or_drawn() -> None:
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(0, 2, 1000), random.normal(size=(1000, 2)).astype(np.float32)
+    wrong, margin = logits.argmax(1) != labels, np.abs(logits[:, 0] - logits[:, 1])
+    places = to_look_at(labels, logits)
+    assert (np.diff(places) > 0).all()
+    assert set(places) >= set(np.argsort(margin)[:40])
+    assert set(places) >= set(np.flatnonzero(wrong)[np.argsort(-margin[wrong])[:60]])
+    assert 100 < len(places) <= 140
+    assert len(set(places) & set(to_look_at(labels, -logits))) >= 40
+    assert to_look_at(labels[:7], logits[:7]).tolist() == list(range(7))
+
+
+def test_more_images_than_the_gallery_holds_are_those_looked_at_then_the_mistakes(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thaw.tables.GALLERY", 10)
+    finish(tmp_path, table)
+    answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
+    gallery = pq.read_table(tmp_path / "run" / "gallery.parquet").to_pandas()
+    ids = answers[answers["arm"] == "head"]["id"].tolist()
+    wrong = set(answers[answers["label"] != answers["predicted"]]["id"])
+    assert len(gallery) == 10 <= len(wrong)
+    assert {ids[3], ids[5]} <= set(gallery["id"]) <= wrong | {ids[3], ids[5]}

@@ -57,12 +57,14 @@ def test_a_study_leaves_everything_that_was_promised(
     assert thaw(monkeypatch, "study", class_folder, "--out", run, "--set", "train.seeds=[0,3]") == 0
     assert capsys.readouterr().out.strip().endswith(f"Report: {run / 'report.html'}")
     names = {"recipe.toml", "metrics.json", "predictions.parquet", "report.html", "environment.json", "figures"}
+    names |= {"gallery.parquet", "suspects.parquet"}
     assert names <= {path.name for path in run.iterdir()}
     metrics = metrics_of(run)
     assert metrics["classes"] == ["left", "right"]
     assert metrics["splits"] == {"train": 42, "validation": 9, "test": 9}
     assert set(metrics["arms"]) == {"scratch", "head", "last-stage", "everything"}
     assert metrics["best"] in metrics["arms"]
+    gallery = pq.read_table(run / "gallery.parquet").to_pandas()
     table = pq.read_table(run / "predictions.parquet").to_pandas()
     assert list(table.columns) == ["id", "split", "arm", "seed", "label", "predicted", "p_left", "p_right"]
     assert np.allclose(table[["p_left", "p_right"]].sum(axis=1), 1)
@@ -71,6 +73,7 @@ def test_a_study_leaves_everything_that_was_promised(
         assert [row["learning_rate"] for row in found["search"]] == [1e-3, 1e-2]
         assert len(found["epochs"]) == 2
         assert (run / "models" / arm / "config.json").exists()
+        assert {len(heat) for heat in gallery[f"heat:{arm}"]} == {14 * 14}
         for one in found["runs"]:
             rows = table[(table["arm"] == arm) & (table["seed"] == one["seed"])]
             assert len(rows) == 9

@@ -51,6 +51,8 @@ class Data(Section):
     """A column of a table that names the split of each row; folders and datasets bring their splits themselves."""
     group: str | None = None
     """A column whose values never straddle two splits: a person, a patient, a drawing in several colours."""
+    slices: list[str] | None = None
+    """Columns to report results by. Left out, every other column that holds numbers or 2 to 30 distinct values."""
     validation: Part | None = None
     """The validation set: the name of a split that the source brings, or a number or fraction of images to draw. Left
     out, it is the source's split of that name, else 15% drawn."""

@@ -2,59 +2,36 @@
 
 import contextlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
-import statistics
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from thaw.compute import Compute
-from thaw.data.batches import Inputs
 from thaw.data.dataset import Dataset
-from thaw.data.source import Source
-from thaw.data.splits import Splits, group_codes
 from thaw.errors import StorageError
 from thaw.eviction import datasets_folder, using
 from thaw.files import PART, only, write_atomic, write_json, writing
 from thaw.recipe import Recipe, to_toml
-from thaw.scoring.comparison import RULE, compare, prices, recommend
-from thaw.scoring.metrics import log_probabilities
-from thaw.scoring.statistics import score_intervals
+from thaw.scoring.summary import Tested, slices_of_test, summarise
+from thaw.scoring.suspects import Suspects
 from thaw.store import key_of
+from thaw.tables import write_examples, write_gallery, write_predictions, write_suspects
 
-SAMPLES = 6
-"""Sample pictures of each class and split that the report shows."""
-MISTAKES = 12
-"""The most confident mistakes of each arm that are kept for the report."""
+PACKAGES = (
+    *("torch", "torchvision", "timm", "captum", "datasets", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow"),
+    "safetensors",
+)
 LOCK = ".lock"
 """The file in a run directory that a running study holds locked."""
-SCORES = ("accuracy", "precision", "recall", "f1")
-"""The scores that get an interval and a mean over the seeds."""
-PACKAGES = ("torch", "torchvision", "timm", "datasets", "numpy", "scipy", "pillow", "pyarrow", "safetensors")
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What one arm with one seed said of the test images."""
-
-    arm: str
-    seed: int
-    logits: NDArray[np.float32]
-    """(test images, classes)"""
 
 
 @contextlib.contextmanager
@@ -103,25 +80,27 @@ def finish_run(
     dataset: Dataset,
     results: dict[str, list[dict[str, Any]]],
     tested: list[Tested],
+    suspects: Suspects,
     compute: Compute,
     seconds: dict[str, float],
     command: str,
 ) -> dict[str, Any]:
     """Write everything that the study found, `metrics.json` last; returns what that holds."""
     source, splits = dataset.source, dataset.splits
-    preprocessing = asdict(dataset.preprocessing)
-    write_predictions(run, tested, source, splits.test)
-    write_examples(run, tested, source, splits, dataset.pixels)
+    write_predictions(run, tested, dataset)
+    write_examples(run, tested, dataset)
+    slices = slices_of_test(dataset, recipe.data)
+    write_gallery(run, tested, slices, dataset)
+    write_suspects(run, suspects, dataset)
     write_json(run / "modules.json", {arm: runs[0].pop("modules") for arm, runs in results.items()})
     heads = {one.pop("head") for runs in results.values() for one in runs}
     write_environment(run, compute)
-    accuracy = {arm: np.mean([one["test"]["accuracy"] for one in runs]) for arm, runs in results.items()}
+    of_arms, of_study = summarise(recipe, dataset, slices, results, tested)
     found = {
         "thaw": importlib.metadata.version("thaw-vision"),
         "recipe": recipe.name,
         "command": command,
         "classes": list(source.classes),
-        "best": max(accuracy, key=lambda arm: accuracy[arm]),
         "splits": {split: len(rows) for split, rows in splits.rows().items()},
         "data": {
             "source": recipe.data.source,
@@ -134,12 +113,17 @@ def finish_run(
             },
             "skipped": [asdict(one) for one in source.skipped],
         },
-        "images": {**preprocessing, "decode": recipe.images.decode},
+        "images": {**asdict(dataset.preprocessing), "decode": recipe.images.decode},
         "model": {**recipe.model.model_dump(), "head": heads.pop(), "precision": compute.precision},
-        "arms": {arm: _of_arm(recipe, arm, runs) for arm, runs in results.items()},
+        "arms": {arm: {**_of_arm(recipe, arm, runs), **of_arms[arm]} for arm, runs in results.items()},
+        **of_study,
+        "suspects": {
+            "count": int(suspects.contradicted.sum()),
+            "checked": len(suspects.rows),
+            "method": suspects.method,
+        },
         "seconds": seconds,
     }
-    _add_statistics(found, recipe, dataset, tested)
     write_json(run / "metrics.json", found)
     return found
 
@@ -153,79 +137,6 @@ def _of_arm(recipe: Recipe, arm: str, runs: list[dict[str, Any]]) -> dict[str, A
         **{name: value for name, value in runs[0].items() if name != "seed"},
         "runs": [{name: one[name] for name in of_run} for one in runs],
     }
-
-
-def _add_statistics(found: dict[str, Any], recipe: Recipe, dataset: Dataset, tested: list[Tested]) -> None:
-    """Add to `metrics.json` how sure each score is, how sure each difference, and which arm follows from that."""
-    source, test = dataset.source, dataset.splits.test
-    labels, arms, codes = source.labels[test], found["arms"], group_codes(source, recipe.data)
-    groups = None if codes is None else np.unique(codes[test], return_inverse=True)[1]
-    predicted = {arm: np.stack([one.logits.argmax(1) for one in tested if one.arm == arm]) for arm in arms}
-    for arm, it in arms.items():
-        by_seed = {score: [one["test"][score] for one in it["runs"]] for score in SCORES}
-        it["intervals"] = score_intervals(labels, predicted[arm], len(source.classes), groups)
-        it["over_seeds"] = {
-            score: {
-                "mean": statistics.fmean(values),
-                "deviation": statistics.stdev(values) if len(values) > 1 else None,
-            }
-            for score, values in by_seed.items()
-        }
-    accuracy = {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in arms.items()}
-    trained = {arm: it["parameters"]["trainable"] for arm, it in arms.items()}
-    spent = {
-        arm: statistics.fmean(one["seconds"]["search"] + one["seconds"]["train"] for one in it["runs"])
-        for arm, it in arms.items()
-    }
-    found["comparisons"] = compare({arm: of_seeds == labels for arm, of_seeds in predicted.items()}, groups)
-    found["recommended"] = recommend(found["best"], accuracy, trained, found["comparisons"])
-    found["rule"] = RULE
-    found["prices"] = prices(accuracy, trained, spent)
-
-
-def write_predictions(run: Path, tested: list[Tested], source: Source, test: NDArray[np.int64]) -> None:
-    """`predictions.parquet`: a row for each test image, arm and seed."""
-    names = np.array(source.classes)
-    tables = []
-    for one in tested:
-        probabilities = np.exp(log_probabilities(one.logits))
-        tables.append(
-            pa.table(
-                {
-                    "id": source.ids[test],
-                    "split": ["test"] * len(test),
-                    "arm": [one.arm] * len(test),
-                    "seed": pa.array([one.seed] * len(test), pa.int64()),
-                    "label": names[source.labels[test]],
-                    "predicted": names[one.logits.argmax(1)],
-                    **{f"p_{name}": probabilities[:, code] for code, name in enumerate(source.classes)},
-                }
-            )
-        )
-    _write_table(run / "predictions.parquet", pa.concat_tables(tables))
-
-
-def write_examples(run: Path, tested: list[Tested], source: Source, splits: Splits, pixels: Inputs) -> None:
-    """`examples.parquet`: the pictures that the report shows, as the network sees them."""
-    shown: list[tuple[int, str, str]] = []
-    for split, members in splits.rows().items():
-        for code in range(len(source.classes)):
-            shown += [(row, split, "sample") for row in members[source.labels[members] == code][:SAMPLES]]
-    mistaken: dict[int, None] = {}
-    for one in tested:
-        wrong = np.flatnonzero(one.logits.argmax(1) != source.labels[splits.test])
-        confidence = log_probabilities(one.logits).max(1)
-        most = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-        mistaken |= dict.fromkeys(splits.test[most].tolist())
-    shown += [(row, "test", "mistake") for row in mistaken]
-    table = {
-        "id": [str(source.ids[row]) for row, _, _ in shown],
-        "split": [split for _, split, _ in shown],
-        "label": [source.classes[source.labels[row]] for row, _, _ in shown],
-        "role": [role for _, _, role in shown],
-        "image": [_jpeg(pixels.image(row)) for row, _, _ in shown],
-    }
-    _write_table(run / "examples.parquet", pa.table(table))
 
 
 def write_environment(run: Path, compute: Compute) -> None:
@@ -275,15 +186,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())

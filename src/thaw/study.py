@@ -8,32 +8,41 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from thaw.bundle.save import save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
-from thaw.data.batches import make_inputs
+from thaw.data.batches import consecutive, make_inputs
 from thaw.data.dataset import Dataset
 from thaw.data.source import Skipped, read_source
-from thaw.data.splits import make_splits, used_splits
+from thaw.data.splits import group_codes, make_splits, used_splits
 from thaw.errors import DivergedError
 from thaw.files import require_room
 from thaw.images.pixels import make_pixels
-from thaw.images.preprocessing import Preprocessing, choose_preprocessing
+from thaw.images.preprocessing import Normalise, Preprocessing, choose_preprocessing
 from thaw.nets.backbones import default_preprocessing
+from thaw.nets.heatmaps import heat_maps
 from thaw.nets.lora import merge
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
-from thaw.run import Tested, finish_run, open_run, work_folder
+from thaw.run import finish_run, open_run, work_folder
 from thaw.scoring.metrics import metrics
+from thaw.scoring.summary import Tested
+from thaw.scoring.suspects import Suspects, find_suspects
 from thaw.store import key_of
+from thaw.tables import to_look_at
+from thaw.training.describe import describe
 from thaw.training.final import train
 from thaw.training.network import test
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, prepare
 from thaw.training.probe import catch_up, probe_head
 from thaw.training.search import search
+
+LOOKED_AT_ONCE = 16
+"""Images whose heat maps are made together."""
 
 
 def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
@@ -57,11 +66,15 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     kept: list[Kept] = []
     for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
         say(f"arm {arm}, seed {seed}")
-        result, logits = run_arm(arm, seed, dataset, recipe, compute, behind, kept, clock, run)
+        result, answers = run_arm(arm, seed, dataset, recipe, compute, behind, kept, clock, run)
         results[arm].append(result)
-        tested.append(Tested(arm, seed, logits))
+        tested.append(answers)
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
-    found = finish_run(run, recipe, dataset, results, tested, compute, clock.seconds(), command)
+    with clock("suspects"):
+        while behind:
+            catch_up(*behind.pop(0), dataset, recipe, compute, kept)
+        suspects = check_labels(dataset, recipe, compute, kept)
+    found = finish_run(run, recipe, dataset, results, tested, suspects, compute, clock.seconds(), command)
     write_report(run)
     return found
 
@@ -90,8 +103,8 @@ def run_arm(
     kept: list[Kept],
     clock: Clock,
     run: Path,
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Search, final training and the one look at the test set; returns what is noted, and the test logits.
+) -> tuple[dict[str, Any], Tested]:
+    """Search, final training and the one look at the test set; returns what is noted, and what the arm answered.
 
     What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again. `behind`
     are the arms and seeds that it finished whole, whose activations are not in `kept` before one that follows needs
@@ -101,7 +114,7 @@ def run_arm(
     work = work_folder(run, dataset, compute) / f"{arm}-{seed}"
     if done := load_state(work / "done.safetensors"):
         behind.append((arm, seed))
-        return done[1], done[0]["logits"].numpy()
+        return done[1], answers_of(arm, seed, done[0])
     own = Clock()
     with clock("activations"), own("prepare"):
         while behind:
@@ -123,6 +136,9 @@ def run_arm(
         return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
+    answers = {"test": torch.from_numpy(logits)}
+    if recipe.train.refit == "train":
+        answers["validation"] = test(network, splits.validation, recipe, compute)
     merge(network.model)
     scores = metrics(dataset.source.labels[splits.test], logits)
     result = {
@@ -136,9 +152,35 @@ def run_arm(
     }
     if seed == recipe.train.seeds[0]:
         save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
-    save_state(work / "done.safetensors", {"logits": torch.from_numpy(logits)}, result)
+        with clock("heat maps"):
+            answers |= look(network.model, logits, dataset, compute)
+    save_state(work / "done.safetensors", answers, result)
     (work / "epoch.safetensors").unlink(missing_ok=True)
-    return result, logits
+    return result, answers_of(arm, seed, answers)
+
+
+def look(model: nn.Module, logits: NDArray[np.float32], dataset: Dataset, compute: Compute) -> dict[str, Tensor]:
+    """`places` of some test images and their heat `maps`; nothing where the network gives none."""
+    test = dataset.splits.test
+    places, normalise = to_look_at(dataset.source.labels[test], logits), Normalise(dataset.preprocessing)
+    shown = dataset.pixels.batches(consecutive(test[places], LOOKED_AT_ONCE))
+    maps = heat_maps(model, (normalise.to(compute.device)(pixels) for (pixels,) in shown))
+    return {} if maps is None else {"places": torch.from_numpy(places), "maps": torch.from_numpy(maps)}
+
+
+def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> Tested:
+    """What an arm answered, from the tensors that its run keeps."""
+    arrays = {name: tensor.numpy() for name, tensor in answers.items()}
+    looked = dict(zip(arrays["places"].tolist(), arrays["maps"], strict=True)) if "maps" in arrays else None
+    return Tested(arm, seed, arrays["test"], arrays.get("validation"), looked)
+
+
+def check_labels(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Suspects:
+    """The images whose labels the others contradict, as the pretrained backbone describes them."""
+    splits, groups = dataset.splits, group_codes(dataset.source, recipe.data)
+    pool = np.union1d(splits.train, splits.validation)
+    features = describe(dataset, recipe, compute, kept)
+    return find_suspects(features, dataset.source.labels, groups, pool, splits.test)
 
 
 def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:

@@ -178,6 +178,15 @@ def test_a_bad_source_is_one_sentence(tmp_path: Path, make: object, said: str) -
     assert "\n" not in str(raised.value)
 
 
+def test_slices_are_columns_beside_the_pictures(class_folder: Path) -> None:
+    table = as_csv(class_folder)
+    assert len(read(table, slices=["age"]).ids) == 60
+    with pytest.raises(DataError, match="no column 'agee'; it has age"):
+        read(table, slices=["agee"])
+    with pytest.raises(DataError, match="names 'image', the column of the pictures"):
+        read(table, slices=["image"])
+
+
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     return path

@@ -124,6 +124,8 @@ def read_source(data: Data) -> Source:
     _check_columns(table.column_names, data)
     if data.image == data.label:
         raise DataError(f"data.image and data.label both name the column {data.image!r}; give two columns.")
+    if data.image in (data.slices or ()):
+        raise DataError(f"data.slices names {data.image!r}, the column of the pictures; give other columns.")
     classes, labels = _classes(table, data)
     splits = _splits(table, data)
     content, paths = table.column(CONTENT), tuple(table.column(PATH).to_pylist())
@@ -246,14 +248,14 @@ def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
 
 
 def _check_columns(names: list[str], data: Data) -> None:
-    for column in (data.image, data.label, data.group):
+    for column in (data.image, data.label, data.group, *(data.slices or ())):
         if column is not None and column not in names and not (column == data.image and CONTENT in names):
             near = difflib.get_close_matches(column, names, 1) or [
                 name for name in names if not name.startswith("thaw:")
             ]
             raise DataError(
                 f"{data.source} has no column {column!r}; it has {', '.join(near)}: "
-                "set data.image, data.label or data.group."
+                "set data.image, data.label, data.group or data.slices."
             )
 
 

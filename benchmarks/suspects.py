@@ -1,0 +1,59 @@
+"""Label errors that are found: the share of planted ones among the most suspect tenth of the training images.
+
+    .venv/bin/python benchmarks/suspects.py
+    .venv/bin/python benchmarks/suspects.py ../shared/faces --recipe celeba-hq-gender --set model.weights=W.safetensors
+
+5% of the labels are changed at random, anew for each trial. Chance would find a tenth of them.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from thaw.compute import choose_compute
+from thaw.data.splits import group_codes
+from thaw.progress import Clock
+from thaw.recipe import load_recipe
+from thaw.scoring.suspects import find_suspects
+from thaw.study import load_dataset
+from thaw.training.describe import describe
+
+PLANTED, LOOKED = 0.05, 0.1
+
+
+def main() -> None:
+    """Plant and look, once for each trial."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?")
+    parser.add_argument("--recipe", default="emoji-people")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--trials", type=int, default=3)
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe, arguments.source, tuple(arguments.settings))
+    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    dataset = load_dataset(recipe, compute, Clock())
+    features, groups = describe(dataset, recipe, compute, []), group_codes(dataset.source, recipe.data)
+    splits, clean = dataset.splits, dataset.source.labels
+    pool, shares = np.union1d(splits.train, splits.validation), []
+    for trial in range(arguments.trials):
+        random, begun = np.random.default_rng(trial), time.perf_counter()
+        planted = random.choice(splits.train, round(PLANTED * len(splits.train)), replace=False)
+        labels, classes = clean.copy(), len(dataset.source.classes)
+        labels[planted] = (clean[planted] + random.integers(1, classes, len(planted))) % classes
+        found = find_suspects(features, labels, groups, pool, splits.test)
+        suspects = found.rows[np.isin(found.rows, splits.train)]
+        top = suspects[: round(LOOKED * len(suspects))]
+        shares.append(float(np.isin(planted, top).mean()))
+        seen = np.isin(planted, found.rows[found.contradicted]).mean()
+        print(
+            f"trial {trial}: the top {LOOKED:.0%} of {len(suspects):,} suspects hold {shares[-1]:.1%} of "
+            f"{len(planted)} planted errors ({shares[-1] / LOOKED:.1f} times chance); "
+            f"{found.contradicted.sum():,} labels are contradicted, {seen:.1%} of the planted ones; "
+            f"{time.perf_counter() - begun:.1f} s"
+        )
+    print(f"mean {np.mean(shares):.1%}, least {min(shares):.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Where an arm fails: accuracy for each value of a column, and whether the largest gap between two values is real."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy import stats
+
+from thaw.scoring.statistics import Codes, Interval, effective_images, holm, sign_flips, wilson
+
+MISSING = "(missing)"
+"""The value of images that have none."""
+SMALL = 30
+"""A slice of fewer images is flagged, and takes no part in the gap unless the column has two slices only."""
+CATEGORIES = 30
+"""A column of words with more distinct values is not sliced unless the recipe names it."""
+NUMBERS = 12
+"""A column of numbers with more distinct values is cut into bins."""
+BINS = 5
+"""Bins of a column of numbers, each with about as many images."""
+AGES = (10, 20, 30, 40, 50, 60, 70)
+"""Where the bins of a column called `age` start after the first, in years."""
+FINE = 20
+"""Steps in which the test of whole groups counts, for each group on average."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A column cut into slices."""
+
+    column: str
+    kind: str
+    """`category`, or `bins` of a column of numbers."""
+    values: tuple[str, ...]
+    """The names of the slices, each with at least one image: numbers ascending, words sorted, `(missing)` last."""
+    codes: Codes
+    """(n,) the slice of each image, an index into `values`."""
+
+
+def cut_slices(columns: pa.Table, chosen: list[str] | None, never: set[str]) -> list[Slices]:
+    """Cut the columns of `columns`, (n,) rows, into slices: those `chosen`, else every one that serves.
+
+    Left to itself it takes each column outside `never` that holds numbers, or 2 to 30 distinct values. Numbers with
+    more than 12 distinct values are cut into five bins at rounded quantiles, those of a column called `age` into
+    decades.
+    """
+    names = [name for name in columns.column_names if name not in never] if chosen is None else chosen
+    found = [_cut(name, columns.column(name)) for name in dict.fromkeys(names)]
+    if chosen is not None:
+        return found
+    return [it for it in found if 1 < len(it.values) <= CATEGORIES + (MISSING in it.values)]
+
+
+def score_slices(
+    slices: list[Slices], right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None
+) -> list[dict[str, Any]]:
+    """For each column the accuracy of each slice with its 95% interval, and each arm's largest gap with its test.
+
+    `right`: for each arm which images it labels correctly, (seeds, n); `groups` (n,). Accuracies are means over the
+    seeds. A gap is the largest difference between two slices of 30 images or more, or between the only two:
+    `difference_interval` of it, as of a pair chosen beforehand; p by `gap_test`; and `p_corrected` by Holm's method
+    over all pairs of such slices in all columns, since any of them could have been the largest.
+    """
+    table: list[dict[str, Any]] = [
+        {
+            "column": it.column,
+            "kind": it.kind,
+            "values": [
+                {
+                    "value": value,
+                    "count": int(inside.sum()),
+                    "small": bool(inside.sum() < SMALL),
+                    "arms": {arm: _accuracy(of_arm, inside, groups) for arm, of_arm in right.items()},
+                }
+                for value, inside in _members(it)
+            ],
+            "gaps": {},
+        }
+        for it in slices
+    ]
+    for arm, of_arm in right.items():
+        tests = _gaps(slices, of_arm, groups)
+        corrected = holm(np.array([gap["p"] for _, gap in tests]))
+        largest: dict[int, dict[str, Any]] = {}
+        for (column, gap), p in zip(tests, corrected, strict=True):
+            if column not in largest or gap["difference"] > largest[column]["difference"]:
+                largest[column] = {**gap, "p_corrected": float(p)}
+        for column, gap in largest.items():
+            table[column]["gaps"][arm] = gap
+    return table
+
+
+def gap_test(
+    right: NDArray[np.bool_], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Codes | None
+) -> float:
+    """The two-sided p of the same accuracy in two slices, masks (n,), by an arm that is right on `right`, (seeds, n).
+
+    Fisher's exact test for one seed without groups. Otherwise the sign of each group's (or image's) part in the
+    difference is flipped, in all 2^groups ways: Hemerik, Goeman and Finos, Robust testing in generalized linear models
+    by sign flipping score contributions (JRSS B 82, 2020). The parts are rounded to a twentieth of their mean size, or
+    finer, so that the ways can be counted instead of drawn.
+    """
+    score = right.sum(0)
+    if len(right) == 1 and groups is None:
+        hits = [int(score[inside].sum()) for inside in (first, second)]
+        sizes = [int(inside.sum()) for inside in (first, second)]
+        table = [[hit, size - hit] for hit, size in zip(hits, sizes, strict=True)]
+        return float(stats.fisher_exact(table).pvalue)
+    both = first | second
+    share = first[both].mean()
+    parts = (score[both] - score[both].mean()) * (first[both] - share)
+    sums = parts if groups is None else np.bincount(groups[both], parts)
+    whole, steps = float(np.abs(sums).sum()), FINE * max(100, len(sums))
+    return sign_flips(np.rint(sums * (steps / whole)).astype(np.int64)) if whole > 0 else 1.0
+
+
+def difference_interval(
+    first: float, first_interval: Interval, second: float, second_interval: Interval, correlation: float = 0.0
+) -> Interval:
+    """The 95% interval of the difference of two shares, from the Wilson interval of each and their correlation.
+
+    Newcombe, Interval estimation for the difference between independent proportions (Statistics in Medicine 17, 1998),
+    method 10; with a correlation Zou and Donner, Construction of confidence limits about effect measures (Statistics in
+    Medicine 27, 2008).
+    """
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other))
+
+    difference = first - second
+    down = reach(first - first_interval[0], second_interval[1] - second)
+    return difference - down, difference + reach(first_interval[1] - first, second - second_interval[0])
+
+
+def _gaps(slices: list[Slices], right: NDArray[np.bool_], groups: Codes | None) -> list[tuple[int, dict[str, Any]]]:
+    """Every pair of slices that take part in a gap, with the place of its column: lower, higher and the difference."""
+    found = []
+    for place, it in enumerate(slices):
+        scored = [
+            (value, inside, _accuracy(right, inside, groups))
+            for value, inside in _members(it)
+            if inside.sum() >= SMALL or len(it.values) == 2
+        ]
+        for one, other in combinations(scored, 2):
+            low, high = sorted((one, other), key=lambda pair: pair[2]["accuracy"])
+            accuracies = high[2]["accuracy"], high[2]["interval"], low[2]["accuracy"], low[2]["interval"]
+            gap = {
+                "low": low[0],
+                "high": high[0],
+                "difference": high[2]["accuracy"] - low[2]["accuracy"],
+                "interval": difference_interval(*accuracies, _correlation(right, high[1], low[1], groups)),
+                "p": gap_test(right, high[1], low[1], groups),
+            }
+            found.append((place, gap))
+    return found
+
+
+def _accuracy(right: NDArray[np.bool_], inside: NDArray[np.bool_], groups: Codes | None) -> dict[str, Any]:
+    within = right[:, inside]
+    accuracy = float(within.mean())
+    own = None if groups is None else np.unique(groups[inside], return_inverse=True)[1]
+    return {"accuracy": accuracy, "interval": wilson(accuracy, effective_images(within, own))}
+
+
+def _correlation(
+    right: NDArray[np.bool_], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Codes | None
+) -> float:
+    """How far the accuracies of two slices move together, from -1 to 1, since they share groups."""
+    if groups is None:
+        return 0.0
+    score = right.mean(0)
+    one, other = (np.bincount(groups, (score - score[inside].mean()) * inside) for inside in (first, second))
+    size = math.sqrt(float(one @ one) * float(other @ other))
+    return float(one @ other) / size if size > 0 else 0.0
+
+
+def _members(slices: Slices) -> list[tuple[str, NDArray[np.bool_]]]:
+    return [(value, slices.codes == code) for code, value in enumerate(slices.values)]
+
+
+def _cut(name: str, column: pa.ChunkedArray) -> Slices:
+    numbers = _numbers(column)
+    if numbers is None:
+        texts = [_text(value) for value in column.to_pylist()]
+        return _slices(name, "category", texts, sorted(set(texts) - {MISSING}))
+    missing = np.isnan(numbers)
+    distinct = np.unique(numbers[~missing])
+    if len(distinct) > NUMBERS:
+        whole = bool((distinct % 1 == 0).all())
+        edges = np.array(AGES) if whole and name.lower() == "age" else readable_quantiles(numbers[~missing], whole)
+        order = _bin_names(edges, whole)
+        named = [order[place] for place in np.digitize(numbers[~missing], edges)]
+    else:
+        order, named = ([_number(value) for value in values] for values in (distinct, numbers[~missing]))
+    labelled = iter(named)
+    texts = [MISSING if none else next(labelled) for none in missing]
+    return _slices(name, "bins" if len(distinct) > NUMBERS else "category", texts, order)
+
+
+def _slices(name: str, kind: str, texts: list[str], order: list[str]) -> Slices:
+    there = set(texts)
+    values = tuple(value for value in [*order, MISSING] if value in there)
+    code = {value: place for place, value in enumerate(values)}
+    return Slices(name, kind, values, np.array([code[text] for text in texts], dtype=np.int64))
+
+
+def readable_quantiles(numbers: NDArray[np.float64], whole: bool) -> NDArray[np.float64]:
+    """Where to cut numbers into about five bins of about as many each: ascending, at round numbers.
+
+    The quantiles, those of the distinct numbers where most are the same, rounded down to a multiple of the largest
+    of 1, 2 or 5 times a power of ten that is at most a tenth of the middle 60% of the numbers; of 1 for whole
+    numbers.
+    """
+    shares = np.arange(1, BINS) / BINS
+    edges = np.quantile(numbers, shares)
+    if edges[0] == edges[-1]:
+        edges = np.quantile(np.unique(numbers), shares)
+    finest = float(edges[-1] - edges[0]) / 10
+    power = 10.0 ** math.floor(math.log10(finest))
+    step = max(power * times for times in (1, 2, 5) if power * times <= finest or times == 1)
+    step = max(1.0, step) if whole else step
+    return np.unique(np.round(np.floor(edges / step + 1e-9) * step, 12))
+
+
+def _bin_names(edges: NDArray[np.float64], whole: bool) -> list[str]:
+    """`3–9` between whole numbers, both ends meant, and `0.5 to 0.75`, the end left out, between others."""
+    pairs = list(pairwise(edges.tolist()))
+    if not whole:
+        inner = [f"{low:g} to {high:g}" for low, high in pairs]
+        return [f"below {edges[0]:g}", *inner, f"{edges[-1]:g} and more"]
+    dash = "–" if edges[0] >= 0 else " to "
+    inner = [f"{low:g}{dash}{high - 1:g}" if high - low > 1 else f"{low:g}" for low, high in pairs]
+    return [f"up to {edges[0] - 1:g}", *inner, f"{edges[-1]:g} and more"]
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
+    """A column of numbers as float64, NaN where missing or infinite; None for any other."""
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return None
+    values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return MISSING if value is None or value == "" else str(value)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value % 1 == 0 else str(value)

@@ -1,0 +1,161 @@
+"""The Parquet files of a run: predictions, and the pictures that the report shows."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from thaw.data.dataset import Dataset
+from thaw.files import write_atomic
+from thaw.scoring.metrics import log_probabilities
+from thaw.scoring.slices import Slices
+from thaw.scoring.summary import Tested
+from thaw.scoring.suspects import Suspects
+
+SAMPLES = 6
+"""Sample pictures of each class and split that the report shows."""
+MISTAKES = 12
+"""The most confident mistakes of each arm that are kept among the examples."""
+LOOKED_AT = {"confident mistakes": 60, "least sure": 40, "random": 40}
+"""Test images of each arm that get a heat map."""
+GALLERY, SUSPECTS = 2000, 200
+"""At most so many pictures in the gallery, and among the suspects."""
+SMALL = 96
+"""Pixels of the longer side of a picture in the gallery."""
+
+
+def to_look_at(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places of the test images whose heat maps are worth making, ascending.
+
+    An arm's most confident mistakes and least sure answers, and some at random, the same for all arms. `labels` (n,),
+    `logits` (n, classes).
+    """
+    confidence = log_probabilities(logits).max(1)
+    some = np.random.default_rng(0).permutation(len(labels))[: LOOKED_AT["random"]]
+    unsure = np.argsort(confidence, kind="stable")[: LOOKED_AT["least sure"]]
+    return np.unique(
+        np.concatenate([_confident_mistakes(labels, logits, LOOKED_AT["confident mistakes"]), unsure, some])
+    )
+
+
+def write_predictions(run: Path, tested: list[Tested], dataset: Dataset) -> None:
+    """`predictions.parquet`: a row for each test image, arm and seed."""
+    source, test = dataset.source, dataset.splits.test
+    names = np.array(source.classes)
+    tables = []
+    for one in tested:
+        probabilities = np.exp(log_probabilities(one.logits))
+        tables.append(
+            pa.table(
+                {
+                    "id": source.ids[test],
+                    "split": ["test"] * len(test),
+                    "arm": [one.arm] * len(test),
+                    "seed": pa.array([one.seed] * len(test), pa.int64()),
+                    "label": names[source.labels[test]],
+                    "predicted": names[one.logits.argmax(1)],
+                    **{f"p_{name}": probabilities[:, code] for code, name in enumerate(source.classes)},
+                }
+            )
+        )
+    _write_table(run / "predictions.parquet", pa.concat_tables(tables))
+
+
+def write_examples(run: Path, tested: list[Tested], dataset: Dataset) -> None:
+    """`examples.parquet`: sample pictures of every class and split, and mistakes, as the network sees them."""
+    source, splits = dataset.source, dataset.splits
+    shown: list[tuple[int, str, str]] = []
+    for split, members in splits.rows().items():
+        for code in range(len(source.classes)):
+            shown += [(row, split, "sample") for row in members[source.labels[members] == code][:SAMPLES]]
+    mistaken: dict[int, None] = {}
+    for one in tested:
+        most = _confident_mistakes(source.labels[splits.test], one.logits, MISTAKES)
+        mistaken |= dict.fromkeys(splits.test[most].tolist())
+    shown += [(row, "test", "mistake") for row in mistaken]
+    table = {
+        "id": [str(source.ids[row]) for row, _, _ in shown],
+        "split": [split for _, split, _ in shown],
+        "label": [source.classes[source.labels[row]] for row, _, _ in shown],
+        "role": [role for _, _, role in shown],
+        "image": [_jpeg(dataset.pixels.image(row), quality=90) for row, _, _ in shown],
+    }
+    _write_table(run / "examples.parquet", pa.table(table))
+
+
+def write_gallery(run: Path, tested: list[Tested], slices: list[Slices], dataset: Dataset) -> None:
+    """`gallery.parquet`: small pictures of the test images, their slices, and where each arm looked.
+
+    Of more than 2,000 images those with a heat map come first, then those that some arm mistakes.
+    """
+    source, test = dataset.source, dataset.splits.test
+    labels = source.labels[test]
+    looked = {one.arm: one.looked for one in tested if one.looked is not None}
+    mapped = np.isin(np.arange(len(test)), [place for maps in looked.values() for place in maps])
+    mistaken = np.any([one.logits.argmax(1) != labels for one in tested], axis=0)
+    shown = np.sort(np.lexsort((~mistaken, ~mapped))[:GALLERY])
+    heat = {
+        f"heat:{arm}": pa.array([_bytes(looked.get(arm, {}).get(place)) for place in shown.tolist()], pa.binary())
+        for arm in dict.fromkeys(one.arm for one in tested)
+    }
+    table = {
+        "id": source.ids[test[shown]],
+        "label": np.array(source.classes)[labels[shown]],
+        "image": [_small(dataset.pixels.image(row)) for row in test[shown]],
+        **{f"slice:{it.column}": np.array(it.values)[it.codes[shown]] for it in slices},
+        **heat,
+    }
+    _write_table(run / "gallery.parquet", pa.table(table))
+
+
+def write_suspects(run: Path, suspects: Suspects, dataset: Dataset) -> None:
+    """`suspects.parquet`: the images whose label is most probably wrong, the most suspect first."""
+    source, splits = dataset.source, dataset.splits
+    first = np.flatnonzero(suspects.p_suggested > suspects.p_label)[:SUSPECTS]
+    rows, names = suspects.rows[first], np.array(source.classes)
+    split_of = np.full(len(source.ids), "", dtype=object)
+    for split, members in splits.rows().items():
+        split_of[members] = split
+    table = {
+        "id": source.ids[rows],
+        "split": pa.array(split_of[rows], pa.string()),
+        "label": names[source.labels[rows]],
+        "suggested": names[suspects.suggested[first]],
+        "p_label": suspects.p_label[first],
+        "p_suggested": suspects.p_suggested[first],
+        "score": suspects.score[first],
+        "image": pa.array([_small(dataset.pixels.image(row)) for row in rows], pa.binary()),
+    }
+    _write_table(run / "suspects.parquet", pa.table(table))
+
+
+def _confident_mistakes(labels: NDArray[np.int64], logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    confidence = log_probabilities(logits).max(1)
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+
+
+def _bytes(heat: NDArray[np.uint8] | None) -> bytes | None:
+    return None if heat is None else heat.tobytes()
+
+
+def _small(pixels: NDArray[np.uint8]) -> bytes:
+    image = Image.fromarray(pixels)
+    image.thumbnail((SMALL, SMALL), Image.Resampling.LANCZOS)
+    return _jpeg(np.asarray(image), quality=75)
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,66 @@
+"""Calibration against a loop over images and against torch's own minimiser."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from thaw.scoring.calibration import calibrate, fit_temperature, reliability
+
+
+def answers(images: int, classes: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the probabilities of some logits, and those logits times `sharpness`."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1.5, (images, classes))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([random.choice(classes, p=row) for row in p])
+    return labels, (logits * sharpness).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_error_is_that_of_a_loop_over_images(classes: int) -> None:
+    labels, logits = answers(300, classes, 2.0)
+    error, bins = reliability(labels, logits)
+    p = torch.softmax(torch.from_numpy(logits).double(), 1).numpy()
+    held: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
+    for row, label in zip(p, labels, strict=True):
+        place = next(place for place in range(15) if row.max() <= (place + 1) / 15 + 1e-12)
+        held[place].append((row.max(), row.argmax() == label))
+    expected = sum(abs(sum(sure for sure, _ in own) - sum(right for _, right in own)) for own in held) / 300
+    assert error == pytest.approx(expected)
+    assert [it["count"] for it in bins] == [len(own) for own in held]
+    assert all((it["accuracy"] is None) == (it["count"] == 0) for it in bins)
+
+
+def test_temperature_is_the_one_that_torch_finds() -> None:
+    labels, logits = answers(500, 4, 3.0)
+    log_temperature = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        scaled = torch.from_numpy(logits).double() / log_temperature.exp()
+        loss = functional.cross_entropy(scaled, torch.from_numpy(labels))
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    assert fit_temperature(labels, logits) == pytest.approx(float(log_temperature.exp().detach()), rel=1e-3)
+
+
+def test_overconfidence_is_mended_by_validation_alone() -> None:
+    labels, logits = answers(2000, 3, 3.0)
+    found = calibrate(labels, logits, answers(2000, 3, 3.0, seed=1))
+    assert found["temperature"] == pytest.approx(3, rel=0.15)
+    assert found["ece_after"] < 0.04 < 0.1 < found["ece"]
+    without = calibrate(labels, logits, None)
+    assert without["temperature"] is without["ece_after"] is None
+    assert "train.refit" in without["why"]
+    assert without["ece"] == found["ece"]
+
+
+def test_an_arm_that_is_always_right_gets_a_finite_temperature() -> None:
+    labels = np.array([0, 1, 0, 1])
+    logits = np.array([[9, 0], [0, 9], [9, 0], [0, 9]], dtype=np.float32)
+    assert 0 < fit_temperature(labels, logits) < 1
+    assert np.isfinite(calibrate(labels, logits, (labels, logits))["ece_after"])
