@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from thaw.bundle.card import complete_bundles
-from thaw.bundle.save import save_bundle
+from thaw.bundle.save import bundle_config, save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import make_inputs
@@ -123,7 +123,7 @@ def run_arm(
         "seconds": own.seconds(),
     }
     if seed == recipe.train.seeds[0]:
-        save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
+        save_bundle(run / "models" / arm, network.model, bundle_config(recipe, arm, dataset, scores))
     save_state(work / "done.safetensors", {"logits": torch.from_numpy(logits)}, result)
     (work / "epoch.safetensors").unlink(missing_ok=True)
     return result, logits

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thaw.compute import choose_layout, hold_frozen
 from thaw.errors import DataError
 from thaw.images.pixels import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
-from thaw.images.preprocessing import Normalise
+from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.scoring.metrics import log_probabilities
 
 if TYPE_CHECKING:
@@ -114,17 +114,19 @@ def ready_network(bundle: "Bundle") -> nn.Module:
             network(trial)
 
     with contextlib.suppress(OSError):  # a cache that cannot be written only means another trial next time
-        choose_layout(network, step, compute, f"bundle of {bundle.config['backbone']}, {side} px")
+        choose_layout(network, step, compute, f"bundle of {type(model).__name__}, {side} px")
     return network
 
 
-def square(picture: Picture, bundle: "Bundle") -> NDArray[np.uint8]:
-    """A picture as the network sees it, uint8 (size, size, 3). Raises BadImageError, or OSError for its file."""
-    preprocessing = bundle.preprocessing
+def square(picture: Picture, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
+    """A picture as the network sees it, uint8 (size, size, 3). Raises BadImageError."""
     if isinstance(picture, str | os.PathLike):
-        picture = Path(picture).read_bytes()
+        try:
+            picture = Path(picture).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if isinstance(picture, bytes | bytearray | memoryview):
-        return decode_picture(bytes(picture), preprocessing, bundle.decode)
+        return decode_picture(bytes(picture), preprocessing, decode)
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu().numpy()
         if picture.ndim == 3 and picture.shape[0] == 3:
@@ -171,8 +173,6 @@ def _decoded(
 
 def _square_or_reason(picture: Picture, bundle: "Bundle") -> NDArray[np.uint8] | str:
     try:
-        return square(picture, bundle)
+        return square(picture, bundle.preprocessing, bundle.decode)
     except BadImageError as error:
         return str(error)
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -20,21 +20,24 @@ from thaw.recipes import embedded_weights
 PACKAGES = ("thaw-vision", "torch", "torchvision", "timm", "pillow", "numpy")
 
 
-def save_bundle(
-    folder: Path, model: nn.Module, recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, Any]
-) -> None:
-    """Write `model.safetensors` and, last, `config.json`; the folder is a bundle when the latter is there.
-
-    `test` is what the study measured of this model on its test set. Paths of this machine do not travel with it: of the
-    data and of a weights file only the name is kept.
-    """
+def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write `model.safetensors` and, last, `config.json`; the folder is a bundle when the latter is there."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / "model.safetensors", save(_unshared(state), {"format": "pt"}))
+    write_json(folder / "config.json", config)
+
+
+def bundle_config(recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:
+    """What the `config.json` of an arm's bundle holds.
+
+    `test` is what the study measured of this model on its test set. Paths of this machine do not travel with it: of the
+    data and of a weights file only the name is kept.
+    """
     told = _without_paths(recipe)
     licence, hub_id = origin(recipe.model.backbone, embedded_weights(recipe.weights_of(arm)))
-    config = {
+    return {
         "format": FORMAT,
         "backbone": recipe.model.backbone,
         "classes": list(dataset.source.classes),
@@ -51,7 +54,6 @@ def save_bundle(
             **{package: importlib.metadata.version(package) for package in PACKAGES},
         },
     }
-    write_json(folder / "config.json", config)
 
 
 def _without_paths(recipe: Recipe) -> Recipe:
