@@ -5,18 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thaw.bundle.load import Bundle, load
+    from thaw.classifier import Classifier
     from thaw.errors import ThawError
     from thaw.recipe import Recipe, load_recipe
+    from thaw.results import Run, read_run
+    from thaw.study import run_study
+
+__all__ = ["Bundle", "Classifier", "Recipe", "Run", "ThawError", "load", "load_recipe", "read_run", "run_study"]
 
 _HOMES = {
     "Bundle": "thaw.bundle.load",
+    "Classifier": "thaw.classifier",
     "Recipe": "thaw.recipe",
+    "Run": "thaw.results",
     "ThawError": "thaw.errors",
     "load": "thaw.bundle.load",
     "load_recipe": "thaw.recipe",
+    "read_run": "thaw.results",
+    "run_study": "thaw.study",
 }
-
-__all__ = ["Bundle", "Recipe", "ThawError", "load", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:

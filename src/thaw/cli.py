@@ -104,6 +104,17 @@ def predict(
 
 
 @cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("name", metavar="USER/NAME")
+@click.option("--private", is_flag=True, help="Show it to nobody else.")
+def push(bundle: Path, name: str, private: bool) -> None:
+    """Upload the trained model in the folder BUNDLE to the Hugging Face hub, with its model card."""
+    from thaw.bundle.push import push
+
+    click.echo(push(bundle, name, private))
+
+
+@cli.command()
 @click.argument("name", required=False)
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the recipe NAME, to copy and change."""

@@ -1,5 +1,6 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
+import os
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -36,14 +37,14 @@ from thaw.training.probe import probe_head
 from thaw.training.search import search
 
 
-def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
+def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") -> dict[str, Any]:
     """Run a whole study into the folder `out`; returns what its `metrics.json` holds.
 
     `command` is what to type to run it again, for the report. Raises ThawError for anything that a person can put
     right.
     """
     clock = Clock()
-    run = open_run(out, recipe)
+    run = open_run(Path(out), recipe)
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, clock)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
