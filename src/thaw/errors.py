@@ -36,3 +36,8 @@ class StorageError(ThawError):
 
 class DivergedError(ThawError):
     """A loss that became infinite or no number."""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of another library's error and the first line of what it says, to quote in a sentence."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(":. ")

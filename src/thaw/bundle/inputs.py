@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from thaw.bundle.predict import Named
 from thaw.data.source import PICTURES
-from thaw.errors import DataError
+from thaw.errors import DataError, first_line
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Endings of file names that are taken for tables, in lower case."""
@@ -79,7 +79,7 @@ def _table(path: Path, column: str) -> tuple[Iterator[Named], int | None]:
             _check_column(next(csv.reader(opened, delimiter=separator), []), column, path)
         return _csv(path, column, separator), None
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as a table ({_first_line(error)}); mend it or give another.") from error
+        raise DataError(f"{path} cannot be read as a table ({first_line(error)}); mend it or give another.") from error
 
 
 def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
@@ -90,7 +90,7 @@ def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
                 if row.get(column):
                     yield Named(row[column], _below(root, row[column], path))
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read on ({_first_line(error)}); mend it or give another.") from error
+        raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
 
 
 def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
@@ -110,7 +110,7 @@ def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
                 else:
                     yield Named(name, b"")
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read on ({_first_line(error)}); mend it or give another.") from error
+        raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
 
 
 def _below(root: Path, name: str, table: Path) -> Path:
@@ -131,7 +131,3 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(".")

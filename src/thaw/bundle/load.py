@@ -20,7 +20,7 @@ from torch import nn
 from thaw.bundle import predict as predicting
 from thaw.bundle.predict import Named
 from thaw.compute import Compute, choose_compute
-from thaw.errors import BundleError, DataError, ModelError
+from thaw.errors import BundleError, DataError, ModelError, first_line
 from thaw.images.pixels import FILTERS
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.backbones import build_backbone
@@ -157,7 +157,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise BundleError(f"{file} is larger than {MAX_CONFIG >> 20} MiB, which none of thaw's is; copy it anew.")
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{file} cannot be read ({_first_line(error)}); copy the bundle anew.") from error
+        raise BundleError(f"{file} cannot be read ({first_line(error)}); copy the bundle anew.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise BundleError(
@@ -178,7 +178,7 @@ def _check(weights: Path, model: nn.Module, backbone: str) -> None:
         with safe_open(weights, "pt") as stored:
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"{weights} cannot be read ({_first_line(error)}); copy the bundle anew.") from error
+        raise BundleError(f"{weights} cannot be read ({first_line(error)}); copy the bundle anew.") from error
     for name in sorted(own.keys() | shapes.keys()):
         wanted, found = tuple(own[name].shape) if name in own else "none", shapes.get(name, "none")
         if wanted != found:
@@ -210,7 +210,3 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _name(index: int, picture: Any) -> str:
     return str(picture) if isinstance(picture, str | os.PathLike) else f"picture {index}"
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(".")

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from thaw.bundle.load import read_config
-from thaw.errors import BundleError
+from thaw.errors import BundleError, first_line
 
 
 def push(folder: Path, name: str, private: bool) -> str:
@@ -34,15 +34,11 @@ def push(folder: Path, name: str, private: bool) -> str:
         code = error.response.status_code
         why = {401: "the token is not valid", 403: "the token may not write there", 404: "there is no such user"}
         raise BundleError(
-            f"the hub refused {name} ({code}: {why.get(code, _first_line(error))}); run `hf auth login` with a token "
+            f"the hub refused {name} ({code}: {why.get(code, first_line(error))}); run `hf auth login` with a token "
             "that may write, or mend the name."
         ) from error
     except Exception as error:  # of whichever HTTP library this version of huggingface_hub uses
         raise BundleError(
-            f"the Hugging Face hub cannot be reached ({_first_line(error)}); connect, and run it again."
+            f"the Hugging Face hub cannot be reached ({first_line(error)}); connect, and run it again."
         ) from error
     return str(address)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().split("\n")[0][:200].rstrip(".")
