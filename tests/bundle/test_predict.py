@@ -98,6 +98,13 @@ def test_one_picture_and_arrays_of_several(bundle: thaw.Bundle, files: list[Path
     assert bundle.predict_proba([]).shape == (0, 2)
 
 
+def test_the_model_still_gives_gradients(bundle: thaw.Bundle, files: list[Path]) -> None:
+    bundle.predict(files)
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(bundle.model(images).sum(), images)
+    assert gradient.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
