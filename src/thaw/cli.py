@@ -72,6 +72,9 @@ def report(run: Path) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl", "parquet"]), help="What to write.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; its ending says the format too.")
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Write the K likeliest classes of each image only.")
+@click.option(
+    "--heatmaps", type=click.Path(path_type=Path), metavar="DIR", help="Draw what spoke for each class there."
+)
 @click.option("--image", "column", default="image", show_default=True, help="The column of a table with the images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
@@ -81,6 +84,7 @@ def predict(
     form: str | None,
     out: Path | None,
     top: int | None,
+    heatmaps: Path | None,
     column: str,
     device: str,
     precision: str,
@@ -98,7 +102,7 @@ def predict(
     loaded = load(bundle, device, precision)
     pictures, count = find_pictures(images, column, sys.stdin)
     try:
-        write_predictions(loaded, pictures, count, form, out, top)
+        write_predictions(loaded, pictures, count, form, out, top, heatmaps)
     except BrokenPipeError:  # whoever reads the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 

@@ -38,18 +38,27 @@ def format_of(form: str | None, out: Path | None) -> str:
 
 
 def write_predictions(
-    bundle: Bundle, pictures: Iterable[Named], count: int | None, form: str, out: Path | None, top: int | None
+    bundle: Bundle,
+    pictures: Iterable[Named],
+    count: int | None,
+    form: str,
+    out: Path | None,
+    top: int | None,
+    heatmaps: Path | None,
 ) -> None:
     """Predict all pictures, `count` of them where that is known, and write what came out of each batch at once.
 
-    Those that cannot be used are named on standard error and left out. Raises DataError where none can be used.
+    With `heatmaps`, a folder, each picture under its heat map is written there. Those that cannot be used are named on
+    standard error and left out. Raises DataError where none can be used.
     """
     written, bad = 0, 0
+    draw = _nothing if heatmaps is None else _heat_writer(bundle, heatmaps)
     lines_show = out is None and sys.stdout.isatty()
     progress = contextlib.nullcontext(_nothing) if lines_show else stage("predicting", count, "images")
     with writer(form, out, bundle.classes, top) as write, progress as advance:
         for batch in predict(bundle, pictures):
             write(batch)
+            draw(batch)
             for name, why in batch.bad:
                 say(f"passed over {_plain(name)}: {why}")
             written += len(batch.names)
@@ -60,6 +69,12 @@ def write_predictions(
             raise DataError(f"{what}; give pictures, such as JPEG or PNG files.")
     if bad:
         say(f"{bad:,} of {written + bad:,} images cannot be used and were passed over")
+
+
+def _heat_writer(bundle: Bundle, folder: Path) -> Write:
+    from thaw.bundle.heat import heat_writer  # matplotlib takes a second that nobody else needs
+
+    return heat_writer(bundle, folder)
 
 
 @contextlib.contextmanager
@@ -181,8 +196,8 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not number else text
 
 
-def _nothing(_: int) -> None:
-    """No progress, where the lines themselves show it."""
+def _nothing(_: object) -> None:
+    """What is done of what nobody asked for."""
 
 
 def _plain(text: str) -> str:
