@@ -1,1 +1,37 @@
 """How much of a pretrained network should you thaw? Measure it on your own images."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thaw.bundle.load import Bundle, load
+    from thaw.classifier import Classifier
+    from thaw.errors import ThawError
+    from thaw.recipe import Recipe, load_recipe
+    from thaw.results import Run, read_run
+    from thaw.study import run_study
+
+__all__ = ["Bundle", "Classifier", "Recipe", "Run", "ThawError", "load", "load_recipe", "read_run", "run_study"]
+
+_HOMES = {
+    "Bundle": "thaw.bundle.load",
+    "Classifier": "thaw.classifier",
+    "Recipe": "thaw.recipe",
+    "Run": "thaw.results",
+    "ThawError": "thaw.errors",
+    "load": "thaw.bundle.load",
+    "load_recipe": "thaw.recipe",
+    "read_run": "thaw.results",
+    "run_study": "thaw.study",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch takes seconds, and `thaw --help` needs none of it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thaw' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -4,6 +4,7 @@ ThawError                 exit code 2
 ├── RecipeError           a recipe key or value
 ├── DataError             a source, its columns, labels, splits or pictures
 ├── ModelError            a backbone, its weights, or a pattern of module names
+├── BundleError           a bundle that cannot be loaded
 ├── StorageError          the run folder or the cache
 └── DivergedError         a loss that became infinite
 """
@@ -25,9 +26,18 @@ class ModelError(ThawError):
     """A backbone, weights or a selection of parameters that cannot be used."""
 
 
+class BundleError(ThawError):
+    """A folder that is no sound bundle."""
+
+
 class StorageError(ThawError):
     """A folder that cannot be read or written, or that holds something else."""
 
 
 class DivergedError(ThawError):
     """A loss that became infinite or no number."""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of another library's error and the first line of what it says, to quote in a sentence."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(":. ")

@@ -21,15 +21,16 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def stage(name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A stage of `total` units, `done` of them before; yields a function to call with the number of units just done."""
+def stage(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A stage of `total` units, None where nobody knows, `done` of them before; yields a function to call with the
+    number of units just done."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(name, total=total, completed=done, unit=unit)
             yield lambda count: progress.advance(task, count)
     else:
-        yield from _plain(name, total - done, unit)
+        yield from _plain(name, None if total is None else total - done, unit)
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _plain(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     done = 0
 
@@ -87,12 +88,11 @@ def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         nonlocal last, done
         done += count
         now = time.monotonic()
-        if now - last >= PLAIN_SECONDS and done < total:
+        if now - last >= PLAIN_SECONDS and (total is None or done < total):
             last = now
             speed = done / (now - start)
-            say(
-                f"{name}: {done:,} of {total:,} {unit}, {_number(speed)} {unit}/s, {(total - done) / speed:,.0f} s left"
-            )
+            of, left = (f" of {total:,}", f", {(total - done) / speed:,.0f} s left") if total else ("", "")
+            say(f"{name}: {done:,}{of} {unit}, {_number(speed)} {unit}/s{left}")
 
     yield advance
     seconds = time.monotonic() - start

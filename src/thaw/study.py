@@ -1,5 +1,6 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
+import os
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.bundle.save import save_bundle
+from thaw.bundle.card import complete_bundles
+from thaw.bundle.save import bundle_config, save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import consecutive, make_inputs
@@ -45,13 +47,13 @@ LOOKED_AT_ONCE = 16
 """Images whose heat maps are made together."""
 
 
-def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
+def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") -> dict[str, Any]:
     """Run a whole study into the folder `out`; returns what its `metrics.json` holds.
 
     `command` is what to type to run it again, for the report. Raises ThawError for anything that a person can put
     right.
     """
-    with open_run(out, recipe) as run:
+    with open_run(Path(out), recipe) as run:
         return fill_run(run, recipe, command)
 
 
@@ -75,6 +77,7 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
             catch_up(*behind.pop(0), dataset, recipe, compute, kept)
         suspects = check_labels(dataset, recipe, compute, kept)
     found = finish_run(run, recipe, dataset, results, tested, suspects, compute, clock.seconds(), command)
+    complete_bundles(run, found)
     write_report(run)
     return found
 
@@ -151,7 +154,7 @@ def run_arm(
         "seconds": own.seconds(),
     }
     if seed == recipe.train.seeds[0]:
-        save_bundle(run / "models" / arm, network.model, recipe, arm, dataset, scores)
+        save_bundle(run / "models" / arm, network.model, bundle_config(recipe, arm, dataset, scores))
         with clock("heat maps"):
             answers |= look(network.model, logits, dataset, compute)
     save_state(work / "done.safetensors", answers, result)

@@ -167,7 +167,7 @@ def _mistakes(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
         (pc.field("arm") == arm)
         & (pc.field("seed") == seed)
         & (pc.field("predicted") != pc.field("label"))
-        & pc.field("id").isin(list(images))
+        & pc.field("id").isin(pa.array(list(images), pa.string()))
     )
     rows = [
         {**row, "confidence": row[f"p_{row['predicted']}"], "image": images[row["id"]]}

@@ -1,0 +1,268 @@
+"""A trained backbone as a scikit-learn classifier: `fit`, `predict`, `predict_proba`, in pipelines and validation."""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from torch import Tensor
+
+from thaw.bundle.load import Bundle
+from thaw.bundle.predict import Picture, listed, square
+from thaw.bundle.save import bundle_config, save_bundle
+from thaw.compute import Compute, choose_compute
+from thaw.data.batches import make_inputs
+from thaw.data.dataset import Dataset
+from thaw.data.source import Source
+from thaw.data.splits import Splits
+from thaw.errors import DataError, DivergedError
+from thaw.images.pixels import BadImageError
+from thaw.images.preprocessing import Preprocessing
+from thaw.nets.lora import merge
+from thaw.progress import stage
+from thaw.recipe import Recipe, validate
+from thaw.store import key_of
+from thaw.study import preprocessing_of
+from thaw.training.final import train
+from thaw.training.prepare import prepare
+from thaw.training.search import search
+
+ARM = "classifier"
+"""The name of the one arm of its recipe."""
+
+
+class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """An image classifier: a pretrained backbone, part of it trained on the images that `fit` is given.
+
+    It does what one arm of a study does: it finds a learning rate on images held out for it, then trains on all.
+    Images are paths, encoded bytes, PIL images, arrays uint8 (height, width, 3) or tensors uint8 (3, height, width), of
+    any sizes, in a sequence, or one array (n, height, width, 3). Numbers (n, pixels), as scikit-learn's own `digits`
+    and `olivetti_faces` bring them, are taken for square grey images, row by row, from the least value, black, to the
+    highest, white, that `fit` saw.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "torchvision/mobilenet_v2",
+        weights: str = "thaw:mobilenet_v2",
+        train: str | Sequence[str] = "head",
+        *,
+        epochs: int = 8,
+        learning_rates: Sequence[float] = (1e-4, 1e-3, 1e-2),
+        batch_size: int = 64,
+        size: int | None = None,
+        validation: float = 0.15,
+        device: str = "auto",
+        precision: str = "auto",
+        settings: Mapping[str, object] | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        """Most are the keys of a recipe that have these names.
+
+        `validation` is the share of the images that the learning rates are compared on. `settings` are any other keys
+        of a recipe, such as `{"train.flips": True}`. `random_state` is a seed, a numpy RandomState, or None.
+        """
+        self.backbone = backbone
+        self.weights = weights
+        self.train = train
+        self.epochs = epochs
+        self.learning_rates = learning_rates
+        self.batch_size = batch_size
+        self.size = size
+        self.validation = validation
+        self.device = device
+        self.precision = precision
+        self.settings = settings
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: ArrayLike) -> Self:
+        """Search and train. `X` are n images, `y` (n,) their labels, of any type.
+
+        Afterwards `classes_` (classes,), `learning_rate_`, `search_` (a row for each rate), `epochs_` (a row for each
+        epoch) and `bundle_`. Raises ValueError for labels that are no classes and ThawError for what else is wrong.
+        """
+        pictures, labels = self._fit_pictures(X, y)
+        check_classification_targets(labels)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"A classifier needs two classes or more; y has one class, {self.classes_[0]!r}.")
+        seed = _seed(self.random_state)
+        recipe = self._recipe(seed)
+        compute = choose_compute(recipe.train.device, recipe.train.precision)
+        preprocessing = preprocessing_of(recipe)
+        pixels = _pixels(pictures, preprocessing, recipe.images.decode)
+        dataset = _dataset(pixels, codes, self.classes_, preprocessing, recipe, self.validation, compute)
+        self.bundle_ = self._train(dataset, recipe, seed, compute)
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """(n, classes) probabilities in the order of `classes_`."""
+        check_is_fitted(self)
+        if not _is_pictures(X):
+            X = self._as_pictures(validate_data(self, X, dtype=np.float64, reset=False))
+        return self.bundle_.predict_proba(X)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """(n,) the likeliest class of each image, of the type of `y`."""
+        probabilities = self.predict_proba(X)
+        predicted: NDArray[Any] = self.classes_[probabilities.argmax(1)]
+        return predicted
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write what was trained as a bundle, for `thaw.load`, `thaw predict` and `thaw export`."""
+        check_is_fitted(self)
+        save_bundle(Path(folder), self.bundle_.model, self.bundle_.config)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _fit_pictures(self, X: Any, y: ArrayLike) -> tuple[list[Picture], NDArray[Any]]:
+        if _is_pictures(X):
+            pictures = listed(X)
+            labels = column_or_1d(y, warn=True)
+            check_consistent_length(pictures, labels)
+            return pictures, labels
+        rows, labels = validate_data(self, X, y, dtype=np.float64)
+        self.range_ = (float(rows.min()), float(rows.max()))
+        return self._as_pictures(rows), labels
+
+    def _as_pictures(self, rows: NDArray[np.float64]) -> list[Picture]:
+        """Rows of numbers (n, pixels) as square grey images, black where the last row of pixels is not full."""
+        low, high = self.range_
+        side = math.ceil(math.sqrt(rows.shape[1]))
+        grey = np.zeros((len(rows), side * side), np.uint8)
+        grey[:, : rows.shape[1]] = ((rows - low) * (255 / ((high - low) or 1))).clip(0, 255).round()
+        return list(grey.reshape(-1, side, side))
+
+    def _recipe(self, seed: int) -> Recipe:
+        values: dict[str, Any] = {
+            "name": ARM,
+            "data": {"source": "fit"},
+            "images": {} if self.size is None else {"size": self.size},
+            "model": {"backbone": self.backbone, "weights": str(self.weights)},
+            "search": {"learning_rates": [float(rate) for rate in self.learning_rates]},
+            "train": {
+                "epochs": self.epochs,
+                "batch_size": self.batch_size,
+                "seeds": [seed],
+                "device": self.device,
+                "precision": self.precision,
+            },
+            "arms": {ARM: {"train": self.train if isinstance(self.train, str) else list(self.train)}},
+        }
+        for key, value in (self.settings or {}).items():
+            table = values
+            *path, last = key.split(".")
+            for name in path:
+                table = table.setdefault(name, {})
+            table[last] = value
+        return validate(values, where="Classifier")
+
+    def _train(self, dataset: Dataset, recipe: Recipe, seed: int, compute: Compute) -> Bundle:
+        network, _ = prepare(ARM, seed, dataset, recipe, compute, [])
+        labels, splits = dataset.labels(compute.device), dataset.splits
+        try:
+            found = search(network, labels, splits, recipe, seed, compute)
+            trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute)
+        except DivergedError:
+            if compute.precision == "fp32":
+                raise
+            return self._train(dataset, recipe, seed, replace(compute, precision="fp32"))
+        merge(network.model)
+        self.learning_rate_, self.search_, self.epochs_ = found.learning_rate, found.search, trained.epochs
+        model = network.model.cpu().eval().requires_grad_(False)
+        config = bundle_config(recipe, ARM, dataset, {})
+        return Bundle(model, dataset.source.classes, dataset.preprocessing, recipe.images.decode, None, config, compute)
+
+
+def _is_pictures(X: Any) -> bool:
+    """Whether `X` are pictures, and not a table of numbers."""
+    if isinstance(X, np.ndarray | Tensor):
+        return X.ndim == 4 or (X.ndim == 1 and str(X.dtype).startswith(("object", "<U")))
+    if not isinstance(X, Sequence) and type(X).__name__ != "Series":
+        return False
+    first = next(iter(X), None)
+    if isinstance(first, np.ndarray | Tensor):
+        return first.ndim > 1
+    return isinstance(first, str | os.PathLike | bytes | Image.Image)
+
+
+def _seed(random_state: Any) -> int:
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _pixels(pictures: list[Picture], preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
+    """(n, size, size, 3), mapped from a file that is gone when nobody uses it any more."""
+    side = preprocessing.size
+    with tempfile.TemporaryFile() as file:
+        pixels = np.memmap(file, np.uint8, "w+", shape=(len(pictures), side, side, 3))
+
+    def make(row: int) -> None:
+        try:
+            pixels[row] = square(pictures[row], preprocessing, decode)
+        except BadImageError as error:
+            raise DataError(f"picture {row} {error}; leave it out or mend it.") from error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, stage("decoding", len(pictures), "images") as advance:
+        for _ in pool.map(make, range(len(pictures))):
+            advance(1)
+    return pixels
+
+
+def _dataset(
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: NDArray[Any],
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    validation: float,
+    compute: Compute,
+) -> Dataset:
+    count = len(pixels)
+    digests = tuple(hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in pixels)
+    source = Source(
+        classes=tuple(str(name) for name in classes),
+        ids=np.array([str(row) for row in range(count)]),
+        labels=labels.astype(np.int64),
+        splits=np.array(["all"] * count),
+        digests=digests,
+        content=pa.chunked_array([pa.nulls(count, pa.binary())]),
+        paths=(None,) * count,
+        rows=np.arange(count),
+        columns=pa.table({}),
+        skipped=(),
+    )
+    held = _held_out(source.labels, validation, recipe.train.seeds[0])
+    rest = np.setdiff1d(np.arange(count), held)
+    splits = Splits(rest, held, np.empty(0, np.int64), {"validation": f"{len(held):,} images, stratified by label"})
+    key = key_of(digests=digests, preprocessing=asdict(preprocessing))
+    return Dataset(source, splits, make_inputs((pixels,), compute.device), key, preprocessing)
+
+
+def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """(m,) rows to validate on, ascending: that share of each class, one image at least, never all of a class."""
+    random = np.random.default_rng(seed)
+    members = [random.permutation(np.flatnonzero(labels == code)) for code in range(labels.max() + 1)]
+    counts = [min(round(share * len(rows)), len(rows) - 1) for rows in members]
+    if not any(counts):
+        largest = max(range(len(members)), key=lambda code: len(members[code]))
+        counts[largest] = min(1, len(members[largest]) - 1)
+    return np.sort(np.concatenate([rows[:number] for rows, number in zip(members, counts, strict=True)]))

@@ -1,0 +1,126 @@
+"""thaw.Classifier keeps scikit-learn's conventions, and is an arm of a study under another name."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import thaw
+from conftest import picture
+from thaw.errors import DataError
+
+TINY: dict[str, Any] = {
+    "backbone": "timm/test_resnet",
+    "weights": "random",
+    "train": "all",
+    "size": 16,
+    "epochs": 1,
+    "learning_rates": (1e-2,),
+    "precision": "fp32",
+    "device": "cpu",
+    "settings": {"cache.activations": "off"},
+}
+LEARNS = {"epochs": 4, "batch_size": 32}
+"""Enough to tell the blobs of `check_classifiers_train` apart."""
+EXCEPTIONS = {
+    "check_methods_subset_invariance": "wants probabilities equal to 1e-7 whatever the batch; fp32 kernels round "
+    "differently at another batch size, see the test of batches below",
+    "check_array_api_input": "needs the environment variable SCIPY_ARRAY_API, and images come as numpy arrays",
+}
+
+
+@parametrize_with_checks([thaw.Classifier(**TINY)], expected_failed_checks=lambda _: EXCEPTIONS)
+def test_scikit_learn_finds_its_conventions(estimator: Any, check: Any) -> None:
+    if check.func.__name__ == "check_classifiers_train":
+        estimator = clone(estimator).set_params(**LEARNS)
+    check(estimator)
+
+
+@pytest.fixture
+def images() -> tuple[list[bytes], list[str]]:
+    """24 pictures, brighter on the left or on the right, and which."""
+    return [picture(seed, seed % 2) for seed in range(24)], ["left", "right"] * 12
+
+
+def test_it_learns_and_becomes_a_bundle(images: tuple[list[bytes], list[str]], tmp_path: Path) -> None:
+    X, y = images
+    fitted = thaw.Classifier(size=64, epochs=12, batch_size=8, learning_rates=(1e-3, 1e-2), precision="fp32").fit(X, y)
+    assert fitted.classes_.tolist() == ["left", "right"]
+    assert fitted.score(X, y) > 0.9
+    assert [row["learning_rate"] for row in fitted.search_] == [1e-3, 1e-2]
+    assert len(fitted.epochs_) == 12
+    opened = [Image.open(io.BytesIO(one)) for one in X]
+    for form in (opened, [np.array(one.convert("RGB")) for one in opened]):
+        np.testing.assert_allclose(fitted.predict_proba(form), fitted.predict_proba(X), atol=1e-6)
+    fitted.save(tmp_path / "bundle")
+    loaded = thaw.load(tmp_path / "bundle", precision="fp32")
+    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+    assert loaded.predict(X).tolist() == fitted.predict(X).tolist()
+
+
+def test_validation_and_pipelines(images: tuple[list[bytes], list[str]], tmp_path: Path) -> None:
+    X, y = images
+    files = [tmp_path / f"{index}.png" for index in range(len(X))]
+    for file, content in zip(files, X, strict=True):
+        file.write_bytes(content)
+    by_name = make_pipeline(FunctionTransformer(lambda names: [tmp_path / name for name in names]), clone(small()))
+    scores = cross_val_score(by_name, [file.name for file in files], y, cv=2)
+    assert scores.tolist() == cross_val_score(small(), X, y, cv=2).tolist()
+
+
+def test_batches_of_another_size_change_nothing(images: tuple[list[bytes], list[str]]) -> None:
+    X, y = images
+    fitted = small().fit(X, y)
+    one_by_one = np.concatenate([fitted.predict_proba([one]) for one in X])
+    np.testing.assert_allclose(one_by_one, fitted.predict_proba(X), atol=1e-6)
+
+
+def test_it_is_an_arm_of_a_study(class_folder: Path, tmp_path: Path) -> None:
+    """On a study's training images in its order, with its one rate, it gives the study's own test predictions."""
+    recipe = (
+        'model.backbone = "timm/test_resnet"\nmodel.weights = "random"\nimages.size = 16\ntrain.epochs = 2\n'
+        'train.batch_size = 8\ntrain.precision = "fp32"\nsearch.learning_rates = [1e-2]\ndata.validation = 9\n'
+        'arms.classifier.train = "all"\n'
+    )
+    (tmp_path / "one.toml").write_text(recipe)
+    resolved = thaw.load_recipe(str(tmp_path / "one.toml"), str(class_folder))
+    thaw.run_study(resolved, tmp_path / "run")
+    from thaw.compute import choose_compute
+    from thaw.progress import Clock
+    from thaw.study import load_dataset
+
+    dataset = load_dataset(resolved, choose_compute("cpu", "fp32"), Clock())
+    source, splits = dataset.source, dataset.splits
+    trained_on = np.union1d(splits.train, splits.validation)
+    fitted = small(epochs=2, batch_size=8).fit([source.picture(row) for row in trained_on], source.labels[trained_on])
+    found = fitted.predict_proba([source.picture(row) for row in splits.test])
+    rows = {
+        row["id"]: (row["p_left"], row["p_right"]) for row in thaw.read_run(tmp_path / "run").predictions.to_pylist()
+    }
+    np.testing.assert_allclose(found, [rows[source.ids[row]] for row in splits.test], atol=1e-4)
+
+
+def test_what_cannot_be_fitted(images: tuple[list[bytes], list[str]]) -> None:
+    X, y = images
+    with pytest.raises(ValueError, match="y has one class"):
+        small().fit(X, ["left"] * len(X))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        small().fit(X, y[:-1])
+    with pytest.raises(DataError, match="picture 3 is no picture"):
+        small().fit([*X[:3], b"no picture", *X[4:]], y)
+    with pytest.raises(thaw.ThawError, match=r"train.epochs = 0"):
+        small(epochs=0).fit(X, y)
+    with pytest.raises(thaw.ThawError, match="did you mean 'flips'"):
+        small(settings={"train.flip": True}).fit(X, y)
+
+
+def small(**changes: Any) -> thaw.Classifier:
+    return thaw.Classifier(**(TINY | changes))
