@@ -1,0 +1,133 @@
+"""Figures of where arms fail and what they cost: slices, calibration, accuracy against cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from thaw.report import formats
+from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
+
+MAX_SLICES = 40
+"""Slices of a column that its figure has room for; the table has all."""
+
+
+def plot_cost(
+    costs: Mapping[str, float],
+    accuracies: Mapping[str, float],
+    intervals: Mapping[str, Sequence[float]],
+    quantity: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Test accuracy with its interval against a cost, above 0, on a logarithmic axis; each arm is named at its dot."""
+    ax = ax or new_axes(4.6, 3.2)
+    for place, arm in enumerate(costs):
+        colour, x, y = arm_colour(place), costs[arm], accuracies[arm]
+        ax.plot((x, x), intervals[arm], color=colour, alpha=0.3, linewidth=5, solid_capstyle="round")
+        ax.plot(x, y, arm_marker(place), color=colour, markersize=7, markeredgecolor=PAPER)
+    ax.set_xscale("log")
+    low, high = min(costs.values()), max(costs.values())
+    ax.set_xlim(low / 2.2, high * 2.2)
+    ax.margins(y=0.12)
+    if high / low < 10:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(percent_tick)
+    middle = (low * high) ** 0.5
+    for side in (True, False):
+        beside = {arm: accuracies[arm] for arm, x in costs.items() if (x > middle) == side}
+        for arm, up in _apart(beside, ax.get_ylim()).items():
+            ax.annotate(
+                formats.short(arm, 24),
+                (costs[arm], accuracies[arm]),
+                (-7 if side else 7, up),
+                textcoords="offset points",
+                ha="right" if side else "left",
+                va="center_baseline",
+                color=INK,
+                fontsize=9,
+            )
+    ax.set_xlabel(quantity)
+    finish(ax, "test accuracy")
+    return ax
+
+
+def plot_reliability(bins: Sequence[Mapping[str, Any]], colour: str, ax: Axes | None = None) -> Axes:
+    """A reliability diagram: for each bin of confidence that holds images, the share that is right.
+
+    A dot's area grows with the images in its bin; on the diagonal, confidence is what accuracy proves to be.
+    """
+    ax = ax or new_axes(2.7, 2.7)
+    filled = [it for it in bins if it["count"]]
+    x, y = [it["confidence"] for it in filled], [it["accuracy"] for it in filled]
+    share = np.array([it["count"] for it in filled]) / max(1, sum(it["count"] for it in filled))
+    ax.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    ax.vlines(x, x, y, color=colour, alpha=0.3, linewidth=3)
+    ax.scatter(x, y, s=18 + 160 * share, color=colour, edgecolor=PAPER, zorder=3)
+    low = min([*x, *y, 0.5])
+    start = max(0.0, np.floor(low * 5) / 5 - 0.02) if low >= 0.2 else -0.02
+    ax.set_xlim(start, 1.03)
+    ax.set_ylim(start if low >= 0.2 else -0.02, 1.03)
+    ax.set_aspect("equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_major_formatter(percent_tick)
+    ax.set_xlabel("says it is right")
+    finish(ax, "is right")
+    return ax
+
+
+def plot_slices(values: Sequence[Mapping[str, Any]], arms: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Accuracy of each arm in each slice of a column, a dot over its interval; hollow where the slice is small.
+
+    `values` as in `metrics.json`: `value`, `count`, `small` and, by arm, `accuracy` and `interval`.
+    """
+    values = values[:MAX_SLICES]
+    step = 0.16
+    ax = ax or new_axes(5.4, 0.9 + len(values) * (0.2 + step * len(arms)))
+    spread = 0.72 * (np.arange(len(arms)) - (len(arms) - 1) / 2) / max(1, len(arms))
+    for place, arm in enumerate(arms):
+        colour, marker = arm_colour(place), arm_marker(place)
+        for row, it in enumerate(values):
+            y, found = row + spread[place], it["arms"][arm]
+            opacity = 0.16 if it["small"] else 0.3
+            ax.plot(found["interval"], (y, y), color=colour, alpha=opacity, linewidth=4, solid_capstyle="round")
+            face = PAPER if it["small"] else colour
+            edge = colour if it["small"] else PAPER
+            ax.plot(found["accuracy"], y, marker, markersize=5.5, markerfacecolor=face, markeredgecolor=edge)
+        ax.plot([], [], marker, color=colour, markersize=5.5, label=formats.short(arm, 24))
+    for row in range(1, len(values)):
+        ax.axhline(row - 0.5, color=RULE, linewidth=0.6)
+    names = [f"{formats.short(it['value'], 22)} ({formats.count(it['count'])})" for it in values]
+    ax.set_yticks(range(len(values)), names)
+    ax.set_ylim(len(values) - 0.45, -0.55)
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -0.02), min(high, 1.02))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_formatter(percent_tick)
+    ax.set_xlabel("test accuracy")
+    finish(ax, "", across=False)
+    for label in ax.get_yticklabels():
+        label.set_color(INK)
+    legend(ax)
+    return ax
+
+
+def _apart(heights: Mapping[str, float], limits: tuple[float, float]) -> dict[str, float]:
+    """How far up each name must move, in points, so that names at these heights do not lie on each other."""
+    high, line = 175.0, 11.0
+    moved, below = {}, -np.inf
+    for arm in sorted(heights, key=heights.__getitem__):
+        at = high * (heights[arm] - limits[0]) / (limits[1] - limits[0])
+        below = max(at, below + line)
+        moved[arm] = below - at
+    return moved
+
+
+def _amount(value: float, quantity: str) -> str:
+    if quantity.startswith("trained"):
+        return formats.parameters(round(value)).replace(".0", "")
+    return formats.seconds(value)
