@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
 from thaw.report import formats
 from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
@@ -67,13 +67,10 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]], colour: str, ax: Axes | 
     ax.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     ax.vlines(x, x, y, color=colour, alpha=0.3, linewidth=3)
     ax.scatter(x, y, s=18 + 160 * share, color=colour, edgecolor=PAPER, zorder=3)
-    low = min([*x, *y, 0.5])
-    start = max(0.0, np.floor(low * 5) / 5 - 0.02) if low >= 0.2 else -0.02
-    ax.set_xlim(start, 1.03)
-    ax.set_ylim(start if low >= 0.2 else -0.02, 1.03)
-    ax.set_aspect("equal")
+    # the same ends for every arm, so that the diagrams compare
+    ax.set(xlim=(-0.04, 1.06), ylim=(-0.04, 1.06), aspect="equal")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(percent_tick)
     ax.set_xlabel("says it is right")
     finish(ax, "is right")
@@ -97,8 +94,8 @@ def plot_slices(values: Sequence[Mapping[str, Any]], arms: Sequence[str], ax: Ax
             ax.plot(found["interval"], (y, y), color=colour, alpha=opacity, linewidth=4, solid_capstyle="round")
             face = PAPER if it["small"] else colour
             edge = colour if it["small"] else PAPER
-            ax.plot(found["accuracy"], y, marker, markersize=5.5, markerfacecolor=face, markeredgecolor=edge)
-        ax.plot([], [], marker, color=colour, markersize=5.5, label=formats.short(arm, 24))
+            ax.plot(found["accuracy"], y, marker, markersize=6.5, mfc=face, mec=edge, mew=0.7)
+        ax.plot([], [], marker, color=colour, markersize=6.5, label=formats.short(arm, 24))
     for row in range(1, len(values)):
         ax.axhline(row - 0.5, color=RULE, linewidth=0.6)
     names = [f"{formats.short(it['value'], 22)} ({formats.count(it['count'])})" for it in values]

@@ -6,6 +6,9 @@ from thaw.report.formats import count, listed, named, percent, points, probabili
 from thaw.report.standing import Metrics
 from thaw.scoring.comparison import ALPHA
 
+EVEN = 0.01
+"""Confidence within a point of accuracy is called even."""
+
 
 def failures(metrics: Metrics) -> dict[str, str]:
     """By part, a paragraph on it: `slices`, `calibration`, `agreement`, `suspects`; parts a run lacks are left out.
@@ -21,15 +24,15 @@ def failures(metrics: Metrics) -> dict[str, str]:
     return {part: paragraph for part, paragraph in told.items() if paragraph}
 
 
-def gap_sentence(column: str, gap: dict[str, Any]) -> str:
-    """What the largest gap between two slices of a column is, and what its test says."""
+def gap_told(column: str, gap: dict[str, Any]) -> str:
+    """What the largest gap between two slices of a column is, and what its test says; without a full stop."""
     low, high = (signed(end) for end in gap["interval"])
     p = probability(gap["p_corrected"])
     evidence = f"95% interval {low} to {high}; corrected p {p if p.startswith('<') else f'= {p}'}"
     pair = f"{_slice(column, gap['low'])} is {points(gap['difference'])} harder than {_slice(column, gap['high'])}"
     if gap["p_corrected"] < ALPHA:
-        return f"{pair} ({evidence})."
-    return f"{pair} ({evidence}), which chance alone may explain."
+        return f"{pair} ({evidence})"
+    return f"{pair} ({evidence}), which chance alone may explain"
 
 
 def gaps(metrics: Metrics, arm: str) -> list[tuple[str, dict[str, Any]]]:
@@ -58,19 +61,18 @@ def _slices(metrics: Metrics) -> str:
     sentences = []
     if clear:
         column, gap = clear[0]
-        sentences.append(f"For {named(arm)}, {gap_sentence(column, gap)}")
+        sentences.append(f"For {named(arm)}, {gap_told(column, gap)}.")
         if others := [short(name) for name, _ in clear[1:]]:
             sentences.append(f"The test set also shows a gap by {listed(others)}.")
     unclear = [short(column) for column, gap in found if gap["p_corrected"] >= ALPHA]
     if unclear:
         start = "It" if clear else f"For {named(arm)}, the test set"
-        also = "no gap" if clear else "no gap between slices"
-        sentences.append(f"{start} shows {also} by {listed(unclear, 'or')} that chance could not explain.")
+        sentences.append(f"{start} shows no gap by {listed(unclear, 'or')} beyond what chance may explain.")
     return " ".join(sentences)
 
 
 def _calibration(metrics: Metrics) -> str:
-    told = []
+    told: dict[str, list[str]] = {}
     for arm, it in metrics["arms"].items():
         if not it.get("calibration"):
             continue
@@ -79,9 +81,10 @@ def _calibration(metrics: Metrics) -> str:
         images = sum(one["count"] for one in filled)
         sure = sum(one["count"] * one["confidence"] for one in filled) / images
         right = sum(one["count"] * one["accuracy"] for one in filled) / images
-        word = "overconfident" if sure - right > 0.01 else "underconfident" if right - sure > 0.01 else "well balanced"
-        told.append(f"{named(arm)} is {word}: it says {percent(sure)} and is right on {percent(right)}")
-    return f"On average {'; '.join(told)}." if told else ""
+        word = "overconfident" if sure - right > EVEN else "underconfident" if right - sure > EVEN else "even"
+        told.setdefault(word, []).append(f"{named(arm)} ({percent(sure)} sure, {percent(right)} right)")
+    sentence = "; ".join(f"{word} on average: {listed(arms)}" for word, arms in told.items())
+    return f"{sentence[0].upper()}{sentence[1:]}." if told else ""
 
 
 def _agreement(metrics: Metrics) -> str:

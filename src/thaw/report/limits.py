@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from thaw.report.failures import gap_sentence, gaps
+from thaw.report.failures import gap_told, gaps
 from thaw.report.formats import count, listed, named, percent, points, short, signed
 from thaw.report.standing import Metrics, pairs
 
@@ -57,7 +57,7 @@ def harm(metrics: Metrics) -> str:
     arm = metrics["recommended"]
     found = gaps(metrics, arm)
     if found:
-        return " ".join([f"For {named(arm)}:", *(gap_sentence(column, gap) for column, gap in found[:3])])
+        return f"For {named(arm)}: {'; '.join(gap_told(column, gap) for column, gap in found[:3])}."
     return (
         "This study has no column to slice by, so it cannot say whom its models serve worse. Add columns such as age "
         "or skin tone to the data before a model is used on people."
@@ -83,9 +83,9 @@ def _test_set(metrics: Metrics) -> str:
     images = count(metrics["splits"]["test"], "test image")
     if not unclear:
         return f"{images} tell every pair of arms apart." if len(metrics["arms"]) > 1 else ""
-    told = listed([f"{named(lead.ahead)} and {named(lead.over)}" for lead in unclear[:3]])
-    more = f", nor {len(unclear) - 3} more pairs" if len(unclear) > 3 else ""
-    return f"{images} cannot tell apart {told}{more}; that is no proof that they are alike."
+    told = [f"{named(lead.ahead)} from {named(lead.over)}" for lead in unclear]
+    shown = told if len(told) <= 4 else [*told[:3], f"the arms of {len(told) - 3} more pairs"]
+    return f"{images} cannot tell {listed(shown, 'or')}; that is no proof that they are alike."
 
 
 def _seeds(metrics: Metrics) -> str:

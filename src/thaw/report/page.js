@@ -175,6 +175,8 @@ function makeGallery(data) {
     suspect: (_, i) => data.suspects[i] !== null,
   };
 
+  const ORDER = { wrong: -1, confident: -1, "only-wrong": -1, unsure: 1 }; // by how sure the arm is
+
   function passing() {
     const { arm, kind, label, predicted, slice, search } = form.elements;
     const of = data.arms[arm.value];
@@ -186,7 +188,7 @@ function makeGallery(data) {
       (predicted.value === "" || of.predicted[i] === Number(predicted.value)) &&
       (!column || column[i] === slice.value) &&
       data.ids[i].toLowerCase().includes(part);
-    const order = { wrong: -1, confident: -1, "only-wrong": -1, unsure: 1 }[kind.value] ?? 0;
+    const order = ORDER[kind.value] ?? 0;
     return data.ids.map((_, i) => i).filter(keep).sort((a, b) => order * (of.sure[a] - of.sure[b]) || a - b);
   }
 
@@ -229,10 +231,13 @@ function makeGallery(data) {
     shown = 0;
     $("gallery-cards").replaceChildren();
     more();
-    const { arm, heat } = form.elements;
+    const { arm, kind, heat } = form.elements;
     const maps = found.filter((i) => data.arms[arm.value].heat[i]).length;
-    const told = `${found.length.toLocaleString("en")} of ${data.ids.length.toLocaleString("en")} test images`;
-    $("gallery-count").textContent = heat.checked ? `${told}, ${maps.toLocaleString("en")} with a heat map` : told;
+    const number = (count) => count.toLocaleString("en");
+    const told = [`${number(found.length)} of ${number(data.ids.length)} test images`];
+    if (ORDER[kind.value]) told.push(ORDER[kind.value] < 0 ? "the surest first" : "the least sure first");
+    if (heat.checked) told.push(`${number(maps)} with a heat map`);
+    $("gallery-count").textContent = `${told.join(", ")}.`;
   }
 
   function tile(heading, shownPicture, ...said) {
@@ -250,7 +255,7 @@ function makeGallery(data) {
       const none = data.arms[arm].heat[i] ? [] : [element("small", {}, "no heat map")];
       return tile(arm, picture(arm, i, true), answer(arm, i), ...none);
     });
-    $("picture-tiles").replaceChildren(tile("as it is", picture(arms[0], i, false)), ...tiles);
+    $("picture-tiles").replaceChildren(tile("the picture", picture(arms[0], i, false)), ...tiles);
     $("picture-link").setAttribute("href", hash(i));
     if (!dialog.open) dialog.showModal();
   }
@@ -271,9 +276,17 @@ function makeGallery(data) {
   function turn(step) {
     const order = found.includes(open) ? found : data.ids.map((_, i) => i);
     const next = order[(order.indexOf(open) + step + order.length) % order.length];
-    location.replace(hash(next));
+    history.replaceState(null, "", hash(next));
+    show(next);
   }
 
+  // what compares the arms opens towards the middle
+  const side = (event) => {
+    const item = event.target.closest("li");
+    item?.classList.toggle("end", item.offsetLeft - item.parentNode.offsetLeft > item.parentNode.clientWidth / 2);
+  };
+  $("gallery-cards").addEventListener("mouseover", side);
+  $("gallery-cards").addEventListener("focusin", side);
   form.addEventListener("input", refresh);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(refresh));

@@ -33,7 +33,7 @@ NEEDED = {
 FILTERS = (
     *(formats.about, formats.between, formats.count, formats.day, formats.listed, formats.parameters),
     *(formats.percent, formats.probability, formats.rate, formats.score, formats.seconds, formats.short),
-    *(formats.signed, formats.size, formats.spread, slug, small_slices),
+    *(formats.signed, formats.size, formats.spread, formats.within, slug, small_slices),
 )
 
 
