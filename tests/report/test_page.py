@@ -221,6 +221,68 @@ def test_several_seeds_and_classes(tmp_path):
     assert re.search(r"last-two-fc (best|use this) (0\.\d{4} ± 0\.\d{4} 0\.\d{3}–0\.\d{3} ){4}", page.text)
 
 
+def test_a_halving_early_stops_and_adapters(tmp_path):
+    run = make_run(tmp_path, seeds=(0, 1), images=80, arms=("head", "everything"), refit="train")
+    metrics = json.loads((run / "metrics.json").read_text())
+    for arm, rate in (("head", 0.25), ("everything", 1e-5)):
+        trials = [
+            {"learning_rate": rate, "steps": steps, "accuracy": 0.8 + steps / 1000, "loss": 0.4} for steps in (15, 30)
+        ]
+        trials.append({"learning_rate": 100.0, "steps": 15, "accuracy": 0.0, "loss": None, "failed": "it diverged"})
+        for one in (metrics["arms"][arm], *metrics["arms"][arm]["runs"]):
+            one |= {"learning_rate": rate, "search": trials}
+    metrics["arms"]["head"]["runs"][1]["epochs"].pop()
+    metrics["arms"]["head"] |= {"train": "lora"}
+    write_json(run / "metrics.json", metrics)
+    modules = json.loads((run / "modules.json").read_text())
+    modules["head"].append({"module": "classifier.4.lora_A", "kind": "Linear", "parameters": 8, "trained": True})
+    write_json(run / "modules.json", modules)
+    recipe = (
+        (run / "recipe.toml")
+        .read_text()
+        .replace("[search]\n", '[search]\nmethod = "halving"\ntrials = 8\nrange = [1e-05, 0.1]\n')
+    )
+    (run / "recipe.toml").write_text(recipe.replace("[train]\n", "[train]\npatience = 2\nweight_decay = 0.01\n"))
+    text = Page(write_report(run)).text
+    for told in (
+        "8 learning rates from 1e-5 to 1e-1 are tried for 15 steps",
+        "trains for up to 3 epochs on train with Adam, weight decay 0.01, until 2 epochs bring nothing better",
+        "low-rank adapters (LoRA) on the linear layers",
+        "head 2.5e-1 30 0.8300",
+        "everything 1e2 15 failed",
+        "classifier.4.lora_A Linear 8 trained –",
+    ):
+        assert told in text
+
+
+def test_errors_and_audit_are_told(tmp_path):
+    page = Page(write_report(make_run(tmp_path, images=300, arms=("head", "everything"), errors=True)))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for it in metrics["slices"]:
+        for row in it["values"]:
+            cells = [
+                f"{100 * found['accuracy']:.1f}% {100 * found['interval'][0]:.1f}–{100 * found['interval'][1]:.1f}%"
+                for found in row["arms"].values()
+            ]
+            assert f" {row['value']}{' small' if row['small'] else ''} {row['count']} {' '.join(cells)}" in page.text
+    own = metrics["arms"]["head"]["calibration"]
+    assert f"head {own['ece']:.4f} 1.31 {own['ece_after']:.4f} fitted on the 700 validation images" in page.text
+    assert "everything {:.4f} – – not fitted".format(metrics["arms"]["everything"]["calibration"]["ece"]) in page.text
+    for told in (
+        "Error 44 test images are also in other splits; set data.group.",
+        "1.2 points too high (95% interval 0.4 to 2.0 points; a linear probe)",
+        "Near 61 150 41 38",
+        "train/2.jpg",
+        "This study is of people, going by celeba-hq-gender, female, male, age.",
+        "not who a person is",
+        "Of 3,000 labels checked",
+    ):
+        assert told in page.text
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert ids >= {"audit", "slices", "calibration", "agreement", "gallery", "suspects", "use"}
+    assert ids >= {"fig-slices-age-0", "fig-reliability-head", "fig-cost-seconds", "tab-gaps", "tab-duplicates"}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -262,11 +324,11 @@ def test_a_run_without_a_file_is_not_finished(tmp_path, name):
 @pytest.mark.parametrize("name", ["metrics.json", "predictions.parquet", "recipe.toml", "modules.json"])
 def test_a_broken_file_is_named_and_the_old_page_stays(tmp_path, name):
     run = make_run(tmp_path, images=60)
-    before = write_report(run).read_bytes()
+    (run / "report.html").write_text("before")
     (run / name).write_bytes(b"\xff\xfe broken")
     with pytest.raises(StorageError, match=rf"{name} cannot be read"):
         write_report(run)
-    assert (run / "report.html").read_bytes() == before
+    assert (run / "report.html").read_text() == "before"
 
 
 def test_metrics_of_something_else_are_refused(tmp_path):

@@ -36,6 +36,8 @@ def write_figures(folder: Path, metrics: Metrics) -> dict[str, Markup]:
         figure = axes.figure
         assert isinstance(figure, Figure)
         write_atomic(folder / f"{name}.png", png(figure))
+        # the layout that was found for the PNG serves the SVG too
+        figure.set_layout_engine("none")
         drawn[name] = Markup(inline_svg(figure, name, label, THEME))
     return drawn
 
