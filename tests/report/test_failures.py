@@ -103,7 +103,7 @@ def test_suspects():
 
 def test_limits_of_a_plain_study():
     told = limits(study())
-    assert list(told) == ["New images", "Test set", "Seeds", "Choice", "Heat maps"]
+    assert list(told) == ["New images", "Test set", "Seeds", "Choice"]
     assert "images like those of shapes/" in told["New images"]
     comparison = {"arms": ["all", "head"], "difference": 0.01, "interval": [-0.01, 0.03], "p_holm": 0.4}
     told = limits(study(comparisons=[comparison | {"images_needed": 9000}]))

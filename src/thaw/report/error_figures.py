@@ -13,6 +13,9 @@ from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker,
 MAX_SLICES = 40
 """Slices of a column that its figure has room for; the table has all."""
 
+BESIDE = ((7.0, 0.0, "left"), (-7.0, 0.0, "right"), (0.0, 12.0, "center"), (0.0, -12.0, "center"))
+"""Where the name of a dot may go, in points from it, and how it is aligned; the first is best."""
+
 
 def plot_cost(
     costs: Mapping[str, float],
@@ -36,20 +39,17 @@ def plot_cost(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_formatter(percent_tick)
-    middle = (low * high) ** 0.5
-    for side in (True, False):
-        beside = {arm: accuracies[arm] for arm, x in costs.items() if (x > middle) == side}
-        for arm, up in _apart(beside, ax.get_ylim()).items():
-            ax.annotate(
-                formats.short(arm, 24),
-                (costs[arm], accuracies[arm]),
-                (-7 if side else 7, up),
-                textcoords="offset points",
-                ha="right" if side else "left",
-                va="center_baseline",
-                color=INK,
-                fontsize=9,
-            )
+    for arm, (aside, up, align) in _beside_dots(ax, costs, accuracies).items():
+        ax.annotate(
+            formats.short(arm, 24),
+            (costs[arm], accuracies[arm]),
+            (aside, up),
+            textcoords="offset points",
+            ha=align,
+            va="center_baseline",
+            color=INK,
+            fontsize=9,
+        )
     ax.set_xlabel(quantity)
     finish(ax, "test accuracy")
     return ax
@@ -113,15 +113,36 @@ def plot_slices(values: Sequence[Mapping[str, Any]], arms: Sequence[str], ax: Ax
     return ax
 
 
-def _apart(heights: Mapping[str, float], limits: tuple[float, float]) -> dict[str, float]:
-    """How far up each name must move, in points, so that names at these heights do not lie on each other."""
-    high, line = 175.0, 11.0
-    moved, below = {}, -np.inf
-    for arm in sorted(heights, key=heights.__getitem__):
-        at = high * (heights[arm] - limits[0]) / (limits[1] - limits[0])
-        below = max(at, below + line)
-        moved[arm] = below - at
-    return moved
+def _beside_dots(
+    ax: Axes, costs: Mapping[str, float], accuracies: Mapping[str, float]
+) -> dict[str, tuple[float, float, str]]:
+    """Where each name goes, from its dot in points: right of it, left, above or below, where it covers least."""
+    wide, high, letter, line = 270.0, 175.0, 5.3, 11.0
+    (left, right), (bottom, top) = np.log(ax.get_xlim()), ax.get_ylim()
+    dots = {
+        arm: (wide * (np.log(x) - left) / (right - left), high * (accuracies[arm] - bottom) / (top - bottom))
+        for arm, x in costs.items()
+    }
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots.values()]
+    found = {}
+    for arm, (x, y) in dots.items():
+        width = letter * min(len(arm), 24)
+        places = []
+        for rank, (aside, up, align) in enumerate(BESIDE):
+            start = x + aside - {"left": 0, "right": width, "center": width / 2}[align]
+            box = (start, y + up - line / 2, start + width, y + up + line / 2)
+            covered = sum(_overlap(box, other) for other in taken)
+            outside = width * line - _overlap(box, (0, 0, wide, high))
+            places.append((round(covered + outside), rank, (aside, up, align), box))
+        _, _, found[arm], box = min(places)
+        taken.append(box)
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """The area that two boxes, (left, bottom, right, top), share."""
+    across, up = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(across, 0.0) * max(up, 0.0)
 
 
 def _amount(value: float, quantity: str) -> str:

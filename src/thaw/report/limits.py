@@ -32,7 +32,6 @@ def limits(metrics: Metrics) -> dict[str, str]:
         "Choice": _choice(metrics),
         "Labels": _labels(metrics),
         "Leaks": leak(metrics),
-        "Heat maps": "A heat map shows where a network's answer came from, not why, and not whether it was right to.",
     }
     return {heading: paragraph for heading, paragraph in told.items() if paragraph}
 

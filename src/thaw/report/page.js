@@ -203,8 +203,8 @@ function makeGallery(data) {
     const { predicted, sure } = data.arms[arm];
     const mark = isRight(arm, i) ? "✓" : "✗";
     const said = element("span", { class: isRight(arm, i) ? "right" : "wrong" });
-    said.append(element("span", { "aria-hidden": "true" }, `${mark} `), element("bdi", {}, data.classes[predicted[i]]));
-    said.append(` ${percent(sure[i])}`, element("span", { class: "unseen" }, isRight(arm, i) ? " right" : " wrong"));
+    said.append(element("span", { "aria-hidden": "true" }, `${mark} `), element("bdi", {}, data.classes[predicted[i]]), " ");
+    said.append(element("span", {}, percent(sure[i])), element("span", { class: "unseen" }, isRight(arm, i) ? " right" : " wrong"));
     return said;
   }
 
