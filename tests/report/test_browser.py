@@ -335,6 +335,25 @@ def test_no_request_leaves_the_page(open_page, run):
     assert page.evaluate("window.owned") is None
 
 
+def test_everything_that_can_be_used_or_seen_has_a_name(open_page, run):
+    page = open_page(run)
+    page.locator(".cards a").first.click()
+    page.locator("dialog").wait_for()
+    dialog = page.locator("dialog").aria_snapshot()
+    page.keyboard.press("Escape")
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    named = r"- (button|link|img|table|region|combobox|searchbox|checkbox|heading|dialog)\b(?! \")"
+    assert re.findall(named, page.locator("body").aria_snapshot() + dialog) == []
+    assert len(re.findall("- button", dialog)) == 3
+
+
+def test_the_page_reads_without_its_script(open_page, run):
+    page = open_page(run, java_script_enabled=False)
+    assert page.locator("noscript").is_visible()
+    assert page.locator("#mistakes").is_visible()
+    assert not page.locator(".filters").is_visible()
+
+
 def contrast(page, selector):
     """The WCAG contrast of an element's text on the page's ground."""
     colours = page.locator(selector).first.evaluate(

@@ -33,8 +33,7 @@ function markdownText(text) {
   return text
     .replace(/[\\`*_[\]<>|~&$!#]/gu, "\\$&")
     .replace(/:(?=\/\/)/gu, "\\:")
-    .replace(/(www)\./giu, "$1\\.")
-    .replace(/^([-+]|\d+[.)])/u, (start) => start.replace(/[-+.)]$/u, "\\$&"));
+    .replace(/(www)\./giu, "$1\\.");
 }
 
 const LATEX = {
@@ -249,7 +248,7 @@ function makeGallery(data) {
     $("picture-name").textContent = data.ids[i];
     const facts = [`labelled ${data.classes[data.labels[i]]}`];
     for (const [column, values] of Object.entries(data.slices)) facts.push(`${column} ${values[i]}`);
-    if (data.suspects[i] !== null) facts.push(`the label looks wrong: ${data.suspects[i]}?`);
+    if (data.suspects[i] !== null) facts.push(`suspect label, predicted ${data.suspects[i]}`);
     $("picture-facts").textContent = facts.join(" · ");
     const tiles = arms.map((arm) => {
       const none = data.arms[arm].heat[i] ? [] : [element("small", {}, "no heat map")];

@@ -42,11 +42,17 @@ def data_uri(image: bytes) -> str:
 
 
 def thumbnail(image: bytes, side: int, quality: int = 80, kind: str = "JPEG") -> bytes:
-    """An encoded picture whose longer side is at most `side` pixels; as it was where it already is and stays JPEG."""
-    picture: Image.Image = Image.open(io.BytesIO(image))
-    if max(picture.size) <= side and kind == "JPEG":
-        return image
-    picture = picture.convert("RGB")
+    """An encoded picture whose longer side is at most `side` pixels; as it was where it already is and stays JPEG.
+
+    Raises StorageError where it is no picture.
+    """
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(image))
+        if max(picture.size) <= side and kind == "JPEG":
+            return image
+        picture = picture.convert("RGB")
+    except OSError as error:
+        raise StorageError(f"the run holds a picture that cannot be read: {error}; run the study again.") from error
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, kind, quality=quality)
