@@ -270,7 +270,8 @@ def test_errors_and_audit_are_told(tmp_path):
     assert "everything {:.4f} – – not fitted".format(metrics["arms"]["everything"]["calibration"]["ece"]) in page.text
     for told in (
         "Error 44 test images are also in other splits; set data.group.",
-        "1.2 points too high (95% interval 0.4 to 2.0 points; a linear probe)",
+        "a difference of 1.2 points (95% interval 0.4 to 2.0)",
+        "worth was measured by a linear probe.",
         "Near 61 150 41 38",
         "train/2.jpg",
         "This study is of people, going by celeba-hq-gender, female, male, age.",

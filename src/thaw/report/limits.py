@@ -41,14 +41,27 @@ def leak(metrics: Metrics) -> str:
     found = metrics.get("audit", {}).get("leak")
     if not found:
         return ""
-    low, high = (signed(end) for end in found["interval"])
-    gain = f"{points(found['worth'])} {'too high' if found['worth'] >= 0 else 'too low'}"
-    images = count(found["test_images"], "test image")
+    low, high = found["interval"]
+    images = f"{count(found['test_images'])} of {count(metrics['splits']['test'], 'test image')}"
+    gap = f"a difference of {points(found['worth'])} (95% interval {signed(low)} to {signed(high)})"
+    told = f"{gap} that chance may explain" if low <= 0 <= high else gap
     return (
-        f"{images} of {count(metrics['splits']['test'])} leaked from the other splits, as duplicates: accuracy on the "
-        f"test set is {percent(found['accuracy'])} with them and {percent(found['accuracy_grouped'])} where duplicates "
-        f"never straddle splits, {gain} (95% interval {low} to {high} points; {found['method']})."
+        f"{images} have a duplicate in another split. A linear probe is right on {percent(found['accuracy'])} as they "
+        f"are split and on {percent(found['accuracy_grouped'])} where duplicates stay together, {told}; every accuracy "
+        "here is as they are split."
     )
+
+
+def sizes(metrics: Metrics) -> str:
+    """How many images there are, and of what size."""
+    found = metrics["audit"]
+    smallest, median, largest = (
+        f"{wide} × {high} pixels" for wide, high in (found["sizes"][name] for name in ("smallest", "median", "largest"))
+    )
+    images = count(found["images"], "image")
+    if smallest == largest:
+        return f"{images}, all of {largest}."
+    return f"{images}, the smallest of {smallest}, the median of {median}, the largest of {largest}."
 
 
 def harm(metrics: Metrics) -> str:
@@ -64,9 +77,12 @@ def harm(metrics: Metrics) -> str:
 
 
 def findings(metrics: Metrics) -> list[dict[str, Any]]:
-    """What the data audit found, errors first."""
+    """What the data audit found, errors first, each a sentence."""
     order = {"error": 0, "warning": 1, "note": 2}
-    found: list[dict[str, Any]] = metrics.get("audit", {}).get("findings", [])
+    found = [
+        {**it, "what": f"{it['what'][:1].upper()}{it['what'][1:].rstrip('.')}."}
+        for it in metrics.get("audit", {}).get("findings", [])
+    ]
     return sorted(found, key=lambda it: order.get(it["severity"], 3))
 
 
