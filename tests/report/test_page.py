@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import defaultdict
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,12 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("run") / "two", images=200)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Draws none, for tests of what else the page says."""
+    monkeypatch.setattr("thaw.report.page.write_figures", lambda *_: defaultdict(str))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_every_pair_is_told_apart_or_has_its_number_of_images(page, metrics):
         assert re.search(row, page.text)
 
 
-def test_groups_are_told(tmp_path):
+def test_groups_are_told(tmp_path, no_figures):
     run = make_run(tmp_path, group="person", images=200)
     assert {it["test"] for it in json.loads((run / "metrics.json").read_text())["comparisons"]} == {"group permutation"}
     text = Page(write_report(run)).text
@@ -255,7 +262,7 @@ def test_a_halving_early_stops_and_adapters(tmp_path):
         assert told in text
 
 
-def test_errors_and_audit_are_told(tmp_path):
+def test_errors_and_audit_are_told(tmp_path, no_figures):
     page = Page(write_report(make_run(tmp_path, images=300, arms=("head", "everything"), errors=True)))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     for it in metrics["slices"]:
@@ -297,7 +304,7 @@ def test_other_studies(tmp_path, options):
     assert len(Page(write_report(make_run(tmp_path, **options))).all("section")) == 6
 
 
-def test_a_perfect_arm_has_no_mistakes_to_show(tmp_path):
+def test_a_perfect_arm_has_no_mistakes_to_show(tmp_path, no_figures):
     run = make_run(tmp_path, images=60)
     table = pq.read_table(run / "predictions.parquet")
     pq.write_table(table.set_column(5, "predicted", table["label"]), run / "predictions.parquet")
