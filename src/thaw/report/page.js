@@ -179,7 +179,7 @@ function makeGallery(data) {
   function passing() {
     const { arm, kind, label, predicted, slice, search } = form.elements;
     const of = data.arms[arm.value];
-    const column = data.slices[slice?.selectedOptions[0].dataset.column];
+    const column = slice?.value ? data.slices[slice.selectedOptions[0].dataset.column] : null;
     const part = search.value.trim().toLowerCase();
     const keep = (i) =>
       KINDS[kind.value](arm.value, i) &&
