@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: a cache of their own, the shared folder, small labelled images."""
 
+import importlib.util
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +14,24 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this machine cannot run."""
-    import shutil
-
     import torch
 
     missing = {
         "shared": "" if SHARED.is_dir() else f"needs real photographs in {SHARED}",
         "gpu": "" if torch.cuda.is_available() else "needs a CUDA device",
-        "browser": "" if shutil.which("chromium") else "needs Chromium (apt-get install chromium)",
+        "browser": _no_browser(),
     }
     for item in items:
         for mark, reason in missing.items():
             if reason and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_browser() -> str:
+    """Why the report cannot be driven here; empty where it can."""
+    if not shutil.which("chromium"):
+        return "needs Chromium (apt-get install chromium)"
+    return "" if importlib.util.find_spec("playwright") else "needs playwright (tests/requirements.txt)"
 
 
 @pytest.fixture(autouse=True)

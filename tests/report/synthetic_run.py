@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from synthetic_errors import add_errors, small_pictures
 from thaw.scoring.comparison import RULE, compare, prices, recommend
 from thaw.scoring.statistics import score_intervals
 
@@ -37,17 +38,19 @@ def make_run(
     skipped: int = 2,
     text: str = "",
     group: str | None = None,
+    errors: bool = False,
 ) -> Path:
     """Write a finished run into `folder` and return it; `text` is added to whatever a source or recipe can name.
 
-    With `group`, each five test images in a row are one.
+    With `group`, each five test images in a row are one. With `errors`, the run also holds all that a study finds
+    beyond its scores.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(7)
     sizes = {"train": images * 8, "validation": images, "test": images}
     share = np.linspace(1.3, 0.7, len(classes)) / len(classes)
     codes = {split: np.sort(random.choice(len(classes), size=size, p=share)) for split, size in sizes.items()}
-    found, predictions = {}, []
+    found, predictions, answered = {}, [], {}
     guesses: dict[str, list[NDArray[np.int64]]] = {arm: [] for arm in arms}
     for arm in arms:
         weights, train, skill, trainable = ARMS[arm]
@@ -55,6 +58,7 @@ def make_run(
         for seed in seeds:
             probabilities = _probabilities(codes["test"], len(classes), skill, random)
             guesses[arm].append(probabilities.argmax(1))
+            answered.setdefault(arm, probabilities)
             predictions.append(_prediction_rows(arm, seed, codes["test"], probabilities, classes, text))
             runs.append(_run(seed, arm, skill, codes["test"], probabilities, epochs, refit, random))
         found[arm] = {
@@ -111,6 +115,8 @@ def make_run(
         "seconds": {"total": 142.0, "pixels": 11.0, "activations": 9.0},
     }
     add_statistics(metrics, codes["test"], {arm: np.stack(of) for arm, of in guesses.items()}, group)
+    if errors:
+        add_errors(folder, metrics, codes["test"], answered, small_pictures(codes["test"], draw_face, random), text)
     rows = [row for of_arm in predictions for row in of_arm]
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "environment.json", _environment())

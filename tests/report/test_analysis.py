@@ -184,8 +184,8 @@ def test_convergence_tells_settled_rising_and_falling_apart():
 def test_overfitting_and_edges_are_called_out():
     text = told(study(head=arm(900, edge="highest"), tail=arm(920, curve=(0.9, 0.995), edge="lowest")))
     assert "sign of overfitting: `tail` (99.5% against 92.0%)" in text
-    assert "highest learning rate of its grid for `head`; a still higher one, not tried, may do better" in text
-    assert "lowest learning rate of its grid for `tail`; a still lower one" in text
+    assert "highest learning rate it tried for `head`; a still higher one, not tried, may do better" in text
+    assert "lowest learning rate it tried for `tail`; a still lower one" in text
     plain = told(study(head=arm(900), tail=arm(920)))
     assert "overfitting" not in plain
     assert "grid" not in plain

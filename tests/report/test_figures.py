@@ -2,12 +2,14 @@
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import combinations
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from thaw.report.error_figures import plot_cost, plot_reliability, plot_slices
 from thaw.report.figures import (
     ARM_COLOURS,
     THEME,
@@ -96,6 +98,60 @@ def test_class_counts_are_stacked():
     bars = {bar.get_label(): [(patch.get_x(), patch.get_width()) for patch in bar] for bar in ax.containers}
     assert bars["train"] == [(0, 30), (0, 20)]
     assert bars["test"] == [(33, 5), (22, 4)]
+
+
+def test_curves_of_seeds_that_stopped_early_have_the_mean_of_what_all_reached():
+    ax = plot_curves({"head": [[0.5, 0.25, 0.125], [0.75, 0.25]]}, "loss")
+    assert lines(ax)["head"][:2] == ([1, 2], [0.625, 0.25])
+
+
+def test_cost_puts_each_arm_at_its_price():
+    costs, accuracies = {"head": 10.0, "all": 1000.0, "bias": 20.0}, {"head": 0.8, "all": 0.9, "bias": 0.801}
+    ax = plot_cost(
+        costs, accuracies, {arm: (value - 0.1, value + 0.05) for arm, value in accuracies.items()}, "seconds"
+    )
+    dots = [(*line.get_xdata(), *line.get_ydata()) for line in ax.get_lines() if len(line.get_xdata()) == 1]
+    assert dots == [(10.0, 0.8), (1000.0, 0.9), (20.0, 0.801)]
+    bands = [tuple(line.get_ydata()) for line in ax.get_lines() if len(line.get_xdata()) == 2]
+    assert bands[0] == pytest.approx((0.7, 0.85))
+    assert ax.get_xscale() == "log"
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == list(costs)
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert all(ax.bbox.fully_contains(box.x0, box.y0) and ax.bbox.fully_contains(box.x1, box.y1) for box in boxes)
+
+
+def test_reliability_leaves_out_empty_bins_and_grows_with_images():
+    bins = [
+        {"low": 0.0, "high": 0.5, "count": 0, "confidence": None, "accuracy": None},
+        {"low": 0.5, "high": 0.75, "count": 20, "confidence": 0.7, "accuracy": 0.6},
+        {"low": 0.75, "high": 1.0, "count": 80, "confidence": 0.95, "accuracy": 0.9},
+    ]
+    ax = plot_reliability(bins, ARM_COLOURS[0])
+    dots = ax.collections[-1]
+    assert dots.get_offsets().tolist() == [[0.7, 0.6], [0.95, 0.9]]
+    small, large = dots.get_sizes()
+    assert large > 2 * small
+    (diagonal,) = ax.get_lines()
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+
+
+def test_slices_show_every_value_and_hollow_small_ones():
+    def value(name, count, small, accuracy):
+        found = {"accuracy": accuracy, "interval": [accuracy - 0.1, accuracy + 0.05]}
+        return {"value": name, "count": count, "small": small, "arms": {"head": found, "all": found}}
+
+    ax = plot_slices([value("0-9", 12, True, 0.7), value("10-19", 4000, False, 0.9)], ["head", "all"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0-9 (12)", "10-19 (4,000)"]
+    dots = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
+    assert [(*line.get_xdata(), to_hex(line.get_markerfacecolor())) for line in dots] == [
+        (0.7, "#ffffff"),
+        (0.9, ARM_COLOURS[0]),
+        (0.7, "#ffffff"),
+        (0.9, ARM_COLOURS[1]),
+    ]
+    assert list(lines(ax)) == ["head", "all"]
 
 
 def test_figures_draw_on_the_axes_they_are_given():

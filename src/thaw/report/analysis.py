@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 from numpy.typing import NDArray
 
+from thaw.report.figures import mean_curve
 from thaw.report.formats import count, listed, named, parameters, percent, points, seconds, short
 from thaw.report.standing import Metrics, certainty, choice, leads, mean_accuracies, price, seeds, standing
 
@@ -64,9 +65,11 @@ def _starts(metrics: Metrics) -> str:
 
 def _convergence(metrics: Metrics) -> str:
     curves = {arm: _training_accuracy(metrics, arm) for arm in metrics["arms"]}
-    epochs = len(curves[metrics["best"]])
-    if epochs == 1:
+    curves = {arm: curve for arm, curve in curves.items() if len(curve) > 1}
+    if not curves:
         return "A single epoch of training says nothing of convergence."
+    lengths = sorted({len(curve) for curve in curves.values()})
+    epochs = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else lengths[0]
     settled: dict[int, list[str]] = {}
     rising: list[str] = []
     falling: list[str] = []
@@ -103,7 +106,7 @@ def _edges(metrics: Metrics) -> str:
         arms = [named(arm) for arm, it in metrics["arms"].items() if any(run["edge"] == edge for run in it["runs"])]
         if arms:
             sentences.append(
-                f"The search chose the {edge} learning rate of its grid for {listed(arms)}; "
+                f"The search chose the {edge} learning rate it tried for {listed(arms)}; "
                 f"a still {beyond} one, not tried, may do better."
             )
     return " ".join(sentences)
@@ -167,9 +170,7 @@ def _cost(metrics: Metrics) -> str:
 
 def _training_accuracy(metrics: Metrics, arm: str) -> NDArray[np.float64]:
     """An arm's training accuracy by epoch, (epochs,), the mean over its seeds."""
-    runs = metrics["arms"][arm]["runs"]
-    mean: NDArray[np.float64] = np.mean([[epoch["accuracy"] for epoch in run["epochs"]] for run in runs], axis=0)
-    return mean
+    return mean_curve([[epoch["accuracy"] for epoch in run["epochs"]] for run in metrics["arms"][arm]["runs"]])
 
 
 def _times(number: int) -> str:

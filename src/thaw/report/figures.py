@@ -51,25 +51,32 @@ def plot_curves(
 
     The line is the mean over the seeds, each seed faint behind it; `validation`, in the same form, is dashed.
     """
-    ax = ax or _new_axes(4.6, 3.2)
+    ax = ax or new_axes(4.6, 3.2)
     for place, (arm, seeds) in enumerate(curves.items()):
         colour, marker = arm_colour(place), arm_marker(place)
-        epochs = range(1, len(seeds[0]) + 1)
         for values in seeds if len(seeds) > 1 else ():
-            ax.plot(epochs, values, color=colour, alpha=0.3, linewidth=1)
-        mean = np.mean(seeds, axis=0)
+            ax.plot(range(1, len(values) + 1), values, color=colour, alpha=0.3, linewidth=1)
+        mean = mean_curve(seeds)
+        epochs = range(1, len(mean) + 1)
         ax.plot(epochs, mean, color=colour, marker=marker, markersize=4.5, linewidth=1.8, label=_name(arm))
         if validation:
-            mean = np.mean(validation[arm], axis=0)
+            mean = mean_curve(validation[arm])
             ax.plot(epochs, mean, color=colour, marker=marker, markersize=3, linewidth=1.2, linestyle=(0, (4, 2)))
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     ax.margins(x=0.04, y=0.08)
     if quantity == "accuracy":
-        ax.yaxis.set_major_formatter(_percent)
-    _finish(ax, quantity)
-    _legend(ax)
+        ax.yaxis.set_major_formatter(percent_tick)
+    finish(ax, quantity)
+    legend(ax)
     return ax
+
+
+def mean_curve(seeds: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """The mean over the seeds of each epoch that all of them reached: training may stop early."""
+    shortest = min(map(len, seeds))
+    mean: NDArray[np.float64] = np.mean([values[:shortest] for values in seeds], axis=0)
+    return mean
 
 
 def plot_search(
@@ -81,7 +88,7 @@ def plot_search(
 
     A ring marks the rate that was chosen, again by arm and seed.
     """
-    ax = ax or _new_axes(4.6, 3.2)
+    ax = ax or new_axes(4.6, 3.2)
     for place, (arm, seeds) in enumerate(trials.items()):
         colour, marker = arm_colour(place), arm_marker(place)
         opacity = 0.5 if len(seeds) > 1 else 1
@@ -100,9 +107,9 @@ def plot_search(
     ax.set_xticks(ticks, [formats.rate(rate) for rate in ticks])
     ax.set_xlabel("learning rate")
     ax.margins(y=0.12)
-    ax.yaxis.set_major_formatter(_percent)
-    _finish(ax, "accuracy on validation")
-    _legend(ax)
+    ax.yaxis.set_major_formatter(percent_tick)
+    finish(ax, "accuracy on validation")
+    legend(ax)
     return ax
 
 
@@ -110,7 +117,7 @@ def plot_accuracies(
     accuracies: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[float, float]], ax: Axes | None = None
 ) -> Axes:
     """Test accuracy of each arm, a dot for each seed over its interval; the mean is written beside it."""
-    ax = ax or _new_axes(4.8, 0.7 + 0.36 * len(accuracies))
+    ax = ax or new_axes(4.8, 0.7 + 0.36 * len(accuracies))
     for place, (arm, seeds) in enumerate(accuracies.items()):
         colour, end = arm_colour(place), max(*seeds, intervals[arm][1])
         ax.plot(intervals[arm], (place, place), color=colour, alpha=0.3, linewidth=7, solid_capstyle="round")
@@ -122,9 +129,9 @@ def plot_accuracies(
     # room for the numbers on the right
     ax.set_xlim(low, high + 0.12 * (high - low))
     ax.set_xticks([tick for tick in MaxNLocator(nbins=5).tick_values(low, high) if low <= tick <= min(high, 1)])
-    ax.xaxis.set_major_formatter(_percent)
+    ax.xaxis.set_major_formatter(percent_tick)
     ax.set_xlabel("test accuracy")
-    _finish(ax, "", across=False)
+    finish(ax, "", across=False)
     for label in ax.get_yticklabels():
         label.set_color(INK)
     return ax
@@ -140,7 +147,7 @@ def plot_confusion(
     number = len(classes)
     named, roomy = number <= MAX_NAMED, number <= 4
     side = min(1.8 + 0.36 * number, 6)
-    ax = ax or _new_axes(side + 0.3, side)
+    ax = ax or new_axes(side + 0.3, side)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     for (row, column), share in np.ndenumerate(shares):
         if share:
@@ -160,7 +167,7 @@ def plot_confusion(
     ax.set_xticks(range(len(labels)), labels, rotation=0 if level else 40, ha="center" if level else "right")
     ax.set_yticks(range(len(labels)), labels)
     ax.set_xlabel("predicted")
-    _finish(ax, "true")
+    finish(ax, "true")
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set(visible=True, color=RULE)
@@ -173,7 +180,7 @@ def plot_class_counts(
     """Images of each class, stacked by split: for each of train, validation and test its counts by class."""
     classes = list(next(iter(counts.values())))
     named = len(classes) <= MAX_NAMED
-    ax = ax or _new_axes(4.6, min(1 + 0.32 * len(classes), 7))
+    ax = ax or new_axes(4.6, min(1 + 0.32 * len(classes), 7))
     rows = range(len(classes))
     height = 0.66 if named else 1
     totals = np.zeros(len(classes))
@@ -193,17 +200,19 @@ def plot_class_counts(
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: formats.count(value))
     ax.set_xlabel("images")
-    _finish(ax, "", across=False)
-    _legend(ax)
+    finish(ax, "", across=False)
+    legend(ax)
     return ax
 
 
-def _new_axes(width: float, height: float) -> Axes:
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of their own figure, in inches."""
     axes: Axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
     return axes
 
 
-def _percent(share: float, _: object) -> str:
+def percent_tick(share: float, _: object) -> str:
+    """How an axis writes a share of one."""
     return f"{100 * share:.4g}%"
 
 
@@ -219,7 +228,7 @@ def _centred(ax: Axes, x: float, y: float, text: str, size: float) -> None:
     ax.text(x, y, text, ha="center", va="center_baseline", color=INK, fontsize=size)
 
 
-def _legend(ax: Axes) -> None:
+def legend(ax: Axes) -> None:
     """The legend above the axes, in as many columns as fit, row by row."""
     handles, labels = ax.get_legend_handles_labels()
     fitting = max(1, 56 // (max(map(len, labels)) + 7))
@@ -244,7 +253,7 @@ def _legend(ax: Axes) -> None:
             handle.set_alpha(1)
 
 
-def _finish(ax: Axes, ylabel: str, across: bool = True) -> None:
+def finish(ax: Axes, ylabel: str, across: bool = True) -> None:
     """The look that the figures share: no box, faint rules across or upright, names taken as they are."""
     ax.set_ylabel(ylabel)
     ax.set_facecolor("none")
@@ -252,7 +261,7 @@ def _finish(ax: Axes, ylabel: str, across: bool = True) -> None:
     ax.spines[["left", "bottom"]].set_color(RULE)
     ax.set_axisbelow(True)
     ax.grid(visible=True, axis="y" if across else "x", color=RULE, linewidth=0.8)
-    ax.tick_params(colors=MUTED, labelsize=9, length=0, pad=5)
+    ax.tick_params(which="both", colors=MUTED, labelsize=9, length=0, pad=5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.label.set(color=MUTED, fontsize=9)
     for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:

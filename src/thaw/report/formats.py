@@ -36,6 +36,11 @@ def between(interval: Sequence[float]) -> str:
     return f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
+def within(interval: Sequence[float]) -> str:
+    """An interval of shares of one, in percent: `89.1–93.4%`."""
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}%"
+
+
 def rate(learning_rate: float) -> str:
     """A learning rate as recipes write it: 0.0003 is `3e-4`."""
     mantissa, exponent = f"{learning_rate:.2e}".split("e")

@@ -1,48 +1,40 @@
 """The page: reads a run directory, writes `figures/*.png` and `report.html` into it."""
 
 import base64
+import hashlib
+import itertools
 import json
 import re
 import tomllib
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from thaw.errors import StorageError
 from thaw.files import write_atomic
 from thaw.recipe import ARM_NAME
 from thaw.report import formats
-from thaw.report.analysis import analysis, confusion
-from thaw.report.figures import (
-    THEME,
-    arm_colour,
-    plot_accuracies,
-    plot_class_counts,
-    plot_confusion,
-    plot_curves,
-    plot_search,
-)
-from thaw.report.standing import Metrics, accuracies, mean_accuracies, pairs, verdict
-from thaw.report.svg import inline_svg, png
+from thaw.report.analysis import analysis
+from thaw.report.drawing import slug, write_figures
+from thaw.report.failures import failures, gaps, small_slices
+from thaw.report.figures import THEME, arm_colour
+from thaw.report.gallery import duplicate_pairs, gallery, mistakes, samples, suspects
+from thaw.report.limits import findings, harm, limits, people, sizes
+from thaw.report.reading import read
+from thaw.report.standing import Metrics, mean_accuracies, pairs, verdict
 
-SHOWN_MISTAKES = 5
-SHOWN_SAMPLES = 5
-"""Sample images of each class and split."""
-SHOWN_CLASSES = 12
-"""Classes of which sample images are shown."""
 NEEDED = {
     *("arms", "best", "classes", "command", "comparisons", "data", "images", "model", "prices", "recipe"),
     *("recommended", "rule", "seconds", "splits", "thaw"),
 }
+FILTERS = (
+    *(formats.about, formats.between, formats.count, formats.day, formats.listed, formats.parameters),
+    *(formats.percent, formats.probability, formats.rate, formats.score, formats.seconds, formats.short),
+    *(formats.signed, formats.size, formats.spread, formats.within, slug, small_slices),
+)
 
 
 def write_report(run: Path) -> Path:
@@ -50,7 +42,7 @@ def write_report(run: Path) -> Path:
 
     Raises StorageError when `run` is not a finished run, or cannot be written.
     """
-    metrics = _read(run / "metrics.json", json.loads)
+    metrics = read(run / "metrics.json", json.loads)
     if missing := NEEDED - (metrics.keys() if isinstance(metrics, dict) else set()):
         raise StorageError(f"{run / 'metrics.json'} lacks {formats.listed(sorted(missing))}; run the study again.")
     if strange := [arm for arm in metrics["arms"] if not ARM_NAME.fullmatch(arm)]:
@@ -58,21 +50,23 @@ def write_report(run: Path) -> Path:
             f"{run / 'metrics.json'} has an arm {strange[0]!r}, which no recipe has; run the study again."
         )
     content = {
+        **_sentences(metrics),
         "metrics": metrics,
-        "verdict": verdict(metrics),
-        "pairs": pairs(metrics),
-        "analysis": analysis(metrics),
+        "means": mean_accuracies(metrics),
         "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics["arms"])},
-        "mistakes": _mistakes(run, metrics),
-        "samples": _samples(run, metrics),
-        "recipe": _read(run / "recipe.toml", tomllib.loads),
-        "recipe_text": _read(run / "recipe.toml", str),
-        "environment": _read(run / "environment.json", json.loads),
-        "modules": _read(run / "modules.json", json.loads),
+        "gallery": gallery(run, metrics),
+        "mistakes": mistakes(run, metrics),
+        "samples": samples(run, metrics),
+        "suspects": suspects(run),
+        "duplicates": duplicate_pairs(run, metrics),
+        "recipe": read(run / "recipe.toml", tomllib.loads),
+        "recipe_text": read(run / "recipe.toml", str),
+        "environment": read(run / "environment.json", json.loads),
+        "modules": _modules(read(run / "modules.json", json.loads)),
     }
     page = run / "report.html"
     try:
-        write_atomic(page, _render(content | {"figures": _write_figures(run / "figures", metrics)}))
+        write_atomic(page, _render(content | {"figures": write_figures(run / "figures", metrics)}))
     except OSError as error:
         raise StorageError(f"{run} cannot be written: {error.strerror}; check its permissions and space.") from error
     return page
@@ -83,131 +77,51 @@ def prose(text: str) -> Markup:
     return Markup(re.sub(r"`([\w.-]+)`", r"<b>\1</b>", str(escape(text))))
 
 
+def _sentences(metrics: Metrics) -> dict[str, Any]:
+    """What is said of the numbers, in words."""
+    return {
+        "verdict": verdict(metrics),
+        "pairs": pairs(metrics),
+        "analysis": analysis(metrics),
+        "failures": failures(metrics),
+        "gaps": gaps(metrics, metrics["recommended"]),
+        "findings": findings(metrics),
+        "limits": limits(metrics),
+        "sizes": sizes(metrics) if "audit" in metrics else "",
+        "people": people(metrics),
+        "harm": harm(metrics),
+    }
+
+
+def _modules(of_arms: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each module of any arm, the adapters of one arm among them, with `arms`: whether each trains it."""
+    rows: dict[str, dict[str, Any]] = {}
+    for arm, modules in of_arms.items():
+        for it in modules:
+            rows.setdefault(it["module"], {**it, "arms": {}})["arms"][arm] = it["trained"]
+    return list(rows.values())
+
+
 def _render(content: dict[str, Any]) -> str:
     """The page; whatever `content` holds that is not Markup is escaped."""
     files = resources.files("thaw.report")
+
+    def text(name: str) -> str:
+        return files.joinpath(*name.split("/")).read_text(encoding="utf-8")
+
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        loader=jinja2.FunctionLoader(text),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    for write in (
-        *(
-            formats.about,
-            formats.between,
-            formats.count,
-            formats.day,
-            formats.listed,
-            formats.parameters,
-            formats.percent,
-        ),
-        *(formats.probability, formats.rate, formats.score, formats.seconds, formats.short, formats.signed),
-        *(formats.size, formats.spread, prose),
-    ):
-        environment.filters[write.__name__] = write
-    template = environment.from_string((files / "page.html").read_text(encoding="utf-8"))
-    return template.render(content, css=Markup((files / "page.css").read_text(encoding="utf-8")))
-
-
-def _write_figures(folder: Path, metrics: Metrics) -> dict[str, Markup]:
-    """Draw every figure: as PNG into `folder`, and by name as SVG for the page."""
-    folder.mkdir(exist_ok=True)
-    drawn = {}
-    for name, (axes, label) in _draw(metrics).items():
-        figure = axes.figure
-        assert isinstance(figure, Figure)
-        write_atomic(folder / f"{name}.png", png(figure))
-        drawn[name] = Markup(inline_svg(figure, name, label, THEME))
-    return drawn
-
-
-def _draw(metrics: Metrics) -> dict[str, tuple[Axes, str]]:
-    """By name, the axes of each figure and a sentence that says what it shows."""
-    arms = metrics["arms"]
-    by_arm = accuracies(metrics)
-    means = mean_accuracies(metrics)
-    told = formats.listed([f"{arm} {formats.percent(mean)}" for arm, mean in means.items()])
-    trials = {
-        arm: [{trial["learning_rate"]: trial["accuracy"] for trial in run["search"]} for run in found["runs"]]
-        for arm, found in arms.items()
-    }
-    chosen = {arm: [run["learning_rate"] for run in found["runs"]] for arm, found in arms.items()}
-    drawn = {
-        "accuracy-on-test": (
-            plot_accuracies(by_arm, {arm: it["intervals"]["accuracy"] for arm, it in arms.items()}),
-            f"Test accuracy of each arm: {told}.",
-        ),
-        "loss": (_curves(metrics, "loss"), "Training loss of each arm by epoch."),
-        "accuracy": (_curves(metrics, "accuracy"), "Training accuracy of each arm by epoch."),
-        "search": (plot_search(trials, chosen), "Validation accuracy of each arm by learning rate."),
-        "classes": (plot_class_counts(metrics["data"]["counts"]), "Images of each class in each split."),
-    }
-    for place, arm in enumerate(arms):
-        axes = plot_confusion(confusion(metrics, arm), metrics["classes"], arm_colour(place))
-        drawn[f"confusion-{arm}"] = (axes, f"Confusion matrix of {arm} on the test images.")
-    return drawn
-
-
-def _curves(metrics: Metrics, quantity: str) -> Axes:
-    def of(name: str) -> dict[str, list[list[float]]]:
-        return {
-            arm: [[epoch[name] for epoch in run["epochs"]] for run in found["runs"]]
-            for arm, found in metrics["arms"].items()
-        }
-
-    first = next(iter(metrics["arms"].values()))["epochs"][0]
-    validation = f"validation_{quantity}"
-    return plot_curves(of(quantity), quantity, of(validation) if validation in first else None)
-
-
-def _mistakes(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
-    """The test images that the best arm, with its first seed, is surest of and wrong about."""
-    arm, seed = metrics["best"], metrics["arms"][metrics["best"]]["runs"][0]["seed"]
-    examples = _table(run / "examples.parquet", pc.field("role") == "mistake")
-    images = {row["id"]: _data_uri(row["image"]) for row in examples}
-    wrong = (
-        (pc.field("arm") == arm)
-        & (pc.field("seed") == seed)
-        & (pc.field("predicted") != pc.field("label"))
-        & pc.field("id").isin(pa.array(list(images), pa.string()))
+    environment.filters |= {write.__name__: write for write in (*FILTERS, prose)}
+    # figures and tables are numbered as they come
+    numbers = {"figure": itertools.count(1), "table": itertools.count(1)}
+    environment.globals["number"] = lambda kind: next(numbers[kind])
+    script = text("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        content, css=Markup(text("page.css")), script=Markup(script), script_hash=digest
     )
-    rows = [
-        {**row, "confidence": row[f"p_{row['predicted']}"], "image": images[row["id"]]}
-        for row in _table(run / "predictions.parquet", wrong)
-    ]
-    return sorted(rows, key=lambda row: -row["confidence"])[:SHOWN_MISTAKES]
-
-
-def _samples(run: Path, metrics: Metrics) -> dict[str, dict[str, list[str]]]:
-    """Data URIs of a few images of each class and split."""
-    shown = metrics["classes"][:SHOWN_CLASSES]
-    found: dict[str, dict[str, list[str]]] = {name: {split: [] for split in metrics["splits"]} for name in shown}
-    for row in _table(run / "examples.parquet", (pc.field("role") == "sample") & pc.field("label").isin(shown)):
-        of_split = found[row["label"]][row["split"]]
-        if len(of_split) < SHOWN_SAMPLES:
-            of_split.append(_data_uri(row["image"]))
-    return found
-
-
-def _data_uri(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unfinished(path, error) from error
-
-
-def _table(path: Path, which: pc.Expression) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path, filters=which).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _unfinished(path, error) from error
-    return rows
-
-
-def _unfinished(path: Path, error: Exception) -> StorageError:
-    if isinstance(error, FileNotFoundError):
-        return StorageError(f"{path.parent} is not a finished run: it has no {path.name}; run the study first.")
-    return StorageError(f"{path} cannot be read: {error}; run the study again.")

@@ -1,0 +1,151 @@
+"""Figures of where arms fail and what they cost: slices, calibration, accuracy against cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
+
+from thaw.report import formats
+from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
+
+MAX_SLICES = 40
+"""Slices of a column that its figure has room for; the table has all."""
+
+BESIDE = ((7.0, 0.0, "left"), (-7.0, 0.0, "right"), (0.0, 12.0, "center"), (0.0, -12.0, "center"))
+"""Where the name of a dot may go, in points from it, and how it is aligned; the first is best."""
+
+
+def plot_cost(
+    costs: Mapping[str, float],
+    accuracies: Mapping[str, float],
+    intervals: Mapping[str, Sequence[float]],
+    quantity: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Test accuracy with its interval against a cost, above 0, on a logarithmic axis; each arm is named at its dot."""
+    ax = ax or new_axes(4.6, 3.2)
+    for place, arm in enumerate(costs):
+        colour, x, y = arm_colour(place), costs[arm], accuracies[arm]
+        ax.plot((x, x), intervals[arm], color=colour, alpha=0.3, linewidth=5, solid_capstyle="round")
+        ax.plot(x, y, arm_marker(place), color=colour, markersize=7, markeredgecolor=PAPER)
+    ax.set_xscale("log")
+    low, high = min(costs.values()), max(costs.values())
+    ax.set_xlim(low / 2.2, high * 2.2)
+    ax.margins(y=0.12)
+    if high / low < 10:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(percent_tick)
+    for arm, (aside, up, align) in _beside_dots(ax, costs, accuracies).items():
+        ax.annotate(
+            formats.short(arm, 24),
+            (costs[arm], accuracies[arm]),
+            (aside, up),
+            textcoords="offset points",
+            ha=align,
+            va="center_baseline",
+            color=INK,
+            fontsize=9,
+        )
+    ax.set_xlabel(quantity)
+    finish(ax, "test accuracy")
+    return ax
+
+
+def plot_reliability(bins: Sequence[Mapping[str, Any]], colour: str, ax: Axes | None = None) -> Axes:
+    """A reliability diagram: for each bin of confidence that holds images, the share that is right.
+
+    A dot's area grows with the images in its bin; on the diagonal, confidence is what accuracy proves to be.
+    """
+    ax = ax or new_axes(2.7, 2.7)
+    filled = [it for it in bins if it["count"]]
+    x, y = [it["confidence"] for it in filled], [it["accuracy"] for it in filled]
+    share = np.array([it["count"] for it in filled]) / max(1, sum(it["count"] for it in filled))
+    ax.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    ax.vlines(x, x, y, color=colour, alpha=0.3, linewidth=3)
+    ax.scatter(x, y, s=18 + 160 * share, color=colour, edgecolor=PAPER, zorder=3)
+    # the same ends for every arm, so that the diagrams compare
+    ax.set(xlim=(-0.04, 1.06), ylim=(-0.04, 1.06), aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MultipleLocator(0.25))
+        axis.set_major_formatter(percent_tick)
+    ax.set_xlabel("says it is right")
+    finish(ax, "is right")
+    return ax
+
+
+def plot_slices(values: Sequence[Mapping[str, Any]], arms: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Accuracy of each arm in each slice of a column, a dot over its interval; hollow where the slice is small.
+
+    `values` as in `metrics.json`: `value`, `count`, `small` and, by arm, `accuracy` and `interval`.
+    """
+    values = values[:MAX_SLICES]
+    step = 0.16
+    ax = ax or new_axes(5.4, 0.9 + len(values) * (0.2 + step * len(arms)))
+    spread = 0.72 * (np.arange(len(arms)) - (len(arms) - 1) / 2) / max(1, len(arms))
+    for place, arm in enumerate(arms):
+        colour, marker = arm_colour(place), arm_marker(place)
+        for row, it in enumerate(values):
+            y, found = row + spread[place], it["arms"][arm]
+            opacity = 0.16 if it["small"] else 0.3
+            ax.plot(found["interval"], (y, y), color=colour, alpha=opacity, linewidth=4, solid_capstyle="round")
+            face = PAPER if it["small"] else colour
+            edge = colour if it["small"] else PAPER
+            ax.plot(found["accuracy"], y, marker, markersize=6.5, mfc=face, mec=edge, mew=0.7)
+        ax.plot([], [], marker, color=colour, markersize=6.5, label=formats.short(arm, 24))
+    for row in range(1, len(values)):
+        ax.axhline(row - 0.5, color=RULE, linewidth=0.6)
+    names = [f"{formats.short(it['value'], 22)} ({formats.count(it['count'])})" for it in values]
+    ax.set_yticks(range(len(values)), names)
+    ax.set_ylim(len(values) - 0.45, -0.55)
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -0.02), min(high, 1.02))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_formatter(percent_tick)
+    ax.set_xlabel("test accuracy")
+    finish(ax, "", across=False)
+    for label in ax.get_yticklabels():
+        label.set_color(INK)
+    legend(ax)
+    return ax
+
+
+def _beside_dots(
+    ax: Axes, costs: Mapping[str, float], accuracies: Mapping[str, float]
+) -> dict[str, tuple[float, float, str]]:
+    """Where each name goes, from its dot in points: right of it, left, above or below, where it covers least."""
+    wide, high, letter, line = 270.0, 175.0, 5.3, 11.0
+    (left, right), (bottom, top) = np.log(ax.get_xlim()), ax.get_ylim()
+    dots = {
+        arm: (wide * (np.log(x) - left) / (right - left), high * (accuracies[arm] - bottom) / (top - bottom))
+        for arm, x in costs.items()
+    }
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots.values()]
+    found = {}
+    for arm, (x, y) in dots.items():
+        width = letter * min(len(arm), 24)
+        places = []
+        for rank, (aside, up, align) in enumerate(BESIDE):
+            start = x + aside - {"left": 0, "right": width, "center": width / 2}[align]
+            box = (start, y + up - line / 2, start + width, y + up + line / 2)
+            covered = sum(_overlap(box, other) for other in taken)
+            outside = width * line - _overlap(box, (0, 0, wide, high))
+            places.append((round(covered + outside), rank, (aside, up, align), box))
+        _, _, found[arm], box = min(places)
+        taken.append(box)
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """The area that two boxes, (left, bottom, right, top), share."""
+    across, up = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(across, 0.0) * max(up, 0.0)
+
+
+def _amount(value: float, quantity: str) -> str:
+    if quantity.startswith("trained"):
+        return formats.parameters(round(value)).replace(".0", "")
+    return formats.seconds(value)

@@ -1,0 +1,117 @@
+"""Where arms fail, in plain English: sentences on slices, calibration, agreement and labels, from `metrics.json`."""
+
+from typing import Any
+
+from thaw.report.formats import count, listed, named, percent, points, probability, short, signed
+from thaw.report.standing import Metrics
+from thaw.scoring.comparison import ALPHA
+
+EVEN = 0.01
+"""Confidence within a point of accuracy is called even."""
+
+
+def failures(metrics: Metrics) -> dict[str, str]:
+    """By part, a paragraph on it: `slices`, `calibration`, `agreement`, `suspects`; parts a run lacks are left out.
+
+    Names of arms stand in backticks. Slices are told for the recommended arm.
+    """
+    told = {
+        "slices": _slices(metrics),
+        "calibration": _calibration(metrics),
+        "agreement": _agreement(metrics),
+        "suspects": _suspects(metrics),
+    }
+    return {part: paragraph for part, paragraph in told.items() if paragraph}
+
+
+def gap_told(column: str, gap: dict[str, Any]) -> str:
+    """What the largest gap between two slices of a column is, and what its test says; without a full stop."""
+    low, high = (signed(end) for end in gap["interval"])
+    p = probability(gap["p_corrected"])
+    evidence = f"95% interval {low} to {high}; corrected p {p if p.startswith('<') else f'= {p}'}"
+    pair = f"{_slice(column, gap['low'])} is {points(gap['difference'])} harder than {_slice(column, gap['high'])}"
+    if gap["p_corrected"] < ALPHA:
+        return f"{pair} ({evidence})"
+    return f"{pair} ({evidence}), which chance alone may explain"
+
+
+def gaps(metrics: Metrics, arm: str) -> list[tuple[str, dict[str, Any]]]:
+    """The largest gap of each column that has one, for an arm: the surest first, then the widest."""
+    found = [(it["column"], it["gaps"][arm]) for it in metrics.get("slices", []) if it["gaps"].get(arm)]
+    return sorted(found, key=lambda pair: (pair[1]["p_corrected"] >= ALPHA, -pair[1]["difference"]))
+
+
+def small_slices(of_column: dict[str, Any]) -> str:
+    """Which slices of a column are too small to rely on, as a sentence; empty where none is."""
+    small = [f"{short(it['value'])} ({it['count']})" for it in of_column["values"] if it["small"]]
+    if not small:
+        return ""
+    verb = "has" if len(small) == 1 else "have"
+    return f"{listed(small)} {verb} fewer than 30 images: read with care, and left out of the largest gap."
+
+
+def _slices(metrics: Metrics) -> str:
+    arm, columns = metrics["recommended"], metrics.get("slices", [])
+    found = gaps(metrics, arm)
+    if not columns:
+        return ""
+    if not found:
+        return f"No column has two slices of 30 test images or more, so no gap of {named(arm)} can be tested."
+    clear = [(column, gap) for column, gap in found if gap["p_corrected"] < ALPHA]
+    sentences = []
+    if clear:
+        column, gap = clear[0]
+        sentences.append(f"For {named(arm)}, {gap_told(column, gap)}.")
+        if others := [short(name) for name, _ in clear[1:]]:
+            sentences.append(f"The test set also shows a gap by {listed(others)}.")
+    unclear = [short(column) for column, gap in found if gap["p_corrected"] >= ALPHA]
+    if unclear:
+        start = "It" if clear else f"For {named(arm)}, the test set"
+        sentences.append(f"{start} shows no gap by {listed(unclear, 'or')} beyond what chance may explain.")
+    return " ".join(sentences)
+
+
+def _calibration(metrics: Metrics) -> str:
+    told: dict[str, list[str]] = {}
+    for arm, it in metrics["arms"].items():
+        if not it.get("calibration"):
+            continue
+        found = it["calibration"]
+        filled = [one for one in found["bins"] if one["count"]]
+        images = sum(one["count"] for one in filled)
+        sure = sum(one["count"] * one["confidence"] for one in filled) / images
+        right = sum(one["count"] * one["accuracy"] for one in filled) / images
+        word = "overconfident" if sure - right > EVEN else "underconfident" if right - sure > EVEN else "even"
+        told.setdefault(word, []).append(f"{named(arm)} ({percent(sure)} sure, {percent(right)} right)")
+    sentence = "; ".join(f"{word} on average: {listed(arms)}" for word, arms in told.items())
+    return f"{sentence[0].upper()}{sentence[1:]}." if told else ""
+
+
+def _agreement(metrics: Metrics) -> str:
+    found = metrics.get("agreement")
+    if not found or len(metrics["arms"]) == 1:
+        return ""
+    images = metrics["splits"]["test"]
+    sentence = (
+        f"Every arm is right on {count(found['all_right'])} of {count(images, 'test image')} and none on "
+        f"{count(found['none_right'])}"
+    )
+    arm, alone = max(found["only"].items(), key=lambda pair: pair[1])
+    if not alone:
+        return f"{sentence}; no arm is alone in being right on any."
+    return f"{sentence}; {named(arm)} is alone in being right on {count(alone)}, more than any other arm."
+
+
+def _suspects(metrics: Metrics) -> str:
+    found = metrics.get("suspects")
+    if not found:
+        return ""
+    checked = f"{count(found['checked'], 'label')} checked ({found['method']})"
+    if not found["count"]:
+        return f"Of {checked}, none looks wrong."
+    seem = "looks" if found["count"] == 1 else "look"
+    return f"Of {checked}, {count(found['count'])} {seem} wrong. A person should decide: a hard image is suspect too."
+
+
+def _slice(column: str, value: str) -> str:
+    return f"{short(column)} {short(value)}"

@@ -1,0 +1,155 @@
+"""The pictures of the page: test images to filter, mistakes, samples, suspect labels, pairs of duplicates."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from thaw.report.reading import data_uri, read_table, rows, thumbnail
+from thaw.report.standing import Metrics
+
+SHOWN_MISTAKES = 5
+SHOWN_SAMPLES = 5
+"""Sample images of each class and split."""
+SHOWN_CLASSES = 12
+"""Classes of which sample images are shown."""
+SHOWN_SUSPECTS = 24
+SHOWN_PAIRS = 12
+SAMPLE_SIDE = 112
+"""Pixels of a sample's longer side: twice what it takes on the page."""
+BUDGET = 6 << 20
+"""Bytes of the gallery's pictures in the page; beyond that they are brought to WebP, then made smaller."""
+SMALLER = ((96, 60), (80, 50), (64, 50), (48, 40))
+"""Longer side and WebP quality, tried in this order."""
+
+
+def gallery(run: Path, metrics: Metrics) -> Markup | None:
+    """What `page.js` shows of the test images, as JSON that is safe inside a `<script>`; None where a run kept none.
+
+    Columns over the images: `ids`, `labels` (places in `classes`), `pictures`; by arm, of its first seed, `predicted`,
+    `sure` (probability of that) and `heat` (base64 of a square map of bytes, or null); `slices` by column; `suspects`,
+    the suggested label or null.
+    """
+    if not (run / "gallery.parquet").exists():
+        return None
+    table = read_table(run / "gallery.parquet")
+    names: list[str] = table.column_names
+    ids: list[str] = table["id"].to_pylist()
+    place_of = {name: place for place, name in enumerate(metrics["classes"])}
+    suspects = _suspects(run)
+    answers = {arm: _answers(run, metrics, arm) for arm in metrics["arms"]}
+    shown = [place for place, name in enumerate(ids) if all(name in of_arm for of_arm in answers.values())]
+
+    def column(name: str) -> list[Any]:
+        values = table[name].to_pylist()
+        return [values[place] for place in shown]
+
+    of_arms = {
+        arm: {
+            "predicted": [place_of[of_arm[ids[place]][0]] for place in shown],
+            "sure": [round(of_arm[ids[place]][1], 4) for place in shown],
+            "heat": [map_ and base64.b64encode(map_).decode() for map_ in column(f"heat:{arm}")]
+            if f"heat:{arm}" in names
+            else [],
+        }
+        for arm, of_arm in answers.items()
+    }
+    found = {
+        "classes": metrics["classes"],
+        "best": metrics["recommended"],
+        "ids": column("id"),
+        "labels": [place_of[name] for name in column("label")],
+        "pictures": [data_uri(image) for image in _within(column("image"))],
+        "slices": {name.removeprefix("slice:"): column(name) for name in names if name.startswith("slice:")},
+        "suspects": [suspects.get(name) for name in column("id")],
+        "arms": of_arms,
+    }
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def mistakes(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
+    """The test images that the best arm, with its first seed, is surest of and wrong about."""
+    arm, seed = metrics["best"], metrics["arms"][metrics["best"]]["runs"][0]["seed"]
+    images = {row["id"]: row["image"] for row in rows(run / "examples.parquet", pc.field("role") == "mistake")}
+    wrong = (
+        (pc.field("arm") == arm)
+        & (pc.field("seed") == seed)
+        & (pc.field("predicted") != pc.field("label"))
+        & pc.field("id").isin(pa.array(list(images), pa.string()))
+    )
+    found = [
+        {**row, "confidence": row[f"p_{row['predicted']}"], "image": data_uri(images[row["id"]])}
+        for row in rows(run / "predictions.parquet", wrong)
+    ]
+    return sorted(found, key=lambda row: -row["confidence"])[:SHOWN_MISTAKES]
+
+
+def samples(run: Path, metrics: Metrics) -> dict[str, dict[str, list[str]]]:
+    """Data URIs of a few images of each class and split."""
+    shown = metrics["classes"][:SHOWN_CLASSES]
+    found: dict[str, dict[str, list[str]]] = {name: {split: [] for split in metrics["splits"]} for name in shown}
+    for row in rows(run / "examples.parquet", (pc.field("role") == "sample") & pc.field("label").isin(shown)):
+        of_split = found[row["label"]][row["split"]]
+        if len(of_split) < SHOWN_SAMPLES:
+            of_split.append(data_uri(thumbnail(row["image"], SAMPLE_SIDE)))
+    return found
+
+
+def suspects(run: Path) -> list[dict[str, Any]]:
+    """The images whose label is most probably wrong, the most suspect first; none where a run looked for none."""
+    path = run / "suspects.parquet"
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = read_table(path).slice(0, SHOWN_SUSPECTS).to_pylist()
+    return [{**row, "image": data_uri(row["image"])} for row in found]
+
+
+def duplicate_pairs(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
+    """The duplicates across splits of which the run kept both pictures, as `a_image` and `b_image`."""
+    pairs = metrics.get("audit", {}).get("pairs", [])
+    wanted = {one for pair in pairs for one in (pair["a"], pair["b"])}
+    if not wanted:
+        return []
+    images: dict[str, bytes] = {}
+    for name in ("gallery.parquet", "suspects.parquet", "examples.parquet"):
+        if (run / name).exists():
+            images |= {row["id"]: row["image"] for row in rows(run / name) if row["id"] in wanted}
+    return [
+        {**pair, **{f"{side}_image": data_uri(thumbnail(images[pair[side]], 2 * SAMPLE_SIDE)) for side in "ab"}}
+        for pair in pairs
+        if pair["a"] in images and pair["b"] in images
+    ][:SHOWN_PAIRS]
+
+
+def _answers(run: Path, metrics: Metrics, arm: str) -> dict[str, tuple[str, float]]:
+    """By test image what an arm with its first seed predicts, and the probability it gives to that."""
+    seed = metrics["arms"][arm]["runs"][0]["seed"]
+    table = read_table(run / "predictions.parquet", (pc.field("arm") == arm) & (pc.field("seed") == seed))
+    sure = {name: table[f"p_{name}"].to_numpy() for name in metrics["classes"]}
+    predicted = table["predicted"].to_pylist()
+    return {
+        name: (of_image, float(sure[of_image][place]))
+        for place, (name, of_image) in enumerate(zip(table["id"].to_pylist(), predicted, strict=True))
+    }
+
+
+def _suspects(run: Path) -> dict[str, str]:
+    path = run / "suspects.parquet"
+    return {row["id"]: row["suggested"] for row in rows(path)} if path.exists() else {}
+
+
+def _within(images: list[bytes]) -> list[bytes]:
+    """The pictures themselves, or smaller ones, so that together they stay in the budget."""
+    fitting = images
+    for side, quality in SMALLER:
+        if sum(map(len, fitting)) * 4 / 3 <= BUDGET:
+            break
+        fitting = [thumbnail(image, side, quality, "WEBP") for image in images]
+    return fitting

@@ -1,0 +1,152 @@
+"""What the report says of errors and limits, in each of the cases it words differently."""
+
+import pytest
+
+from thaw.report.failures import failures, gaps, small_slices
+from thaw.report.limits import findings, leak, limits, people, sizes
+
+
+def gap(low, high, difference, p):
+    interval = [difference - 0.02, difference + 0.03]
+    return {"low": low, "high": high, "difference": difference, "interval": interval, "p": p, "p_corrected": p}
+
+
+def column(name, found, values=()):
+    return {"column": name, "kind": "category", "values": list(values), "gaps": {"head": found} if found else {}}
+
+
+def study(*slices, arms=("head", "all"), **more):
+    """What metrics.json holds of a study that recommends `head`."""
+    runs = [{"seed": 0, "test": {"accuracy": 0.9}}]
+    return {
+        "recipe": "shapes",
+        "classes": ["disc", "square"],
+        "best": arms[-1],
+        "recommended": "head",
+        "splits": {"train": 5000, "test": 1000},
+        "data": {"source": "shapes/", "group": None},
+        "comparisons": [],
+        "arms": {arm: {"runs": runs} for arm in arms},
+        "slices": list(slices),
+        **more,
+    }
+
+
+def calibration(confidence, accuracy):
+    return {"bins": [{"count": 0, "confidence": None}, {"count": 50, "confidence": confidence, "accuracy": accuracy}]}
+
+
+def test_a_clear_gap_is_told_with_its_test():
+    metrics = study(column("age", gap("0-9", "20-29", 0.123, 0.00001)))
+    assert failures(metrics)["slices"] == (
+        "For `head`, age 0-9 is 12.3 points harder than age 20-29 (95% interval 10.3 to 15.3; corrected p < 0.0001)."
+    )
+
+
+def test_clear_gaps_come_first_and_unclear_ones_are_not_hidden():
+    metrics = study(
+        column("hat", gap("yes", "no", 0.2, 0.3)),
+        column("race", gap("a", "b", 0.05, 0.01)),
+        column("age", gap("old", "young", 0.1, 0.02)),
+        column("camera", None),
+        column("glasses", gap("yes", "no", 0.01, 1.0)),
+    )
+    assert [name for name, _ in gaps(metrics, "head")] == ["age", "race", "hat", "glasses"]
+    told = failures(metrics)["slices"]
+    assert told.startswith("For `head`, age old is 10.0 points harder than age young (")
+    assert "The test set also shows a gap by race. It shows no gap by hat or glasses beyond what chance may" in told
+
+
+def test_no_gap_at_all():
+    assert failures(study(column("hat", gap("yes", "no", 0.2, 0.3))))["slices"] == (
+        "For `head`, the test set shows no gap by hat beyond what chance may explain."
+    )
+    assert "no gap of `head` can be tested" in failures(study(column("hat", None)))["slices"]
+    assert failures(study()) == {}
+
+
+def test_small_slices_are_named():
+    values = [{"value": "0-9", "count": 12, "small": True}, {"value": "10-19", "count": 400, "small": False}]
+    assert small_slices(column("age", None, values)).startswith("0-9 (12) has fewer than 30 images")
+    assert small_slices(column("age", None, values[1:])) == ""
+
+
+def test_calibration_is_grouped_by_its_verdict():
+    metrics = study(arms=("head", "all", "Last"))
+    for arm, (sure, right) in {"head": (0.95, 0.9), "all": (0.905, 0.9), "Last": (0.99, 0.9)}.items():
+        metrics["arms"][arm]["calibration"] = calibration(sure, right)
+    assert failures(metrics)["calibration"] == (
+        "Overconfident on average: `head` (95.0% sure, 90.0% right) and `Last` (99.0% sure, 90.0% right); "
+        "even on average: `all` (90.5% sure, 90.0% right)."
+    )
+    metrics["arms"]["head"]["calibration"] = calibration(0.8, 0.9)
+    assert failures(metrics)["calibration"].startswith("Underconfident on average: `head`")
+
+
+def test_agreement():
+    found = {"all_right": 800, "none_right": 1, "only": {"head": 3, "all": 40}, "only_wrong": {"head": 1, "all": 2}}
+    assert failures(study(agreement=found))["agreement"] == (
+        "Every arm is right on 800 of 1,000 test images and none on 1; `all` is alone in being right on 40, more than "
+        "any other arm."
+    )
+    found["only"] = {"head": 0, "all": 0}
+    assert failures(study(agreement=found))["agreement"].endswith("no arm is alone in being right on any.")
+    assert "agreement" not in failures(study(agreement=found, arms=("head",)))
+
+
+def test_suspects():
+    found = {"count": 1, "checked": 6000, "method": "a probe, out of fold"}
+    told = failures(study(suspects=found))["suspects"]
+    assert told.startswith("Of 6,000 labels checked (a probe, out of fold), 1 looks wrong. A person should decide")
+    assert failures(study(suspects=found | {"count": 0}))["suspects"].endswith("none looks wrong.")
+
+
+def test_limits_of_a_plain_study():
+    told = limits(study())
+    assert list(told) == ["New images", "Test set", "Seeds", "Choice"]
+    assert "images like those of shapes/" in told["New images"]
+    comparison = {"arms": ["all", "head"], "difference": 0.01, "interval": [-0.01, 0.03], "p_holm": 0.4}
+    told = limits(study(comparisons=[comparison | {"images_needed": 9000}]))
+    assert told["Test set"] == "1,000 test images cannot tell `all` from `head`; that is no proof that they are alike."
+    assert "Choice" not in limits(study(arms=("head",)))
+
+
+def test_leak():
+    found = {"test_images": 44, "accuracy": 0.943, "accuracy_grouped": 0.852, "worth": 0.091, "interval": [0.05, 0.13]}
+    told = (
+        "44 of 1,000 test images have a duplicate in another split. A linear probe is right on 94.3% as they are split "
+        "and on 85.2% where duplicates stay together, a difference of 9.1 points (95% interval 5.0 to 13.0){}; every "
+        "accuracy here is as they are split."
+    )
+    assert leak(study(audit={"leak": found})) == told.format("")
+    told = told.replace("5.0 to", "−1.0 to")
+    assert leak(study(audit={"leak": found | {"interval": [-0.01, 0.13]}})) == told.format(" that chance may explain")
+    assert leak(study(audit={"leak": None})) == ""
+    assert leak(study()) == ""
+
+
+def test_findings_come_by_severity():
+    found = [{"severity": name, "what": name} for name in ("note", "error", "odd", "warning")]
+    assert [it["what"] for it in findings(study(audit={"findings": found}))] == ["Error.", "Warning.", "Note.", "Odd."]
+
+
+def test_sizes():
+    found = {"images": 2008, "sizes": {name: [64, 32] for name in ("smallest", "median", "largest")}}
+    assert sizes(study(audit=found)) == "2,008 images, all of 64 × 32 pixels."
+    found["sizes"]["largest"] = [900, 700]
+    assert sizes(study(audit=found)).endswith("the median of 64 × 32 pixels, the largest of 900 × 700 pixels.")
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({}, []),
+        ({"recipe": "emoji-people"}, ["emoji-people"]),
+        ({"classes": ["Female", "male"]}, ["Female", "male"]),
+        ({"classes": ["mango", "humane"]}, []),
+        ({"slices": [column("age", None), column("camera", None)]}, ["age"]),
+        ({"data": {"source": "x", "group": "person_id"}}, ["person_id"]),
+    ],
+)
+def test_people_are_known_by_whole_words(changed, names):
+    assert people(study() | changed) == names
