@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from thaw.bundle.save import save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
+from thaw.data.audit import Audit, audit, with_worth
 from thaw.data.batches import make_inputs
 from thaw.data.dataset import Dataset
 from thaw.data.source import Skipped, read_source
@@ -26,8 +27,10 @@ from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
 from thaw.run import Tested, finish_run, open_run, work_folder
+from thaw.scoring.leak import leak_worth
 from thaw.scoring.metrics import metrics
 from thaw.store import key_of
+from thaw.training.describe import describe
 from thaw.training.final import train
 from thaw.training.network import test
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, prepare
@@ -45,6 +48,9 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
     run = open_run(out, recipe)
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, clock)
+    with clock("audit"):
+        audited = audit(dataset, recipe.data)
+    say_findings(audited.found["findings"])
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
     tested: list[Tested] = []
     kept: list[Kept] = []
@@ -54,7 +60,10 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
         results[arm].append(result)
         tested.append(Tested(arm, seed, logits))
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
-    found = finish_run(run, recipe, dataset, results, tested, compute, clock.seconds(), command)
+    with clock("audit"):
+        checked = weigh_leak(audited, dataset, recipe, compute, kept)
+    say_findings(checked["findings"][len(audited.found["findings"]) :])
+    found = finish_run(run, recipe, dataset, results, tested, checked, compute, clock.seconds(), command)
     write_report(run)
     return found
 
@@ -71,6 +80,29 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     splits = make_splits(source, recipe.data)
     key = key_of(pixels=pixels.key, good=good.tolist())
     return Dataset(source, splits, make_inputs((pixels.array,), compute.device, good), key, preprocessing)
+
+
+def weigh_leak(audited: Audit, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> dict[str, Any]:
+    """The audit with what leaked images are worth, where there are enough of them for a probe to tell."""
+    if not audited.leaks:
+        return audited.found
+    features = describe(dataset, recipe, compute, kept)
+    worth = leak_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
+    return with_worth(audited.found, None if worth is None else asdict(worth))
+
+
+def check_source(recipe: Recipe) -> dict[str, Any]:
+    """The audit of a recipe's images and splits alone; nothing else is trained than the audit's probe."""
+    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    dataset = load_dataset(recipe, compute, Clock())
+    return weigh_leak(audit(dataset, recipe.data), dataset, recipe, compute, [])
+
+
+def say_findings(findings: list[dict[str, str]]) -> None:
+    """One line for each error and warning of the audit."""
+    for finding in findings:
+        if finding["severity"] != "note":
+            say(f"{finding['severity']}: {finding['what']}")
 
 
 def run_arm(

@@ -2,13 +2,14 @@
 
 import difflib
 import hashlib
+import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
@@ -90,6 +91,12 @@ class Source:
     def picture(self, row: int) -> bytes:
         """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
         return _read(self.content, self.paths, int(self.rows[row]))
+
+    def open(self, row: int) -> BinaryIO:
+        """The encoded bytes of one picture as a file, of which no more is read than is asked for. Raises OSError."""
+        path = self.paths[int(self.rows[row])]
+        value = self.content[int(self.rows[row])].as_py()
+        return io.BytesIO(value) if path is None or value is not None else Path(path).open("rb")
 
     def fingerprint(self) -> str:
         """A digest of everything that a study sees of this source."""
