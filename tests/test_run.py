@@ -56,7 +56,7 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
                     "seconds": {"search": 1.0, "train": 2.0 * skill},
                 }
             )
-    found = finish_run(run, recipe, dataset, results, tested, compute, {"total": 1.0}, "")
+    found = finish_run(run, recipe, dataset, results, tested, {}, compute, {"total": 1.0}, "")
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(found)) == written
     return written

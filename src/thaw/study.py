@@ -15,7 +15,8 @@ from thaw.compute import Compute, choose_compute
 from thaw.data.audit import Audit, audit, with_worth
 from thaw.data.batches import make_inputs
 from thaw.data.dataset import Dataset
-from thaw.data.source import Skipped, read_source
+from thaw.data.skipped import Skipped, check_bad
+from thaw.data.source import read_source
 from thaw.data.splits import make_splits, used_splits
 from thaw.errors import DivergedError
 from thaw.images.pixels import make_pixels
@@ -69,14 +70,15 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
 
 
 def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
-    """Source, pixels and splits."""
+    """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
     source = read_source(recipe.data)
     source = source.take(used_splits(source, recipe.data))
     preprocessing = preprocessing_of(recipe)
     with clock("pixels"):
         pixels = make_pixels(source, preprocessing, recipe.images.decode)
-    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad])
-    source = source.take(good, [Skipped(str(source.ids[row]), why) for row, why in sorted(pixels.bad.items())])
+    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)
+    source = source.take(good, [Skipped(str(source.ids[row]), why, True) for row, why in sorted(pixels.bad.items())])
+    check_bad(source.skipped, len(good), recipe.data)
     splits = make_splits(source, recipe.data)
     key = key_of(pixels=pixels.key, good=good.tolist())
     return Dataset(source, splits, make_inputs((pixels.array,), compute.device, good), key, preprocessing)

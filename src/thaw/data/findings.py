@@ -65,8 +65,8 @@ def _copies(found: dict[str, Any]) -> Iterator[Finding]:
         if found[kind]["images"]:
             yield Finding(
                 "note",
-                f"{found[kind]['images']:,} images are in {found[kind]['groups']:,} groups of "
-                f"{'exact' if kind == 'exact' else 'near'} duplicates",
+                f"{found[kind]['images']:,} images are in {_count(found[kind]['groups'], 'group', 'groups')} of "
+                f"{kind} duplicates",
             )
 
 
