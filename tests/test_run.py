@@ -66,7 +66,7 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
     features = random.normal(size=(60, 3)).astype(np.float32)
     suspects = find_suspects(features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test)
     with open_run(folder / "run", recipe) as run:
-        found = finish_run(run, recipe, dataset, results, tested, suspects, compute, {"total": 1.0}, "")
+        found = finish_run(run, recipe, dataset, results, tested, suspects, {}, compute, {"total": 1.0}, "")
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(found)) == written
     return written

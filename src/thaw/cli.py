@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print, exit code."""
 
+import json
 import os
 import re
 import shlex
@@ -61,6 +62,37 @@ def study(source: str | None, recipe: str | None, out: Path | None, settings: tu
     found = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
     _print_results(found)
     click.echo(plain(f"Report: {out / 'report.html'}"))
+
+
+@cli.command()
+@click.argument("source", required=False)
+@click.option(
+    "--recipe",
+    metavar="NAME_OR_FILE",
+    help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
+)
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe.")
+@click.option("--json", "as_json", is_flag=True, help="Write all that was found to standard output as JSON.")
+def check(source: str | None, recipe: str | None, settings: tuple[str, ...], as_json: bool) -> int:
+    """Audit the images and splits of SOURCE before anything is trained on them.
+
+    Looks for files that cannot be read or are odd, unbalanced classes, exact and near duplicates inside and across
+    splits, and duplicates with different labels. Where test images have copies in train or validation, a linear probe
+    tells how much test accuracy they are worth.
+
+    Exit code 0 when nothing is wrong, 1 when there is a finding of severity error (exact copies of test images in
+    other splits; near copies of a fifth of them or more; copies that change test accuracy; contradicting labels of
+    exact copies), 2 when the images or the recipe cannot be used.
+    """
+    from thaw.recipe import load_recipe
+    from thaw.study import check_source
+
+    found = check_source(load_recipe(recipe or ("photos" if source else "emoji-people"), source, settings))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        _print_audit(found)
+    return int(any(finding["severity"] == "error" for finding in found["findings"]))
 
 
 @cli.command()
@@ -219,6 +251,19 @@ def _print_results(found: dict[str, Any]) -> None:
         table.add_row(*row, f"{spent['total']:.1f}", style="bold" if arm == found["best"] else "")
     Console(highlight=False).print(table)
     click.echo(f"Recommended: {found['recommended']}, {found['rule']}")
+
+
+def _print_audit(found: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    splits = ", ".join(f"{count:,} {split}" for split, count in found["splits"].items())
+    lines = [f"{found['images']:,} images: {splits}"]
+    lines.append(", ".join(f"{count:,} {name!r}" for name, count in found["classes"].items()))
+    if found["sizes"]:
+        sides = {name: f"{width} x {height}" for name, (width, height) in found["sizes"].items()}
+        lines.append("pixels: " + ", ".join(f"{size} {name}" for name, size in sides.items()))
+    lines += [f"{one['severity']}: {one['what']}" for one in found["findings"]] or ["nothing is wrong or odd"]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:

@@ -60,6 +60,11 @@ class Data(Section):
     """The test set, in the same terms. Nothing looks at it before every choice is made."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Which images are drawn."""
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    """What a picture does that cannot be read or decoded: `skip` leaves it out and lists it with the reason, `fail`
+    stops the study."""
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The share of pictures that may be left out so; a study with more of them is refused."""
 
 
 class Images(Section):

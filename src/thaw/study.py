@@ -15,9 +15,11 @@ from thaw.bundle.card import complete_bundles
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
+from thaw.data.audit import Audit, audit, with_worth
 from thaw.data.batches import consecutive, make_inputs
 from thaw.data.dataset import Dataset
-from thaw.data.source import Skipped, read_source
+from thaw.data.skipped import Skipped, check_bad
+from thaw.data.source import read_source
 from thaw.data.splits import group_codes, make_splits, used_splits
 from thaw.errors import DivergedError
 from thaw.files import require_room
@@ -31,6 +33,7 @@ from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
 from thaw.run import finish_run, open_run, work_folder
+from thaw.scoring.leak import leak_worth
 from thaw.scoring.metrics import metrics
 from thaw.scoring.summary import Tested
 from thaw.scoring.suspects import Suspects, find_suspects
@@ -62,6 +65,9 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     clock = Clock()
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, clock)
+    with clock("audit"):
+        audited = audit(dataset, recipe.data)
+    say_findings(audited.found["findings"])
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
     tested: list[Tested] = []
     behind: list[tuple[str, int]] = []
@@ -72,28 +78,58 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
         results[arm].append(result)
         tested.append(answers)
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
+    while behind:
+        catch_up(*behind.pop(0), dataset, recipe, compute, kept)
+    with clock("features"):
+        features = describe(dataset, recipe, compute, kept)
     with clock("suspects"):
-        while behind:
-            catch_up(*behind.pop(0), dataset, recipe, compute, kept)
-        suspects = check_labels(dataset, recipe, compute, kept)
-    found = finish_run(run, recipe, dataset, results, tested, suspects, compute, clock.seconds(), command)
+        suspects = check_labels(features, dataset, recipe)
+    with clock("audit"):
+        checked = weigh_leak(audited, features, dataset)
+    say_findings(checked["findings"][len(audited.found["findings"]) :])
+    seconds = clock.seconds()
+    found = finish_run(run, recipe, dataset, results, tested, suspects, checked, compute, seconds, command)
     complete_bundles(run, found)
     write_report(run)
     return found
 
 
 def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
-    """Source, pixels and splits."""
+    """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
     source = read_source(recipe.data)
     source = source.take(used_splits(source, recipe.data))
     preprocessing = preprocessing_of(recipe)
     with clock("pixels"):
         pixels = make_pixels(source, preprocessing, recipe.images.decode)
-    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad])
-    source = source.take(good, [Skipped(str(source.ids[row]), why) for row, why in sorted(pixels.bad.items())])
+    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)
+    source = source.take(good, [Skipped(str(source.ids[row]), why, True) for row, why in sorted(pixels.bad.items())])
+    check_bad(source.skipped, len(good), recipe.data)
     splits = make_splits(source, recipe.data)
     key = key_of(pixels=pixels.key, good=good.tolist())
     return Dataset(source, splits, make_inputs((pixels.array,), compute.device, good), key, preprocessing)
+
+
+def weigh_leak(audited: Audit, features: NDArray[np.float32], dataset: Dataset) -> dict[str, Any]:
+    """The audit with what leaked images are worth, where there are enough of them for a probe to tell."""
+    if not audited.leaks:
+        return audited.found
+    worth = leak_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
+    return with_worth(audited.found, None if worth is None else asdict(worth))
+
+
+def check_source(recipe: Recipe) -> dict[str, Any]:
+    """The audit of a recipe's images and splits alone; nothing else is trained than the audit's probe."""
+    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    dataset = load_dataset(recipe, compute, Clock())
+    audited = audit(dataset, recipe.data)
+    return weigh_leak(audited, describe(dataset, recipe, compute, []), dataset) if audited.leaks else audited.found
+
+
+def say_findings(findings: list[dict[str, str]]) -> None:
+    """One line for each error and warning of the audit."""
+    for finding in findings:
+        if finding["severity"] != "note":
+            say(f"{finding['severity']}: {finding['what']}")
 
 
 def run_arm(
@@ -178,11 +214,10 @@ def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> Tested:
     return Tested(arm, seed, arrays["test"], arrays.get("validation"), looked)
 
 
-def check_labels(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Suspects:
+def check_labels(features: NDArray[np.float32], dataset: Dataset, recipe: Recipe) -> Suspects:
     """The images whose labels the others contradict, as the pretrained backbone describes them."""
     splits, groups = dataset.splits, group_codes(dataset.source, recipe.data)
     pool = np.union1d(splits.train, splits.validation)
-    features = describe(dataset, recipe, compute, kept)
     return find_suspects(features, dataset.source.labels, groups, pool, splits.test)
 
 

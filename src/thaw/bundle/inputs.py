@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thaw.bundle.predict import Named
-from thaw.data.source import PICTURES
+from thaw.data.folder import PICTURES
 from thaw.errors import DataError, first_line
 
 TABLES = (".csv", ".tsv", ".parquet")

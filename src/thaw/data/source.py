@@ -3,13 +3,15 @@
 import difflib
 import errno
 import hashlib
+import io
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
@@ -17,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from thaw.data.folder import list_class_folder, printable
+from thaw.data.skipped import Skipped
 from thaw.errors import DataError
 from thaw.eviction import datasets_folder
 from thaw.files import is_full, no_room
@@ -24,46 +28,12 @@ from thaw.progress import stage, workers
 from thaw.recipe import Data
 from thaw.store import key_of
 
-PICTURES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".avif",
-        ".jp2",
-        ".ico",
-        ".tga",
-    ]
-)
-"""Endings of file names that are taken for pictures, in lower case."""
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Folder names that name a split, when nothing else stands beside them."""
 MAX_BYTES = 256 << 20
 """Bytes of an encoded picture; larger files are skipped unread."""
+TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
+"""Endings of the files of a dataset that hold rows."""
 BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
 """Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A row that the study leaves out, and why."""
-
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +45,7 @@ class Source:
 
     classes: tuple[str, ...]
     ids: NDArray[np.str_]
-    """(n,) file names relative to the source, or SPLIT/ROW where pictures have none; all different."""
+    """(n,) file names below the source's folder, or SPLIT/ROW where pictures have none; all different."""
     labels: NDArray[np.int64]
     """(n,) indices into `classes`."""
     splits: NDArray[np.str_]
@@ -95,6 +65,12 @@ class Source:
     def picture(self, row: int) -> bytes:
         """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
         return _read(self.content, self.paths, int(self.rows[row]))
+
+    def open(self, row: int) -> BinaryIO:
+        """The encoded bytes of one picture as a file, of which no more is read than is asked for. Raises OSError."""
+        path = self.paths[int(self.rows[row])]
+        value = self.content[int(self.rows[row])].as_py()
+        return io.BytesIO(value) if path is None or value is not None else Path(path).open("rb")
 
     def fingerprint(self) -> str:
         """A digest of everything that a study sees of this source."""
@@ -128,10 +104,12 @@ def read_source(data: Data) -> Source:
         raise DataError(f"data.slices names {data.image!r}, the column of the pictures; give other columns.")
     classes, labels = _classes(table, data)
     splits = _splits(table, data)
-    content, paths = table.column(CONTENT), tuple(table.column(PATH).to_pylist())
-    ids = _ids(paths, splits)
+    content = table.column(CONTENT)
+    paths = tuple(None if path is None else os.fsdecode(path) for path in table.column(PATH).to_pylist())
+    ids = _ids(content, paths, splits, data)
     digests, unreadable = _digests(content, paths)
-    reasons = {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
+    reasons = dict.fromkeys(_repeated(content, paths, labels, splits), "is listed before, with the same label")
+    reasons |= {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
     order = sorted(
         (row for row in range(len(ids)) if row not in reasons),
@@ -151,7 +129,13 @@ def read_source(data: Data) -> Source:
         table.drop_columns([BROUGHT, CONTENT, PATH]),
         skipped,
     )
-    return source.take(np.array(order), [Skipped(str(ids[row]), reasons[row]) for row in sorted(reasons)])
+    left_out = [Skipped(str(ids[row]), why, row in unreadable) for row, why in sorted(reasons.items())]
+    return source.take(np.array(order), left_out)
+
+
+def digest_of(content: bytes) -> str:
+    """The content digest of an encoded picture."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _read_table(data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
@@ -186,6 +170,7 @@ def _is_dataset(folder: Path) -> bool:
 def _load(path: Path, name: str) -> datasets.DatasetDict:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said below, once
+    before = _stamps(path)
     cache = str(datasets_folder())
     try:
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -201,7 +186,15 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
             raise no_room(datasets_folder(), 0) from error
         reason = str(error.__cause__ or error).strip().splitlines() or ["unknown"]
         raise DataError(f"{name} cannot be read as a dataset: {reason[0]}; mend the file or give another.") from error
+    if _stamps(path) != before:
+        raise DataError(f"{name} changed while it was read; run the command again when nothing writes to it.")
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    """When the tables of a dataset were last written, and their sizes."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES)
+    return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
 
 
 def _from_hub(name: str) -> datasets.DatasetDict:
@@ -293,44 +286,11 @@ def _inside(root: Path, path: str, data: Data) -> str:
 
 
 def _class_folder(root: Path, data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
-    """`root/CLASS/**/picture`, or `root/SPLIT/CLASS/**/picture` when every folder in `root` is named like a split."""
-    folders = _folders(root)
-    brings = bool(folders) and all(folder.name.lower() in SPLITS and _folders(folder) for folder in folders)
-    parts = (
-        [(SPLITS[f.name.lower()], inner) for f in folders for inner in _folders(f)]
-        if brings
-        else [("all", folder) for folder in folders]
-    )
-    if not parts:
-        raise DataError(f"{root} holds no folder per class; put the pictures of each class in a folder of its own.")
-    paths: list[str] = []
-    labels: list[str] = []
-    splits: list[str] = []
-    skipped: list[Skipped] = []
-    for split, folder in parts:
-        before = len(paths)
-        for path in sorted(_files(folder)):
-            if Path(path).suffix.lower() in PICTURES:
-                paths.append(path)
-                labels.append(folder.name)
-                splits.append(split)
-            else:
-                skipped.append(Skipped(os.path.relpath(path, root), "is not named like a picture"))
-        if len(paths) == before:
-            raise DataError(f"the class folder {folder} holds no pictures; add some, or remove the folder.")
-    columns = {data.label: labels, BROUGHT: splits, PATH: paths, CONTENT: pa.nulls(len(paths))}
-    table = pa.table(columns)
-    return table, tuple(skipped)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(item for item in root.iterdir() if item.is_dir() and not item.name.startswith((".", "__")))
-
-
-def _files(folder: Path) -> Iterable[str]:
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(where, name) for name in files if not name.startswith("."))
+    found = list_class_folder(root)
+    # names are bytes, not always UTF-8
+    paths = pa.array([os.fsencode(path) for path in found.paths], pa.binary())
+    columns = {data.label: found.labels, BROUGHT: found.splits, PATH: paths, CONTENT: pa.nulls(len(paths))}
+    return pa.table(columns), tuple(found.skipped)
 
 
 def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -378,23 +338,61 @@ def _splits(table: pa.Table, data: Data) -> NDArray[np.str_]:
     return np.array([str(value) for value in table.column(data.split).to_pylist()], dtype=np.str_)
 
 
-def _ids(paths: tuple[str | None, ...], splits: NDArray[np.str_]) -> NDArray[np.str_]:
-    """The paths below their common folder, where there are paths and all differ; else the split and a number."""
-    known = [path for path in paths if path]
-    if len(known) == len(paths):
-        common = os.path.commonpath([os.path.dirname(path) for path in known]) if os.path.isabs(known[0]) else ""
-        names = [os.path.relpath(path, common) if common else path for path in known]
-        if len(set(names)) == len(names):
-            return np.array(names, dtype=np.str_)
-        names = [f"{split}/{name}" for split, name in zip(splits, names, strict=True)]
-        if len(set(names)) == len(names):
-            return np.array(names, dtype=np.str_)
-    seen: dict[str, int] = {}
+def _repeated(
+    content: pa.ChunkedArray, paths: tuple[str | None, ...], labels: NDArray[np.int64], splits: NDArray[np.str_]
+) -> list[int]:
+    """The rows that name a file which a row before names, with the same label and split."""
+    seen: set[tuple[str, int, str]] = set()
+    repeated = []
+    for row, held in enumerate(pc.is_valid(content).to_pylist()):
+        path = paths[row]
+        if held or path is None:
+            continue
+        named = (path, int(labels[row]), str(splits[row]))
+        if named in seen:
+            repeated.append(row)
+        seen.add(named)
+    return repeated
+
+
+def _ids(
+    content: pa.ChunkedArray, paths: tuple[str | None, ...], splits: NDArray[np.str_], data: Data
+) -> NDArray[np.str_]:
+    """The files below the source's folder, the names of pictures that the source holds, else the split and a number.
+
+    All differ: where held pictures of several splits share names the split comes before each, and `#2` after what is
+    there a second time. What is wrong with one row does not change the names of files in others.
+    """
+    folder, held = _folder(paths, data), pc.is_valid(content).to_pylist()
+    names = [path for path, is_held in zip(paths, held, strict=True) if is_held and path is not None]
+    prefixed = len(set(names)) < len(names)
+    in_split: Counter[str] = Counter()
+    times: Counter[str] = Counter()
     ids = []
-    for split in splits:
-        ids.append(f"{split}/{seen.get(split, 0):06d}")
-        seen[split] = seen.get(split, 0) + 1
+    for path, split, is_held in zip(paths, splits.tolist(), held, strict=True):
+        if path is None:
+            name = f"{split}/{in_split[split]:06d}"
+        elif is_held:
+            name = f"{split}/{path}" if prefixed else path
+        else:
+            name = os.path.relpath(path, folder) if folder else path
+        in_split[split] += 1
+        times[name] += 1
+        ids.append(printable(name if times[name] == 1 else f"{name}#{times[name]}"))
     return np.array(ids, dtype=np.str_)
+
+
+def _folder(paths: tuple[str | None, ...], data: Data) -> str:
+    """The folder that names of files are told from: the source's, else the one that they share."""
+    files = [path for path in paths if path is not None and os.path.isabs(path)]
+    if not files:
+        return ""
+    given = Path(data.source)
+    below = given if given.is_dir() else given.parent
+    for folder in (str(below), str(below.resolve())):
+        if Path(files[0]).is_relative_to(folder):
+            return folder
+    return os.path.commonpath([os.path.dirname(path) for path in files])
 
 
 def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...]) -> tuple[list[str], dict[int, str]]:
@@ -403,7 +401,7 @@ def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...]) -> tuple[l
 
     def digest(row: int) -> str:
         try:
-            return hashlib.blake2b(_read(content, paths, row), digest_size=16).hexdigest()
+            return digest_of(_read(content, paths, row))
         except OSError as error:
             unreadable[row] = error.strerror or str(error)
             return ""

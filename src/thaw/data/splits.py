@@ -106,7 +106,7 @@ def _draw(labels: Rows, groups: Rows | None, counts: list[int], seed: int) -> ND
     random = np.random.default_rng(seed)
     if groups is None:
         return _draw_rows(labels, counts, random)
-    return _draw_groups(labels, groups, counts, random)
+    return draw_groups(labels, groups, counts, random)
 
 
 def _draw_rows(labels: Rows, counts: list[int], random: np.random.Generator) -> NDArray[np.int64]:
@@ -130,10 +130,11 @@ def _apportion(count: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return quota
 
 
-def _draw_groups(labels: Rows, groups: Rows, counts: list[int], random: np.random.Generator) -> NDArray[np.int64]:
-    """Whole groups, largest and most lopsided first, each to the part that then lies nearest to its wanted counts.
+def draw_groups(labels: Rows, groups: Rows, counts: list[int], random: np.random.Generator) -> NDArray[np.int64]:
+    """For each row the index of the part that draws it, or `len(counts)` where none does; groups stay whole.
 
-    The greedy rule of scikit-learn's StratifiedGroupKFold, for parts of different sizes.
+    Largest and most lopsided groups first, each to the part that then lies nearest to its wanted counts: the greedy
+    rule of scikit-learn's StratifiedGroupKFold, for parts of different sizes.
     """
     classes = labels.max() + 1
     table = np.zeros((groups.max() + 1, classes), dtype=np.int64)

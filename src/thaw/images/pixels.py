@@ -9,7 +9,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from thaw.data.source import Source
+from thaw.data.source import Source, digest_of
+from thaw.errors import DataError
 from thaw.images.preprocessing import Preprocessing
 from thaw.progress import stage, workers
 from thaw.store import Array, Field, Made, cached, key_of
@@ -37,20 +38,25 @@ class Pixels:
 
 
 def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pixels:
-    """Decode every picture of a source, on all cores, or open the array where that was done before."""
+    """Decode every picture of a source, on all cores, or open the array where that was done before.
+
+    Raises DataError where a picture is no longer what it was when the source was read.
+    """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
     key = key_of(images=source.digests, spatial=spatial, pillow=PIL.__version__)
     side = preprocessing.size
 
     def decoded(row: int) -> NDArray[np.uint8] | str:
+        content = _unchanged(source, row)
         try:
-            return decode_picture(source.picture(row), preprocessing, decode)
-        except (BadImageError, OSError) as error:
+            return decode_picture(content, preprocessing, decode)
+        except BadImageError as error:
             return str(error)
 
     def make(first: int) -> Made:
         count = len(source.ids)
-        with workers() as pool, stage("decoding", count, "images", first) as advance:
+        with warnings.catch_warnings(), workers() as pool, stage("decoding", count, "images", first) as advance:
+            warnings.simplefilter("ignore")  # here too, since what threads set, other threads undo
             for start in range(first, count, CHUNK):
                 rows = range(start, min(start + CHUNK, count))
                 chunk = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
@@ -65,6 +71,19 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
 
     entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8")], make)
     return Pixels(entry.arrays[0], {int(row): why for row, why in entry.notes.items()}, key, entry.made)
+
+
+def _unchanged(source: Source, row: int) -> bytes:
+    """The picture that the source had when it was read: what is kept under its digest has to be of these bytes."""
+    try:
+        content = source.picture(row)
+    except OSError as error:
+        why = f"cannot be read any more ({error.strerror or error})"
+    else:
+        if digest_of(content) == source.digests[row]:
+            return content
+        why = "changed while the study was reading"
+    raise DataError(f"the picture {str(source.ids[row])!r} {why}; run the command again when nothing writes to it.")
 
 
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
@@ -84,7 +103,8 @@ def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) ->
     except UnidentifiedImageError as error:
         raise BadImageError("is no picture in a format that can be read") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
-        raise BadImageError(str(error).strip().rstrip(".") or type(error).__name__) from error
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise BadImageError(f"cannot be decoded: {reason}") from error
     except (IndexError, KeyError, TypeError, ZeroDivisionError, ArithmeticError, RuntimeError) as error:
         # decoders of broken files fail in many ways
         raise BadImageError(f"is broken ({type(error).__name__}: {error})") from error

@@ -1,0 +1,118 @@
+"""Class folders: the files below a folder for each class, whatever their names and links."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from thaw.data.skipped import Skipped
+from thaw.errors import DataError
+
+PICTURES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".avif",
+        ".jp2",
+        ".ico",
+        ".tga",
+    ]
+)
+"""Endings of file names that are taken for pictures, in lower case."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Folder names that name a split, when nothing else stands beside them."""
+
+
+@dataclass
+class Listing:
+    """The pictures of a class folder: file, class and split of each; and what is left out."""
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def list_class_folder(root: Path) -> Listing:
+    """`root/CLASS/**/picture`, or `root/SPLIT/CLASS/**/picture` when every folder in `root` is named like a split.
+
+    Links to folders are followed, but never into a folder that is read already, or that holds the link. Raises
+    DataError where there is no class, or one without pictures.
+    """
+    listing = Listing()
+    folders = _folders(root, listing)
+    brings = bool(folders) and all(folder.name.lower() in SPLITS and _folders(folder, Listing()) for folder in folders)
+    parts = (
+        [(SPLITS[f.name.lower()], inner) for f in folders for inner in _folders(f, listing)]
+        if brings
+        else [("all", folder) for folder in folders]
+    )
+    if not parts:
+        raise DataError(f"{root} holds no folder per class; put the pictures of each class in a folder of its own.")
+    for split, folder in parts:
+        before = len(listing.paths)
+        for path in sorted(_files(folder, root, listing)):
+            if Path(path).suffix.lower() in PICTURES:
+                listing.paths.append(path)
+                listing.labels.append(printable(folder.name))
+                listing.splits.append(split)
+            else:
+                _skip(listing, path, root, "is not named like a picture")
+        if len(listing.paths) == before:
+            raise DataError(f"the class folder {folder} holds no pictures; add some, or remove the folder.")
+    return listing
+
+
+def printable(name: str) -> str:
+    """A file name with the bytes that are no UTF-8 as `\\xNN`; all others stay."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _folders(root: Path, listing: Listing) -> list[Path]:
+    found = []
+    for item in sorted(root.iterdir()):
+        if not item.is_dir() or item.name.startswith((".", "__")):
+            continue
+        if item.is_symlink() and root.resolve().is_relative_to(item.resolve()):
+            _skip(listing, str(item), root, "is a link to a folder that holds it")
+        else:
+            found.append(item)
+    return found
+
+
+def _files(folder: Path, root: Path, listing: Listing) -> Iterator[str]:
+    def unreadable(error: OSError) -> None:
+        _skip(listing, str(error.filename), root, f"cannot be read: {error.strerror}", bad=True)
+
+    seen = {os.path.realpath(folder)}
+    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        for name in sorted(folders):
+            path = os.path.join(where, name)
+            real = os.path.realpath(path)
+            again = real in seen or Path(os.path.realpath(where)).is_relative_to(real)
+            if again:
+                _skip(listing, path, root, "is a link to a folder that is read already or holds it")
+            if again or name.startswith("."):
+                folders.remove(name)
+            seen.add(real)
+        folders.sort()
+        yield from (os.path.join(where, name) for name in files if not name.startswith("."))
+
+
+def _skip(listing: Listing, path: str, root: Path, reason: str, bad: bool = False) -> None:
+    listing.skipped.append(Skipped(printable(os.path.relpath(path, root)), reason, bad))

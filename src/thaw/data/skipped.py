@@ -1,0 +1,39 @@
+"""What a study leaves out, why, and how much of it is too much."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from thaw.errors import DataError
+from thaw.recipe import Data
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or row that the study leaves out, and why."""
+
+    id: str
+    reason: str
+    bad: bool = False
+    """Whether a picture was meant to be there that cannot be used."""
+
+
+def check_bad(skipped: Iterable[Skipped], good: int, data: Data) -> None:
+    """Stop where a bad picture is to stop the study, or where too many of them are bad; `good` is of the others.
+
+    Raises DataError.
+    """
+    bad = [one for one in skipped if one.bad]
+    if not bad:
+        return
+    example = f"{bad[0].id!r}: {bad[0].reason}"
+    if data.on_bad_image == "fail":
+        more = f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+        raise DataError(
+            f"{data.source} has a picture that cannot be used, {example}{more}; "
+            "mend or remove it, or set data.on_bad_image to 'skip'."
+        )
+    if len(bad) > data.max_bad_share * (len(bad) + good) or not good:
+        raise DataError(
+            f"{len(bad):,} of {len(bad) + good:,} pictures of {data.source} cannot be used, more than "
+            f"data.max_bad_share = {data.max_bad_share:g} allows, such as {example}; mend them or allow more."
+        )
