@@ -66,6 +66,20 @@ def report(run: Path) -> None:
 
 
 @cli.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="The recipe.")
+def init(source: str, out: Path) -> None:
+    """Look at the images of SOURCE and write a commented recipe for them."""
+    from thaw.data.look import look_at
+    from thaw.suggest import write_recipe
+
+    look = look_at(source)
+    write_recipe(look, out)
+    click.echo(f"Recipe: {out}, for {len(look.source.ids):,} images of {len(look.source.classes):,} classes")
+    click.echo(f"Look it over, then: thaw study --recipe {shlex.quote(str(out))}")
+
+
+@cli.command()
 @click.argument("name", required=False)
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the recipe NAME, to copy and change."""
