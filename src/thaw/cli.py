@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.errors import ThawError
 
 
@@ -21,10 +22,11 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.argument("source", required=False)
+@click.argument("source", required=False, shell_complete=complete_file)
 @click.option(
     "--recipe",
     metavar="NAME_OR_FILE",
+    shell_complete=complete_recipe,
     help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The folder for the results.  [default: runs/RECIPE]")
@@ -33,6 +35,7 @@ def cli(debug: bool) -> None:
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_setting,
     help="Change a key of the recipe, such as train.epochs=10; may be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, and stop.")
@@ -66,7 +69,7 @@ def report(run: Path) -> None:
 
 
 @cli.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_file)
 @click.option("--out", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="The recipe.")
 def init(source: str, out: Path) -> None:
     """Look at the images of SOURCE and write a commented recipe for them."""
@@ -80,7 +83,7 @@ def init(source: str, out: Path) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_recipe)
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the recipe NAME, to copy and change."""
     from thaw.recipe import built_in_recipes, recipe_text
@@ -115,13 +118,26 @@ def cache(action: str) -> None:
     click.echo(f"{total} of {_size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what has SHELL complete commands, recipes and the keys of --set when Tab is pressed.
+
+    \b
+    bash    thaw completion bash >> ~/.bashrc
+    zsh     thaw completion zsh >> ~/.zshrc, below the line with compinit
+    fish    thaw completion fish > ~/.config/fish/completions/thaw.fish
+    """
+    click.echo(script(shell, cli))
+
+
 def main() -> None:
     """Run the command line; never a traceback for what a person can put right."""
     debug = "--debug" in sys.argv
     caught: BaseException
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = cli.main(arguments or ["--help"], standalone_mode=False)
+        code = cli.main(arguments or ["--help"], "thaw", standalone_mode=False)
         sys.exit(code or 0)
     except ThawError as error:
         caught, message, code = error, str(error), 2
