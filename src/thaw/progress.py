@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from thaw.live import counted
+
 console = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 15.0
 """How often a stage reports where the output is no terminal."""
@@ -26,7 +28,7 @@ def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(name, total=total, unit=unit)
-            yield lambda count: progress.advance(task, count)
+            yield counted(lambda count: progress.advance(task, count), name, total, unit)
     else:
         yield from _plain(name, total, unit)
 
@@ -71,7 +73,7 @@ def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
                 f"{name}: {done:,} of {total:,} {unit}, {_number(speed)} {unit}/s, {(total - done) / speed:,.0f} s left"
             )
 
-    yield advance
+    yield counted(advance, name, total, unit)
     seconds = time.monotonic() - start
     if seconds >= 1:
         say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {_number(done / seconds)} {unit}/s")

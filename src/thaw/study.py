@@ -19,6 +19,7 @@ from thaw.data.splits import make_splits, used_splits
 from thaw.errors import DivergedError
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
+from thaw.live import begin_arm, end_arm, follow
 from thaw.nets.backbones import default_preprocessing
 from thaw.nets.lora import merge
 from thaw.progress import Clock, say
@@ -41,8 +42,14 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
     `command` is what to type to run it again, for the report. Raises ThawError for anything that a person can put
     right.
     """
-    clock = Clock()
     run = open_run(out, recipe)
+    with follow(run, recipe):
+        return fill_run(run, recipe, command)
+
+
+def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
+    """The stages of a study, in order, into its open run folder."""
+    clock = Clock()
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, clock)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
@@ -50,7 +57,9 @@ def run_study(recipe: Recipe, out: Path, command: str = "") -> dict[str, Any]:
     kept: list[Kept] = []
     for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
         say(f"arm {arm}, seed {seed}")
+        begin_arm(arm, seed)
         result, logits = run_arm(arm, seed, dataset, recipe, compute, kept, clock, run)
+        end_arm(result)
         results[arm].append(result)
         tested.append(Tested(arm, seed, logits))
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
