@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
-from thaw.errors import ThawError
+from thaw.errors import StorageError, ThawError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -80,6 +80,24 @@ def init(source: str, out: Path) -> None:
     write_recipe(look, out)
     click.echo(f"Recipe: {out}, for {len(look.source.ids):,} images of {len(look.source.classes):,} classes")
     click.echo(f"Look it over, then: thaw study --recipe {shlex.quote(str(out))}")
+
+
+@cli.command()
+@click.argument("path", metavar="BUNDLE_OR_RUN", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Who can reach it; 0.0.0.0 lets the network in.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+def serve(path: Path, host: str, port: int) -> None:
+    """Open a local page to look at a model, or at a run while it goes on; with a JSON endpoint beside it."""
+    try:
+        from thaw.serve.server import serve as serve_path
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn"):
+            raise
+        raise StorageError(
+            "thaw serve needs FastAPI and uvicorn; pip install 'thaw-vision[serve]' brings them."
+        ) from error
+
+    serve_path(path, host, port, click.echo)
 
 
 @cli.command()
