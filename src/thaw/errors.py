@@ -4,6 +4,7 @@ ThawError                 exit code 2
 ├── RecipeError           a recipe key or value
 ├── DataError             a source, its columns, labels, splits or pictures
 ├── ModelError            a backbone, its weights, or a pattern of module names
+├── BundleError           a bundle that cannot be loaded
 ├── StorageError          the run folder or the cache
 └── DivergedError         a loss that became infinite
 """
@@ -23,6 +24,10 @@ class DataError(ThawError):
 
 class ModelError(ThawError):
     """A backbone, weights or a selection of parameters that cannot be used."""
+
+
+class BundleError(ThawError):
+    """A folder that is no sound bundle."""
 
 
 class StorageError(ThawError):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from thaw.bundle.load import FORMAT
 from thaw.data.dataset import Dataset
 from thaw.recipe import Recipe
 from thaw.store import write_atomic, write_json
@@ -25,10 +26,12 @@ def save_bundle(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / "model.safetensors", save(_unshared(state), {"format": "pt"}))
     config = {
-        "format": 1,
+        "format": FORMAT,
         "backbone": recipe.model.backbone,
         "classes": list(dataset.source.classes),
         "preprocessing": asdict(dataset.preprocessing),
+        "decode": recipe.images.decode,
+        "temperature": None,
         "recipe": recipe.name,
         "arm": arm,
         "data": dataset.source.fingerprint(),
