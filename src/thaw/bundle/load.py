@@ -6,15 +6,21 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from thaw.errors import BundleError, ModelError
+from thaw.bundle import predict as predicting
+from thaw.bundle.predict import Named
+from thaw.compute import Compute, choose_compute
+from thaw.errors import BundleError, DataError, ModelError
 from thaw.images.pixels import FILTERS
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.backbones import build_backbone
@@ -45,6 +51,33 @@ class Bundle:
     """Divides the logits before the softmax, so that probabilities are calibrated; None where it was not measured."""
     config: dict[str, Any]
     """All that `config.json` holds: provenance, metrics, versions."""
+    compute: Compute
+    """Where and in which precision `predict` and `predict_proba` run."""
+
+    def predict(self, pictures: Any) -> NDArray[np.str_]:
+        """(n,) class names; see `predict_proba`."""
+        predicted: NDArray[np.str_] = np.array(self.classes)[self.predict_proba(pictures).argmax(1)]
+        return predicted
+
+    def predict_proba(self, pictures: Any) -> NDArray[np.float64]:
+        """(n, classes) probabilities in the order of `classes`, calibrated where the bundle has a temperature.
+
+        `pictures` are paths, encoded bytes, PIL images, arrays uint8 (height, width, 3) or tensors uint8 (3, height,
+        width), of any sizes, in any iterable; an array (n, height, width, 3) or a tensor (n, 3, height, width); or one
+        picture. Raises DataError naming the first that cannot be used.
+        """
+        named = (Named(_name(index, one), one) for index, one in enumerate(predicting.listed(pictures)))
+        parts = [np.empty((0, len(self.classes)))]
+        for batch in predicting.predict(self, named):
+            for name, why in batch.bad:
+                raise DataError(f"{name} {why}; leave it out or mend it.")
+            parts.append(batch.probabilities)
+        return np.concatenate(parts)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The model behind its normalisation, laid out for `compute`: pixels (n, size, size, 3) uint8 to logits."""
+        return predicting.ready_network(self)
 
 
 class _Config(BaseModel):
@@ -72,11 +105,12 @@ class _Config(BaseModel):
         return self
 
 
-def load(path: str | os.PathLike[str]) -> Bundle:
+def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Bundle:
     """Load a bundle, the folder that a study leaves in `RUN/models/ARM`.
 
-    Nothing outside the folder is read, nothing is run from it and nothing is fetched. Raises BundleError, saying what
-    is wrong, for anything that is no sound bundle.
+    `device` is `auto`, `cpu`, `cuda` or `mps`; `precision` is `auto`, `fp32` or `bf16`, as in a recipe. Nothing
+    outside the folder is read, nothing is run from it and nothing is fetched. Raises BundleError, saying what is
+    wrong, for anything that is no sound bundle, and RecipeError for a device that is not there.
     """
     folder = Path(path)
     config = read_config(folder)
@@ -111,6 +145,7 @@ def load(path: str | os.PathLike[str]) -> Bundle:
         needed.decode,
         needed.temperature,
         config,
+        choose_compute(device, precision),
     )
 
 
@@ -171,6 +206,10 @@ def _inside(folder: Path, name: str) -> Path:
     if target.parent not in (own, blobs) or not stat.S_ISREG(mode):
         raise BundleError(f"{file} leads out of its folder or is no plain file; copy the bundle anew.")
     return target
+
+
+def _name(index: int, picture: Any) -> str:
+    return str(picture) if isinstance(picture, str | os.PathLike) else f"picture {index}"
 
 
 def _first_line(error: BaseException) -> str:
