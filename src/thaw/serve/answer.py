@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from thaw.bundle.load import Bundle
+from thaw.bundle.predict import probabilities
 from thaw.errors import DataError
 from thaw.images.pixels import BadImageError, decode_picture
 from thaw.images.preprocessing import Normalise, Preprocessing
@@ -70,23 +70,20 @@ def data_uri(pixels: NDArray[np.uint8], kind: str) -> str:
 
 def predict(bundle: Bundle, pixels: NDArray[np.uint8]) -> dict[str, Any]:
     """Probabilities of all classes, the most probable first, and where in the picture the first of them is seen."""
-    images = Normalise(bundle.preprocessing)(torch.from_numpy(pixels)[None])
-    with torch.no_grad():
-        logits = bundle.model(images)[0].float()
-    probabilities = (logits / (bundle.temperature or 1.0)).softmax(0).tolist()
-    order = sorted(range(len(bundle.classes)), key=lambda code: -probabilities[code])
+    shares = probabilities(bundle, pixels[None])[0]
+    order = np.argsort(-shares, kind="stable")
     return {
         "predicted": bundle.classes[order[0]],
-        "probabilities": [{"name": bundle.classes[code], "probability": probabilities[code]} for code in order],
+        "probabilities": [{"name": bundle.classes[code], "probability": float(shares[code])} for code in order],
         "calibrated": bundle.temperature is not None,
         "seen": data_uri(pixels, "JPEG"),
-        **_heat(bundle, images),
+        **_heat(bundle, pixels),
     }
 
 
-def _heat(bundle: Bundle, images: Tensor) -> dict[str, Any]:
+def _heat(bundle: Bundle, pixels: NDArray[np.uint8]) -> dict[str, Any]:
     """The heat map as a picture to lay over the one seen, clear where nothing spoke for the class."""
-    maps = heat_maps(bundle.model, [images])
+    maps = heat_maps(bundle.model, [Normalise(bundle.preprocessing)(torch.from_numpy(pixels)[None])])
     if maps is None:
         return {"heat": None, "heat_why": "This backbone has no layer with places, so there is no heat map."}
     laid = np.empty((*maps[0].shape, 4), dtype=np.uint8)

@@ -83,8 +83,8 @@ class Trained(BaseModel):
     """One seed of an arm, as far as it is."""
 
     seed: int
-    search: list[dict[str, float | None]]
-    epochs: list[dict[str, float | None]]
+    search: list[dict[str, float | str | None]]
+    epochs: list[dict[str, float | str | None]]
     seconds: float | None
 
 

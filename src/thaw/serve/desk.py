@@ -1,13 +1,12 @@
 """What is served: a bundle, or a run with its bundles and its training images."""
 
-import json
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from thaw.bundle.load import Bundle, load_bundle
+from thaw.bundle.load import Bundle, load, read_config
 from thaw.errors import StorageError, ThawError
 from thaw.serve.answer import decode_upload, predict, similar_images
 from thaw.serve.similar import Training, read_training
@@ -24,13 +23,13 @@ class Desk:
         """Raises StorageError where `path` is neither a bundle nor a run."""
         if (path / "config.json").is_file():
             self.run, self._folder = None, path
-            self._bundle_arm = str(_config(path).get("arm", "model"))
+            self._bundle_arm = str(read_config(path).get("arm", "model"))
         elif (path / "recipe.toml").is_file():
             self.run, self._folder = path, path / "models"
         else:
             raise StorageError(f"{path} is neither a bundle nor a run; give a folder that thaw study wrote.")
         self._asked = threading.Lock()
-        self._load = lru_cache(LOADED)(load_bundle)
+        self._load = lru_cache(LOADED)(load)
         self._training: Future[Training] | None = None
 
     def arms(self) -> list[str]:
@@ -43,7 +42,8 @@ class Desk:
 
     def bundle(self, arm: str) -> Bundle:
         """The model of an arm that can be asked."""
-        return self._load(self._folder if self.run is None else self._folder / arm)
+        # one picture at a time is quick anywhere, and fp32 on the CPU gives the same everywhere
+        return self._load(self._folder if self.run is None else self._folder / arm, "cpu", "fp32")
 
     def prepare_training(self) -> None:
         """Begin to read the training images of a finished run, in a thread of its own."""
@@ -81,11 +81,3 @@ class Desk:
             return [], f"The training images cannot be shown: {error}"
         pixels = decode_upload(content, training.dataset.preprocessing, training.decode)
         return similar_images(training, pixels), ""
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{folder / 'config.json'} cannot be read: {error}; export the bundle again.") from error
-    return value if isinstance(value, dict) else {}

@@ -195,11 +195,17 @@ function drawStudy(told) {
     chart(byId(quantity), lines, numbered, quantity === "loss" ? (loss) => loss.toFixed(2) : percent);
   }
   const rates = [...new Set(runs.flatMap((run) => run.search.map((row) => row.learning_rate)))].sort((a, b) => a - b);
-  const named = Object.fromEntries(rates.map((rate, place) => [place, rate.toExponential()]));
-  const searched = runs.map(({ colour, search }) => ({
-    colour,
-    points: search.map((row) => [rates.indexOf(row.learning_rate), row.accuracy]).sort((a, b) => a[0] - b[0]),
-  }));
+  const named = Object.fromEntries(rates.map((rate, place) => [place, Number(rate.toPrecision(2)).toExponential()]));
+  // a line for each number of steps: a halving tries the better rates anew for more of them
+  const searched = runs.flatMap(({ colour, search }) =>
+    [...new Set(search.map((row) => row.steps))].map((steps) => ({
+      colour,
+      points: search
+        .filter((row) => row.steps === steps && !row.failed)
+        .map((row) => [rates.indexOf(row.learning_rate), row.accuracy])
+        .sort((a, b) => a[0] - b[0]),
+    })),
+  );
   chart(byId("search"), searched, named, percent);
   const rows = arms.map(([name, arm], place) => {
     const row = element("tr");
