@@ -89,11 +89,12 @@ def predict(bundle: "Bundle", pictures: Iterable[Named]) -> Iterator[Batch]:
 
 def probabilities(bundle: "Bundle", pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(n, classes) from pixels (n, size, size, 3) as `square` gives them: softmax of logits over temperature."""
-    tensor, compute = torch.from_numpy(pixels), bundle.compute
+    # made before inference mode begins, whose tensors no gradient passes: heat maps want one through the same weights
+    tensor, compute, network = torch.from_numpy(pixels), bundle.compute, bundle.network
     if compute.device.type == "cuda":
         tensor = tensor.pin_memory()
     with torch.inference_mode(), compute.autocast():
-        logits = bundle.network(tensor.to(compute.device, non_blocking=True)).float().cpu().numpy()
+        logits = network(tensor.to(compute.device, non_blocking=True)).float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise DataError("the model's output is infinite or no number; its weights are damaged: copy the bundle anew.")
     softmax: NDArray[np.float64] = np.exp(log_probabilities(logits / np.float32(bundle.temperature or 1)))
