@@ -12,12 +12,6 @@ from thaw.errors import DataError
 from thaw.live import begin_arm, end_arm, follow, note
 from thaw.progress import stage
 from thaw.recipe import Recipe, load_recipe
-from thaw.study import run_study
-
-SMALL = (
-    *("images.size=32", "model.backbone=timm/test_resnet", "model.weights=random", 'arms.last-stage.train="head"'),
-    *("search.steps=2", "search.learning_rates=[1e-3,1e-2]", "train.epochs=3", "train.batch_size=16"),
-)
 
 
 @pytest.fixture
@@ -96,10 +90,10 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, recipe: R
         advance(1)
 
 
-def test_what_a_whole_study_told_is_what_it_noted(class_folder: Path, tmp_path: Path) -> None:
-    found = run_study(load_recipe("photos", str(class_folder), SMALL), tmp_path / "run")
-    told = read(tmp_path / "run")
+def test_what_a_whole_study_told_is_what_it_noted(small_run: Path) -> None:
+    told, found = read(small_run), json.loads((small_run / "metrics.json").read_text())
     assert told["state"] == "finished"
+    assert told["runs"] == {"done": 4, "total": 4}
     for arm, noted in found["arms"].items():
         assert told["arms"][arm][0]["search"] == noted["search"]
         assert told["arms"][arm][0]["epochs"] == noted["epochs"]

@@ -23,6 +23,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CANNOT = {
     "make ": "builds an environment; CI itself is `make test`",
     "benchmarks/": "minutes long, on photographs that are not part of the project",
+    "thaw serve ": "runs until it is stopped; tests/serve runs it",
     "--recipe celeba-hq-gender": "fetches from the hub, or wants 28,000 photographs and AlexNet's weights",
 }
 """Commands that do not run here, by a part of them, and why."""
@@ -56,7 +57,7 @@ def commands(block: Block) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the pages name."""
     root = tmp_path_factory.mktemp("desk")
     lines = ["file,image,label,species,animal,age"]
@@ -69,6 +70,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{where},{where},{name},{name},animal-{seed // 3},{seed}")
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     shutil.copytree(root / "pictures", root / "path" / "to" / "pictures")
+    shutil.copy(root / "pictures" / "cat" / "000.png", root / "photo.jpg")
+    shutil.copytree(small_run, root / "RUN")
+    shutil.copytree(small_run / "models" / "head", root / "BUNDLE")
     return root
 
 
@@ -79,6 +83,7 @@ def at_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path / "desk")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("THAW_CACHE", str(desk.parent / "blocks-cache"))
+    monkeypatch.setattr("thaw.study.write_report", lambda run: None)  # half of a small study; `small_run` has its own
 
 
 def thaw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str) -> None:
@@ -126,7 +131,8 @@ def test_recipes_are_valid(block: Block) -> None:
 
 
 def test_there_is_no_other_kind_of_block() -> None:
-    assert {block.language for block in blocks("sh", "python", "toml", "")} == {
+    """`console` is for what is typed beside a running server, and is not run."""
+    assert {block.language for block in blocks("sh", "python", "toml", "console", "")} == {
         match[0] for page in PAGES for match in FENCE.findall(page.read_text(encoding="utf-8"))
     }
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=30_000)
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
@@ -48,23 +49,30 @@ def address(going: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
             assert served.wait(timeout=30) == 130
 
 
-@pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    """The page, which must ask nobody else and log no error."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", *CAMERA]
         )
-        page = browser.new_context(permissions=["camera"]).new_page()
-        asked: list[str] = []
-        wrong: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
-        yield page
-        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-        assert wrong == []
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, which must ask nobody else, break no rule of its policy and log no error of its script."""
+    context = browser.new_context(permissions=["camera"])
+    page = context.new_page()
+    asked: list[str] = []
+    wrong: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
+    yield page
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert wrong == []
+    context.close()
 
 
 def tell(run: Path, small_run: Path, epochs: int, **changed: Any) -> None:

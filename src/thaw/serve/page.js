@@ -253,7 +253,7 @@ function tellStudy(told) {
 }
 
 async function followStudy() {
-  let wait = 5000;
+  let wait = 2000;
   try {
     const told = await ask("api/run");
     byId("study").hidden = false;
