@@ -1,5 +1,6 @@
 """The endpoints of thaw serve: right answers, and what bad uploads and strange askers get."""
 
+import asyncio
 import base64
 import io
 import json
@@ -184,6 +185,29 @@ def test_uploads_have_limits(small_run: Path, monkeypatch: pytest.MonkeyPatch) -
         assert said in refused.json()["detail"]
     assert asked.post("/api/predict", content=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").status_code == 422
     assert asked.post("/api/predict", content=picture(1)).status_code == 200
+
+
+def test_an_upload_that_is_slow_or_breaks_off_is_given_up(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = make_app(Desk(small_run / "models" / "head"), ["localhost"])
+    headers = [(b"host", b"localhost"), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/api/predict", "headers": headers, "query_string": b""}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def never() -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(app, "UPLOAD_SECONDS", 0.0)
+    for receive, code in ((gone, 400), (never, 408)):
+        sent.clear()
+        asyncio.run(served(scope, receive, send))  # type: ignore[arg-type]
+        assert sent[0]["status"] == code
 
 
 def test_500_bad_uploads_leave_it_serving(small_run: Path) -> None:

@@ -45,6 +45,8 @@ def decode_upload(content: bytes, preprocessing: Preprocessing, decode: str) -> 
         return decode_picture(content, preprocessing, decode)
     except BadImageError as error:
         raise DataError(f"the picture cannot be decoded: {error}; send another.") from error
+    except Exception as error:  # whatever a decoder does, the server goes on
+        raise DataError(f"the picture cannot be decoded ({type(error).__name__}); send another.") from error
 
 
 def similar_images(training: Training, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:

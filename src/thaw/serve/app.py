@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from thaw.errors import ThawError
@@ -126,7 +127,7 @@ class Refusal(BaseModel):
     detail: str
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Refusal} for code in (404, 408, 409, 413, 422)}
+REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Refusal} for code in (403, 404, 408, 413, 422)}
 
 
 def make_app(desk: Desk, names: list[str]) -> ASGIApp:
@@ -215,6 +216,8 @@ async def _body(request: Request) -> bytes:
                     raise too_large
     except TimeoutError as error:
         raise HTTPException(408, f"the upload took longer than {UPLOAD_SECONDS:.0f} seconds; send it again.") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the upload broke off; send it again.") from error
     if not content:
         raise HTTPException(422, "the request holds no picture; send the encoded picture as its body.")
     return bytes(content)
