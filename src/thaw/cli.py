@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print, exit code."""
 
+import os
 import shlex
 import sys
 import traceback
@@ -98,6 +99,43 @@ def serve(path: Path, host: str, port: int) -> None:
         ) from error
 
     serve_path(path, host, port, click.echo)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl", "parquet"]), help="What to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write; its ending says the format too.")
+@click.option("--top", type=click.IntRange(1), metavar="K", help="Write the K likeliest classes of each image only.")
+@click.option("--image", "column", default="image", show_default=True, help="The column of a table with the images.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+def predict(
+    bundle: Path,
+    images: tuple[str, ...],
+    form: str | None,
+    out: Path | None,
+    top: int | None,
+    column: str,
+    device: str,
+    precision: str,
+) -> None:
+    """Say the class of each of IMAGES, and how sure that is, with the trained model in the folder BUNDLE.
+
+    IMAGES are files, folders, patterns such as '**/*.jpg', CSV or Parquet tables, or - for paths on standard input,
+    one a line. BUNDLE is RUN/models/ARM. An image that cannot be read is noted and passed over.
+    """
+    from thaw.bundle.inputs import find_pictures
+    from thaw.bundle.load import load
+    from thaw.bundle.output import format_of, write_predictions
+
+    form = format_of(form, out)
+    loaded = load(bundle, device, precision)
+    pictures, count = find_pictures(images, column, sys.stdin)
+    try:
+        write_predictions(loaded, pictures, count, form, out, top)
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 @cli.command()

@@ -22,8 +22,8 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A stage of `total` units; yields a function to call with the number of units just done."""
+def stage(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """A stage of `total` units, None where nobody knows; yields a function to call with the number just done."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
@@ -58,7 +58,7 @@ def say(line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
 
 
-def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _plain(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     done = 0
 
@@ -66,12 +66,11 @@ def _plain(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         nonlocal last, done
         done += count
         now = time.monotonic()
-        if now - last >= PLAIN_SECONDS and done < total:
+        if now - last >= PLAIN_SECONDS and (total is None or done < total):
             last = now
             speed = done / (now - start)
-            say(
-                f"{name}: {done:,} of {total:,} {unit}, {_number(speed)} {unit}/s, {(total - done) / speed:,.0f} s left"
-            )
+            of, left = (f" of {total:,}", f", {(total - done) / speed:,.0f} s left") if total else ("", "")
+            say(f"{name}: {done:,}{of} {unit}, {_number(speed)} {unit}/s{left}")
 
     yield counted(advance, name, total, unit)
     seconds = time.monotonic() - start

@@ -1,0 +1,137 @@
+"""What `thaw predict` is given: files, folders, globs, tables and standard input, as one stream of named pictures."""
+
+import csv
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thaw.bundle.predict import Named
+from thaw.data.source import PICTURES
+from thaw.errors import DataError
+
+TABLES = (".csv", ".tsv", ".parquet")
+"""Endings of file names that are taken for tables, in lower case."""
+ROWS = 64
+"""Rows of a Parquet table that are read at a time."""
+
+
+def find_pictures(given: Iterable[str], column: str, lines: TextIO) -> tuple[Iterator[Named], int | None]:
+    """The pictures that `given` names, in that order, and how many they are, None where only reading tells.
+
+    Each of `given` is a picture, a folder (searched to its depths for file names that end like a picture's), a pattern
+    such as `**/*.jpg`, a CSV, TSV or Parquet table whose `column` holds paths below the table's folder or encoded
+    bytes, or `-` for paths in `lines`. Raises DataError for what is not there, holds no picture or cannot be read.
+    """
+    streams: list[Iterator[Named]] = []
+    count: int | None = 0
+    for argument in given:
+        path = Path(argument)
+        if argument == "-":
+            streams.append(Named(name, name) for line in lines if (name := line.rstrip("\r\n")))
+            count = None
+        elif path.suffix.lower() in TABLES and path.is_file():
+            rows, number = _table(path, column)
+            streams.append(rows)
+            count = None if count is None or number is None else count + number
+        else:
+            files = _files(argument)
+            streams.append(Named(name, name) for name in files)
+            count = None if count is None else count + len(files)
+    return (named for stream in streams for named in stream), count
+
+
+def _files(argument: str) -> list[str]:
+    if os.path.isdir(argument):
+        found = [
+            os.path.join(where, name)
+            for where, _, names in os.walk(argument)
+            for name in names
+            if Path(name).suffix.lower() in PICTURES and not name.startswith(".")
+        ]
+        if not found:
+            raise DataError(f"the folder {argument} holds no picture; give one that does, or a table of pictures.")
+        return sorted(found)
+    if os.path.exists(argument):
+        return [argument]
+    if found := [name for name in glob.glob(argument, recursive=True) if not os.path.isdir(name)]:
+        return sorted(found)
+    raise DataError(f"there is no {argument}; give pictures, folders, patterns, tables, or - for paths by line.")
+
+
+def _table(path: Path, column: str) -> tuple[Iterator[Named], int | None]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pq.ParquetFile(path)
+            _check_column(table.schema_arrow.names, column, path)
+            kind = table.schema_arrow.field(column).type
+            if not (
+                _is_bytes(kind) or _is_text(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+            ):
+                raise DataError(f"the column {column!r} of {path} holds {kind}, not pictures; give another by --image.")
+            return _parquet(table, column, path), table.metadata.num_rows
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        with path.open(encoding="utf-8-sig", newline="") as opened:
+            _check_column(next(csv.reader(opened, delimiter=separator), []), column, path)
+        return _csv(path, column, separator), None
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as a table ({_first_line(error)}); mend it or give another.") from error
+
+
+def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
+    root = path.parent.resolve()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as opened:
+            for row in csv.DictReader(opened, delimiter=separator):
+                if row.get(column):
+                    yield Named(row[column], _below(root, row[column], path))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read on ({_first_line(error)}); mend it or give another.") from error
+
+
+def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
+    root, number = path.parent.resolve(), 0
+    try:
+        for batch in table.iter_batches(ROWS, columns=[column]):
+            for value in batch.column(0):
+                one = value.as_py()
+                content = one.get("bytes") if isinstance(one, dict) else one if isinstance(one, bytes) else None
+                where = one.get("path") if isinstance(one, dict) else one if isinstance(one, str) else None
+                name = where or f"{path}#{number}"
+                number += 1
+                if content is not None:
+                    yield Named(name, content)
+                elif where:
+                    yield Named(name, _below(root, where, path))
+                else:
+                    yield Named(name, b"")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read on ({_first_line(error)}); mend it or give another.") from error
+
+
+def _below(root: Path, name: str, table: Path) -> Path:
+    full = (root / name).resolve()
+    if not full.is_relative_to(root):
+        raise DataError(f"{table} names the picture {name!r}, outside its folder {root}; give such paths by line to -.")
+    return full
+
+
+def _check_column(names: list[str], column: str, path: Path) -> None:
+    if column not in names:
+        raise DataError(f"{path} has no column {column!r}; it has {', '.join(names[:20])}: name one by --image.")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(".")
