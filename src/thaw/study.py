@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from thaw.bundle.card import complete_bundles
 from thaw.bundle.save import save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute, choose_compute
@@ -64,6 +65,7 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
         tested.append(Tested(arm, seed, logits))
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))
     found = finish_run(run, recipe, dataset, results, tested, compute, clock.seconds(), command)
+    complete_bundles(run, found)
     write_report(run)
     return found
 

@@ -1,5 +1,7 @@
-"""A bundle: weights, and everything that is needed to use them."""
+"""Save a bundle: weights, all that using them takes, and where they come from."""
 
+import importlib.metadata
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ from torch import nn
 
 from thaw.bundle.load import FORMAT
 from thaw.data.dataset import Dataset
-from thaw.recipe import Recipe
-from thaw.store import write_atomic, write_json
+from thaw.files import write_atomic, write_json
+from thaw.nets.backbones import origin
+from thaw.recipe import Recipe, to_toml
+from thaw.recipes import embedded_weights
+
+PACKAGES = ("thaw-vision", "torch", "torchvision", "timm", "pillow", "numpy")
 
 
 def save_bundle(
@@ -19,12 +25,15 @@ def save_bundle(
 ) -> None:
     """Write `model.safetensors` and, last, `config.json`; the folder is a bundle when the latter is there.
 
-    `test` is what the study measured of this model on its test set.
+    `test` is what the study measured of this model on its test set. Paths of this machine do not travel with it: of the
+    data and of a weights file only the name is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / "model.safetensors", save(_unshared(state), {"format": "pt"}))
+    told = _without_paths(recipe)
+    licence, hub_id = origin(recipe.model.backbone, embedded_weights(recipe.weights_of(arm)))
     config = {
         "format": FORMAT,
         "backbone": recipe.model.backbone,
@@ -32,12 +41,32 @@ def save_bundle(
         "preprocessing": asdict(dataset.preprocessing),
         "decode": recipe.images.decode,
         "temperature": None,
-        "recipe": recipe.name,
         "arm": arm,
-        "data": dataset.source.fingerprint(),
+        "weights": {"name": told.weights_of(arm), "licence": licence, "hub": hub_id},
+        "data": {"source": told.data.source, "fingerprint": dataset.source.fingerprint()},
+        "recipe": to_toml(told),
         "test": test,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
     }
     write_json(folder / "config.json", config)
+
+
+def _without_paths(recipe: Recipe) -> Recipe:
+    """The recipe with the last part of each path in it."""
+    data = recipe.data.model_copy(update={"source": _last(recipe.data.source)})
+    model = recipe.model.model_copy(update={"weights": _last(recipe.model.weights)})
+    arms = {
+        name: arm.model_copy(update={"weights": arm.weights and _last(arm.weights)})
+        for name, arm in recipe.arms.items()
+    }
+    return recipe.model_copy(update={"data": data, "model": model, "arms": arms})
+
+
+def _last(path: str) -> str:
+    return path if path.startswith(("hf:", "thaw:")) else Path(path).name
 
 
 def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -71,6 +71,17 @@ def native_size(backbone: str) -> int:
     return default_preprocessing(backbone, "random").size
 
 
+def origin(backbone: str, weights: str) -> tuple[str | None, str | None]:
+    """The licence that a library states for its weights, and their repository on the Hugging Face hub, if any."""
+    library, name = _parse(backbone)
+    if weights == "random" or weights.endswith(".safetensors"):
+        return None, None
+    if library == "timm":
+        config = _timm_config(name, weights)
+        return config.license, config.hf_hub_id
+    return _torchvision_weights(name, weights).meta.get("license"), None
+
+
 def _parse(backbone: str) -> tuple[str, str]:
     """Library and name of a backbone that exists."""
     known = {"torchvision": torchvision.models.list_models(module=torchvision.models), "timm": timm.list_models()}
