@@ -49,7 +49,7 @@ class Live:
     def _running(self) -> dict[str, Any]:
         return self._runs[self._shown["arm"]][-1]
 
-    def begin_stage(self, name: str, total: int, unit: str) -> None:
+    def begin_stage(self, name: str, total: int | None, unit: str) -> None:
         """From now on, what is done counts towards this stage."""
         self._stage_start = time.monotonic()
         self._shown |= {"stage": name, "done": 0, "total": total, "unit": unit}
@@ -79,8 +79,8 @@ class Live:
     def _times(self) -> dict[str, Any]:
         """Seconds spent and left, of the stage and, once an arm is done, of the study; and when this was."""
         now = time.monotonic()
-        done, total = self._shown.get("done", 0), self._shown.get("total", 0)
-        stage_left = (now - self._stage_start) / done * (total - done) if done else None
+        done, total = self._shown.get("done", 0), self._shown.get("total")
+        stage_left = (now - self._stage_start) / done * (total - done) if done and total else None
         study_left = None
         if self._finished:
             mean, waiting = fmean(self._finished), self._total - len(self._finished)
@@ -132,7 +132,7 @@ def note(kind: str, rows: list[Any]) -> None:
         live.note(kind, rows)
 
 
-def counted(advance: Callable[[int], None], name: str, total: int, unit: str) -> Callable[[int], None]:
+def counted(advance: Callable[[int], None], name: str, total: int | None, unit: str) -> Callable[[int], None]:
     """`advance` of a stage that begins now, which also tells those who watch."""
     live = _followed.get()
     if live is None:
