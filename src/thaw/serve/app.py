@@ -7,12 +7,13 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from thaw.bundle.load import read_config
 from thaw.errors import ThawError
 from thaw.serve.answer import FORMATS, MAX_PIXELS
 from thaw.serve.desk import Desk
@@ -152,13 +153,14 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
     @app.get("/api/about")
     def about() -> About:
         """Which models can be asked, about which classes."""
+        desk.prepare_training()
         arms = desk.arms()
-        bundle = desk.bundle(arms[0]) if arms else None
+        config = read_config(desk.folder(arms[0])) if arms else {}
         return About(
             thaw=version("thaw-vision"),
             arms=arms,
-            backbone=bundle.config["backbone"] if bundle else None,
-            classes=list(bundle.classes) if bundle else [],
+            backbone=config.get("backbone"),
+            classes=config.get("classes", []),
             run=desk.run is not None,
             max_bytes=MAX_BYTES,
             max_pixels=MAX_PIXELS,
@@ -192,11 +194,12 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
         """Class, probabilities, heat map and similar training images of the picture in the body."""
         begun = time.perf_counter()
         content = await _body(request)
-        try:
-            answer = await run_in_threadpool(desk.answer, content, arm)
-        except ThawError as error:
-            raise HTTPException(422, str(error)) from error
+        answer = await run_in_threadpool(desk.answer, content, arm)
         return Prediction(**answer, seconds=time.perf_counter() - begun)
+
+    @app.exception_handler(ThawError)
+    def refuse(_: Request, error: ThawError) -> Response:
+        return JSONResponse({"detail": str(error)}, 422)
 
     return guard(app, names)
 

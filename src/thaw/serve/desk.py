@@ -1,7 +1,7 @@
 """What is served: a bundle, or a run with its bundles and its training images."""
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,7 @@ class Desk:
             self.run, self._folder = path, path / "models"
         else:
             raise StorageError(f"{path} is neither a bundle nor a run; give a folder that thaw study wrote.")
-        self._asked = threading.Lock()
-        self._load = lru_cache(LOADED)(load)
+        self._asked, self._starting = threading.Lock(), threading.Lock()
         self._training: Future[Training] | None = None
 
     def arms(self) -> list[str]:
@@ -40,17 +39,16 @@ class Desk:
         recommended = state_of(self.run)["recommended"]
         return sorted(found, key=lambda arm: arm != recommended)
 
-    def bundle(self, arm: str) -> Bundle:
-        """The model of an arm that can be asked."""
-        # one picture at a time is quick anywhere, and fp32 on the CPU gives the same everywhere
-        return self._load(self._folder if self.run is None else self._folder / arm, "cpu", "fp32")
+    def folder(self, arm: str) -> Path:
+        """The bundle of an arm that can be asked."""
+        return self._folder if self.run is None else self._folder / arm
 
     def prepare_training(self) -> None:
-        """Begin to read the training images of a finished run, in a thread of its own."""
-        if self.run is not None and self._training is None and state_of(self.run)["state"] == "finished":
-            pool = ThreadPoolExecutor(1, "training images")
-            self._training = pool.submit(read_training, self.run)
-            pool.shutdown(wait=False)
+        """Begin to read the training images of a finished run, in a thread that ends with the program."""
+        with self._starting:
+            if self.run is not None and self._training is None and state_of(self.run)["state"] == "finished":
+                self._training = Future()
+                threading.Thread(target=_fulfil, args=(self._training, self.run), daemon=True).start()
 
     def answer(self, content: bytes, arm: str | None) -> dict[str, Any]:
         """What the model of `arm`, or the recommended one, says of an encoded picture. Raises ThawError."""
@@ -61,7 +59,8 @@ class Desk:
             if arm is not None and arm not in arms:
                 raise StorageError(f"there is no arm {arm[:40]!r} to ask; there is {', '.join(arms)}.")
             chosen = arm or arms[0]
-            bundle = self.bundle(chosen)
+            folder = self.folder(chosen)
+            bundle = _loaded(folder, (folder / "config.json").stat().st_mtime_ns)
             pixels = decode_upload(content, bundle.preprocessing, bundle.decode)
             similar, why = self._similar(content)
             return {"arm": chosen, **predict(bundle, pixels), "similar": similar, "similar_why": why}
@@ -79,5 +78,20 @@ class Desk:
             training = self._training.result()
         except ThawError as error:
             return [], f"The training images cannot be shown: {error}"
+        except Exception as error:
+            return [], f"The training images cannot be shown: unexpected {type(error).__name__}: {error}"
         pixels = decode_upload(content, training.dataset.preprocessing, training.decode)
         return similar_images(training, pixels), ""
+
+
+@lru_cache(LOADED)
+def _loaded(folder: Path, _: int) -> Bundle:
+    """A bundle as it was at that time; one picture is quick anywhere, and fp32 on the CPU gives the same everywhere."""
+    return load(folder, "cpu", "fp32")
+
+
+def _fulfil(promised: Future[Training], run: Path) -> None:
+    try:
+        promised.set_result(read_training(run))
+    except BaseException as error:  # whoever asks for the result gets it
+        promised.set_exception(error)

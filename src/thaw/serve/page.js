@@ -3,6 +3,7 @@
 const byId = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 let about = { arms: [], max_bytes: 0 };
+let chosenArm = ""; // by the person; else the recommended one, which comes first
 
 function element(name, text = "", kind = "") {
   const made = document.createElement(name);
@@ -110,6 +111,10 @@ document.addEventListener("paste", (event) => look([...event.clipboardData.files
 byId("file").addEventListener("change", async (event) => {
   await look([...event.target.files]);
   event.target.value = "";
+});
+
+byId("arm").addEventListener("change", (event) => {
+  chosenArm = event.target.value;
 });
 
 // ---- the camera
@@ -275,9 +280,8 @@ async function introduce() {
   const classes = about.classes.length > 8 ? `${about.classes.length} classes` : about.classes.join(", ");
   byId("about").textContent = about.backbone ? `${about.backbone}: ${classes}` : "No arm is trained yet.";
   byId("limits").textContent = `${about.formats.join(", ")}, up to ${about.max_bytes >> 20} MiB. They stay on this machine.`;
-  const chosen = byId("arm").value;
   byId("arm").replaceChildren(...about.arms.map((arm) => element("option", arm)));
-  if (about.arms.includes(chosen)) byId("arm").value = chosen;
+  if (about.arms.includes(chosenArm)) byId("arm").value = chosenArm;
   byId("which").hidden = about.arms.length < 2;
   if (!about.run) byId("title").textContent = about.arms[0];
 }
