@@ -25,6 +25,7 @@ from thaw.errors import StorageError
 from thaw.serve import app
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
+from thaw.serve.server import bind
 
 
 def client(path: Path) -> TestClient:
@@ -251,3 +252,10 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
 def test_what_is_no_bundle_and_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="neither a bundle nor a run"):
         Desk(tmp_path)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(StorageError, match=rf"port {port}, cannot be listened on: .*; give another --port"):
+            bind("127.0.0.1", port)

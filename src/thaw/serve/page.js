@@ -81,6 +81,7 @@ function show(name, told) {
   for (const { name: label, probability } of told.probabilities.slice(0, 5)) {
     const bar = element("meter");
     bar.value = probability;
+    bar.setAttribute("aria-label", label);
     const cell = element("dd");
     cell.append(bar);
     card.querySelector(".bars").append(element("dt", label), cell, element("dd", percent(probability), "number"));

@@ -34,14 +34,19 @@ def serve(path: Path, host: str, port: int, say: Callable[[str], None]) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there."""
+    """A socket that listens there, so that who is told the address may connect at once. Raises StorageError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except (OSError, OverflowError) as error:
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen()
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
         raise StorageError(
-            f"{host}, port {port}, cannot be listened on: {error}; give another --port, or 0 for a free one."
+            f"{host}, port {port}, cannot be listened on: {error.strerror}; give another --port, or 0 for a free one."
         ) from error
     return bound
