@@ -1,11 +1,13 @@
 # make demo: the embedded example, end to end.  make test: lint, types and all tests.
 # make audit: known vulnerabilities of what is pinned.  make lock: its hashes anew, after a change to constraints.txt.
+
+# make docs: the site, in build/site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint audit lock clean
+.PHONY: demo test lint audit lock docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/thaw study --recipe emoji-people --out runs/emoji-people
@@ -31,6 +33,10 @@ lock: $(VENV)/.installed
 	  pyproject.toml | grep -oE '^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' | \
 	  sed 's/==//; s/^/--no-emit-package /')
 
+docs: $(VENV)/.installed
+	$(INSTALL) -r docs/requirements.txt
+	$(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
@@ -41,4 +47,4 @@ $(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build runs

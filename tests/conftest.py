@@ -64,3 +64,32 @@ def class_folder(tmp_path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{seed:03d}.png").write_bytes(picture(seed, seed % 2))
     return root
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of `small_run`: 60 in two class folders."""
+    root = tmp_path_factory.mktemp("photographs")
+    for seed in range(60):
+        folder = root / ("left", "right")[seed % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{seed:03d}.png").write_bytes(picture(seed, seed % 2))
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study with a tiny backbone, made once; leave it as it is."""
+    from thaw.recipe import load_recipe
+    from thaw.study import run_study
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    small = (
+        *("images.size=32", "images.resize=squash", "model.backbone=timm/test_resnet", "model.weights=random"),
+        *('arms.last-stage.train="head"', "search.steps=2", "search.learning_rates=[1e-3,1e-2]", "train.epochs=3"),
+        *("train.batch_size=16", "train.precision=fp32"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THAW_CACHE", str(tmp_path_factory.mktemp("run-cache")))
+        run_study(load_recipe("photos", str(photographs), small), folder)
+    return folder

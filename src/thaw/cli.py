@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thaw.errors import ThawError
+from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
+from thaw.errors import StorageError, ThawError
 from thaw.eviction import BUDGET, cache_folder, clear, entries
 from thaw.files import is_full, no_room, size
 from thaw.interrupt import ends_promptly
@@ -29,10 +30,11 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.argument("source", required=False)
+@click.argument("source", required=False, shell_complete=complete_file)
 @click.option(
     "--recipe",
     metavar="NAME_OR_FILE",
+    shell_complete=complete_recipe,
     help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The folder for the results.  [default: runs/RECIPE]")
@@ -41,6 +43,7 @@ def cli(debug: bool) -> None:
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_setting,
     help="Change a key of the recipe, such as train.epochs=10; may be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, and stop.")
@@ -157,7 +160,39 @@ def push(bundle: Path, name: str, private: bool) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("source", shell_complete=complete_file)
+@click.option("--out", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="The recipe.")
+def init(source: str, out: Path) -> None:
+    """Look at the images of SOURCE and write a commented recipe for them."""
+    from thaw.data.look import look_at
+    from thaw.suggest import write_recipe
+
+    look = look_at(source)
+    write_recipe(look, out)
+    click.echo(f"Recipe: {out}, for {len(look.source.ids):,} images of {len(look.source.classes):,} classes")
+    click.echo(f"Look it over, then: thaw study --recipe {shlex.quote(str(out))}")
+
+
+@cli.command()
+@click.argument("path", metavar="BUNDLE_OR_RUN", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Who can reach it; 0.0.0.0 lets the network in.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+def serve(path: Path, host: str, port: int) -> None:
+    """Open a local page to look at a model, or at a run while it goes on; with a JSON endpoint beside it."""
+    try:
+        from thaw.serve.server import serve as serve_path
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn"):
+            raise
+        raise StorageError(
+            "thaw serve needs FastAPI and uvicorn; pip install 'thaw-vision[serve]' brings them."
+        ) from error
+
+    serve_path(path, host, port, click.echo)
+
+
+@cli.command()
+@click.argument("name", required=False, shell_complete=complete_recipe)
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the recipe NAME, to copy and change."""
     from thaw.recipe import built_in_recipes, recipe_text
@@ -192,6 +227,19 @@ def cache(action: str) -> None:
     click.echo(f"{total} of {size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what has SHELL complete commands, recipes and the keys of --set when Tab is pressed.
+
+    \b
+    bash    thaw completion bash >> ~/.bashrc
+    zsh     thaw completion zsh >> ~/.zshrc, below the line with compinit
+    fish    thaw completion fish > ~/.config/fish/completions/thaw.fish
+    """
+    click.echo(script(shell, cli))
+
+
 def main() -> None:
     """Run the command line; never a traceback for what a person can put right."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -203,7 +251,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     """The exit code of a command; what went wrong is one sentence on standard error."""
     caught: Exception
     try:
-        return int(cli.main(arguments or ["--help"], standalone_mode=False) or 0)
+        return int(cli.main(arguments or ["--help"], "thaw", standalone_mode=False) or 0)
     except ThawError as error:
         caught, message, code = error, str(error), 2
     except click.ClickException as error:

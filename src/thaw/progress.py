@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from thaw.live import counted
+
 console = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 15.0
 """How often a stage reports where the output is no terminal."""
@@ -28,7 +30,7 @@ def stage(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Ca
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(name, total=total, completed=done, unit=unit)
-            yield lambda count: progress.advance(task, count)
+            yield counted(lambda count: progress.advance(task, count), name, total, unit, done)
     else:
         yield from _plain(name, None if total is None else total - done, unit)
 
@@ -94,7 +96,7 @@ def _plain(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], 
             of, left = (f" of {total:,}", f", {(total - done) / speed:,.0f} s left") if total else ("", "")
             say(f"{name}: {done:,}{of} {unit}, {_number(speed)} {unit}/s{left}")
 
-    yield advance
+    yield counted(advance, name, total, unit)
     seconds = time.monotonic() - start
     if seconds >= 1:
         say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {_number(done / seconds)} {unit}/s")

@@ -25,6 +25,7 @@ from thaw.errors import DivergedError
 from thaw.files import require_room
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Normalise, Preprocessing, choose_preprocessing
+from thaw.live import begin_arm, end_arm, follow
 from thaw.nets.backbones import default_preprocessing
 from thaw.nets.heatmaps import heat_maps
 from thaw.nets.lora import merge
@@ -56,7 +57,7 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
     `command` is what to type to run it again, for the report. Raises ThawError for anything that a person can put
     right.
     """
-    with open_run(Path(out), recipe) as run:
+    with open_run(Path(out), recipe) as run, follow(run, recipe):
         return fill_run(run, recipe, command)
 
 
@@ -74,7 +75,9 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     kept: list[Kept] = []
     for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
         say(f"arm {arm}, seed {seed}")
+        begin_arm(arm, seed)
         result, answers = run_arm(arm, seed, dataset, recipe, compute, behind, kept, clock, run)
+        end_arm(result)
         results[arm].append(result)
         tested.append(answers)
     tested.sort(key=lambda one: list(recipe.arms).index(one.arm))

@@ -138,26 +138,39 @@ def digest_of(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _read_table(data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
-    name = data.source
+def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
+    """What a table or dataset holds, by split, and the folder that its pictures lie in; None for a class folder.
+
+    Pictures are not decoded. Raises DataError when there is no such source, or it cannot be read.
+    """
     if name == "thaw:emoji-people":
-        with resources.as_file(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet") as path:
-            return _table_file(path, data), ()
+        path = Path(str(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet"))
+        return _load(path, name), path.parent
     if name.startswith("hf:"):
-        return _gather(_from_hub(name.removeprefix("hf:")), data, Path(datasets.config.HF_CACHE_HOME)), ()
+        return _from_hub(name.removeprefix("hf:")), Path(datasets.config.HF_CACHE_HOME)
     path = Path(name)
     try:
+        if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+            raise DataError(f"{path} is no .csv, .tsv or .parquet table; give one of these, or a folder.")
         if path.is_file():
-            return _table_file(path, data), ()
+            return _load(path, name), path.parent
         if not path.is_dir():
             raise DataError(f"there is no {name}; give a folder, a .csv or .parquet table, or hf:NAME.")
-        if _is_dataset(path):
-            return _gather(_load(path, name), data, path), ()
-        return _class_folder(path, data)
+        return (_load(path, name), path) if _is_dataset(path) else None
     except OSError as error:
         if is_full(error):
             raise no_room(datasets_folder(), 0) from error
         raise DataError(f"{name} cannot be read: {error}; check the path and its permissions.") from error
+
+
+def _read_table(data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
+    opened = open_tables(data.source)
+    try:
+        if opened is None:
+            return _class_folder(Path(data.source), data)
+        return _gather(opened[0], data, opened[1]), ()
+    except OSError as error:
+        raise DataError(f"{data.source} cannot be read: {error}; check the path and its permissions.") from error
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -207,12 +220,6 @@ def _from_hub(name: str) -> datasets.DatasetDict:
             f"the dataset {name} cannot be fetched from the Hugging Face hub ({why}); "
             "connect, check the name, or give a local folder: thaw study FOLDER."
         ) from error
-
-
-def _table_file(path: Path, data: Data) -> pa.Table:
-    if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
-        raise DataError(f"{path} is no .csv, .tsv or .parquet table; give one of these, or a folder.")
-    return _gather(_load(path, str(path)), data, path.parent)
 
 
 def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:

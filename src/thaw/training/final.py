@@ -13,6 +13,7 @@ from thaw.compute import Compute
 from thaw.data.batches import shuffled
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError
+from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.training.loop import fit, make_criterion, schedule
@@ -59,6 +60,7 @@ def train(
     views = labels.repeat(2 if settings.flips else 1)
     kept = None if work is None else work / "epoch.safetensors"
     table, best = _go_on(kept, network, optimizer, learning_rate)
+    note("epochs", table)
     stopped = None
     with stage("training", sum(lengths), "steps") as advance:
         advance(sum(lengths[: len(table)]))
@@ -79,6 +81,7 @@ def train(
             if not refit:
                 scores = score(network, labels, splits.validation, recipe, compute)
                 table[-1] |= {f"validation_{name}": value for name, value in scores.items()}
+            note("epochs", table)
             if settings.patience:
                 if _best(table) == epoch:
                     best = snapshot(network.tail)

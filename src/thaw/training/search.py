@@ -14,6 +14,7 @@ from thaw.compute import Compute
 from thaw.data.batches import Rows, shuffled
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError
+from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.store import key_of
@@ -66,6 +67,7 @@ def search(
 
             found = remember(work, key_of(rates=lane, steps=steps), run) if work else run()
             trials.update({(trial["learning_rate"], steps): trial for trial in found})
+            note("search", list(trials.values()))
         return sorted((trials[rate, steps] for rate in rates), key=_order)
 
     settings = recipe.search

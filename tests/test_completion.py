@@ -1,0 +1,67 @@
+"""Shell completion: what is offered, and that a real bash takes the script."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.shell_completion import ShellComplete
+
+from thaw.cli import cli, main
+from thaw.completion import SHELLS
+from thaw.recipe import load_recipe
+
+
+def offered(*words: str) -> list[str]:
+    """What is offered for the last of the words, typed after `thaw`."""
+    complete = ShellComplete(cli, {}, "thaw", "_THAW_COMPLETE")
+    return [item.value for item in complete.get_completions(list(words[:-1]), words[-1])]
+
+
+def test_recipes_commands_and_keys_are_offered() -> None:
+    assert {"study", "init", "recipes", "completion"} <= set(offered(""))
+    assert offered("study", "--recipe", "ce") == ["celeba-hq-gender"]
+    assert offered("recipes", "p") == ["photos"]
+    assert offered("study", "--set", "train.ep") == ["train.epochs="]
+    assert offered("study", "--set", "images.resize") == ["images.resize=squash", "images.resize=crop"]
+    assert offered("study", "--set", "train.epochs=3", "--set", "arms.head.t") == ["arms.head.train="]
+
+
+def test_every_key_that_is_offered_is_one_of_a_recipe() -> None:
+    keys = {key.partition("=")[0] for key in offered("study", "--set", "")}
+    assert {"name", "data.source", "images.size", "model.backbone", "search.steps", "cache.activations"} <= keys
+    resolved = load_recipe("celeba-hq-gender").model_dump()
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        below = resolved
+        for part in section.split(".") if section else []:
+            below = below.get(part) or resolved["arms"]["head"]
+        assert name in below, key
+
+
+def test_every_shell_gets_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in SHELLS:
+        if shell == "bash" and shutil.which("bash") is None:
+            continue
+        monkeypatch.setattr(sys, "argv", ["thaw", "completion", shell])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert "_THAW_COMPLETE" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
+    """As Readline would call it, with a `thaw` on the path that runs this source."""
+    thaw = tmp_path / "thaw"
+    thaw.write_text(f'#!/bin/sh\nexec {sys.executable} -m thaw "$@"\n')
+    thaw.chmod(0o755)
+    source = Path(__file__).parents[1] / "src"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(source)}
+    typed = (
+        'eval "$(thaw completion bash)"; COMP_WORDS=(thaw study --recipe em); COMP_CWORD=3; '
+        '_thaw_completion thaw em --recipe; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["emoji-people"]

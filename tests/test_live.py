@@ -1,0 +1,99 @@
+"""progress.json: what a running study tells those who watch it, how often, and what is left behind."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thaw import live
+from thaw.errors import DataError
+from thaw.live import begin_arm, end_arm, follow, note
+from thaw.progress import stage
+from thaw.recipe import Recipe, load_recipe
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that live.py sees, in seconds; the test moves it."""
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("emoji-people")
+
+
+def read(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "progress.json").read_text())
+    return found
+
+
+def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
+    tmp_path: Path, clock: list[float], recipe: Recipe
+) -> None:
+    search, epochs = [{"learning_rate": 1e-3, "accuracy": 0.5}], [{"loss": 0.7, "accuracy": 0.6}]
+    with follow(tmp_path, recipe):
+        begin_arm("scratch", 0)
+        with stage("training", 10, "steps") as advance:
+            note("search", search)
+            note("epochs", epochs)
+            clock[0] += 8
+            advance(4)
+            seen = read(tmp_path)
+            assert (seen["state"], seen["stage"], seen["done"], seen["total"]) == ("running", "training", 4, 10)
+            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": epochs, "seconds": None}]
+            assert seen["stage_left"] == pytest.approx(12)
+            assert seen["study_left"] is None
+            advance(6)
+        end_arm({"search": search, "epochs": epochs * 2})
+        begin_arm("head", 0)
+        with stage("search", 5, "steps") as advance:
+            clock[0] += 2
+            advance(1)
+            seen = read(tmp_path)
+            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": epochs * 2, "seconds": 8}]
+            assert seen["runs"] == {"done": 1, "total": 4}
+            assert seen["study_left"] == pytest.approx(3 * 8 - 2)
+    assert read(tmp_path)["state"] == "finished"
+
+
+def test_it_is_written_once_a_second_at_most(
+    tmp_path: Path, clock: list[float], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[float] = []
+    monkeypatch.setattr(Path, "replace", lambda self, target: written.append(clock[0]))
+    with follow(tmp_path, recipe), stage("reading", 1000, "images") as advance:
+        for _ in range(1000):
+            clock[0] += 0.01
+            advance(1)
+    *while_running, at_the_end = written
+    assert all(later - earlier >= 1 for earlier, later in pairwise(while_running))
+    assert 10 <= len(while_running) <= 11
+    assert at_the_end == clock[0]
+
+
+def test_a_study_that_stops_says_why(tmp_path: Path, recipe: Recipe) -> None:
+    with pytest.raises(DataError), follow(tmp_path, recipe):
+        raise DataError("no pictures; give some.")
+    assert (read(tmp_path)["state"], read(tmp_path)["why"]) == ("stopped", "no pictures; give some.")
+    with pytest.raises(KeyboardInterrupt), follow(tmp_path, recipe):
+        raise KeyboardInterrupt
+    assert read(tmp_path)["why"] == "KeyboardInterrupt"
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, recipe: Recipe) -> None:
+    with follow(tmp_path / "gone", recipe), stage("reading", 1, "images") as advance:
+        advance(1)
+
+
+def test_what_a_whole_study_told_is_what_it_noted(small_run: Path) -> None:
+    told, found = read(small_run), json.loads((small_run / "metrics.json").read_text())
+    assert told["state"] == "finished"
+    assert told["runs"] == {"done": 4, "total": 4}
+    for arm, noted in found["arms"].items():
+        assert told["arms"][arm][0]["search"] == noted["search"]
+        assert told["arms"][arm][0]["epochs"] == noted["epochs"]
