@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.data.source import Source
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, shorter_side
 from thaw.progress import stage
 from thaw.store import Array, Field, cached, key_of
 
@@ -80,7 +80,7 @@ def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) ->
                         f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode"
                     )
                 if decode == "fast":
-                    shorter = _shorter_side(preprocessing)
+                    shorter = shorter_side(preprocessing)
                     picture.draft("RGB", (shorter, shorter))
                 return np.array(to_square(upright_rgb(picture), preprocessing))
     except UnidentifiedImageError as error:
@@ -114,7 +114,7 @@ def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image
     size, resample = preprocessing.size, FILTERS[preprocessing.interpolation]
     if preprocessing.resize == "squash":
         return picture.resize((size, size), resample)
-    shorter = _shorter_side(preprocessing)
+    shorter = shorter_side(preprocessing)
     width, height = picture.size
     if width <= height:
         width, height = shorter, max(int(shorter * height / width), shorter)
@@ -122,9 +122,3 @@ def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image
         width, height = max(int(shorter * width / height), shorter), shorter
     left, top = round((width - size) / 2), round((height - size) / 2)
     return picture.resize((width, height), resample).crop((left, top, left + size, top + size))
-
-
-def _shorter_side(preprocessing: Preprocessing) -> int:
-    if preprocessing.resize == "squash":
-        return preprocessing.size
-    return max(preprocessing.size, int(preprocessing.size / preprocessing.crop + 1e-6))
