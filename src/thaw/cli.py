@@ -115,6 +115,32 @@ def push(bundle: Path, name: str, private: bool) -> None:
 
 
 @cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(["onnx", "torch", "int8"]), required=True, help="The kind of file.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: one in the bundle]")
+@click.option("--check", type=click.Path(path_type=Path), help="A folder of pictures to check the export on.")
+def export(bundle: Path, to: str, out: Path | None, check: Path | None) -> None:
+    """Write the model in BUNDLE, such as RUN/models/ARM, as one file from raw pictures to probabilities.
+
+    Resizing, normalisation and temperature are inside. The file is checked against the bundle on real pictures before
+    it is kept.
+    """
+    from thaw.bundle.export import export_bundle
+
+    exported = export_bundle(bundle, to, out, check)
+    checked, size = exported.metadata["check"], exported.path.stat().st_size
+    click.echo(
+        f"{exported.path} ({_size(size)}): {checked['same_class']} of {checked['pictures']} pictures get the bundle's "
+        f"class, probabilities differ by at most {checked['largest_difference']:.1e}"
+    )
+    if accuracy := exported.metadata.get("accuracy"):
+        click.echo(
+            f"Accuracy on {accuracy['images']:,} test pictures: {accuracy['int8']:.4f}, "
+            f"of the bundle itself {accuracy['bundle']:.4f}"
+        )
+
+
+@cli.command()
 @click.argument("name", required=False)
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the recipe NAME, to copy and change."""
