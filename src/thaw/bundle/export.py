@@ -21,9 +21,9 @@ from thaw.bundle.load import Bundle, load
 from thaw.bundle.pictures import Pictures, check_pictures
 from thaw.compute import set_layout
 from thaw.errors import ExportError
+from thaw.files import write_atomic
 from thaw.images.preprocessing import Normalise
 from thaw.images.resize import KERNELS, resize_to_square
-from thaw.store import write_atomic
 
 FORMATS = {"onnx": "model.onnx", "torch": "model.pt2", "int8": "model.int8.onnx"}
 """What `--to` takes, and the name of the file in the bundle unless another is given."""
@@ -136,10 +136,13 @@ def program(module: nn.Module, side: int | None = None) -> ExportedProgram:
     sides = {} if side else {1: Dim("height", min=1), 2: Dim("width", min=1)}
     try:
         with torch.no_grad():
-            return torch.export.export(module.eval(), (pictures,), dynamic_shapes=({0: Dim("n", min=1), **sides},))
+            made = torch.export.export(module.eval(), (pictures,), dynamic_shapes=({0: Dim("n", min=1), **sides},))
     except Exception as error:  # whatever the network does that torch.export has no word for
         what = str(error).strip().split("\n")[0][:200]
         raise ExportError(f"torch.export cannot turn this network into a graph ({what}); use thaw predict.") from error
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return made
 
 
 def compare(classify: Classify, pictures: Pictures, expected: NDArray[np.float64], exact: bool) -> dict[str, Any]:
@@ -185,7 +188,7 @@ def _torch(bundle: Bundle, pictures: Pictures, expected: NDArray[np.float64], me
 
 
 def _describe(bundle: Bundle, to: str) -> dict[str, Any]:
-    known = ("backbone", "recipe", "arm", "data", "test")
+    known = ("backbone", "arm", "weights", "data", "test")
     return {
         "input": "pictures: uint8 (n, height, width, 3), RGB, upright, of any size; transparency laid on white",
         "output": "probabilities: float32 (n, classes), in the order of classes",

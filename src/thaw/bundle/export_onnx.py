@@ -67,6 +67,7 @@ def runner(proto: onnx.ModelProto) -> Classify:
 
 def finish(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
     """The bytes of a model's file; `metadata` becomes its properties, texts as they are and all else as JSON."""
+    _tidy(proto)
     onnx.helper.set_model_props(
         proto,
         {
@@ -74,10 +75,25 @@ def finish(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
             for key, value in metadata.items()
         },
     )
-    proto.producer_name = "thaw"
+    proto.producer_name, proto.producer_version = "thaw", metadata["versions"]["thaw"]
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
     return content
+
+
+def _tidy(proto: onnx.ModelProto) -> None:
+    """Name the free sides, and leave out what the exporter noted of its own work: paths, scopes, unused domains."""
+    graph = proto.graph
+    for value, names in ((graph.input[0], ("n", "height", "width")), (graph.output[0], ("n",))):
+        for side, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            side.dim_param = name
+    del graph.value_info[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+    used = {node.domain for node in graph.node}
+    versions = {entry.domain: entry.version for entry in proto.opset_import if entry.domain in used}
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(*pair) for pair in sorted(versions.items()))
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def _dataset(bundle: Bundle, folder: Path) -> Dataset:
         )
     recipe = load_recipe(str(run / "recipe.toml"))
     dataset = load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
-    if dataset.source.fingerprint() != bundle.config.get("data"):
+    if dataset.source.fingerprint() != bundle.config["data"]["fingerprint"]:
         raise ExportError(
             f"{recipe.data.source} no longer holds the pictures that {folder.name} was trained and tested on; bring "
             "them back, or run the study anew."
@@ -114,7 +114,7 @@ def _squares(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Weights by channel and activations; weights in 7 bits, since CPUs without VNNI overflow on 8."""
+    """Weights, by channel, and activations, both unsigned: signed weights overflow on x86 CPUs without VNNI."""
 
     def quantised(prepared: Path, out: Path) -> None:
         quantize_static(
@@ -123,9 +123,8 @@ def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mo
             _Squares(calibration),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=True,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8,
         )
 
     return _quantised(network, quantised)
@@ -135,9 +134,7 @@ def _dynamic(network: onnx.ModelProto) -> onnx.ModelProto:
     """The weights of matrix products; onnxruntime has no fast convolution that would go with them."""
 
     def quantised(prepared: Path, out: Path) -> None:
-        quantize_dynamic(
-            prepared, out, ["MatMul", "Gemm"], per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
-        )
+        quantize_dynamic(prepared, out, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QUInt8)
 
     return _quantised(network, quantised)
 
