@@ -192,6 +192,32 @@ def serve(path: Path, host: str, port: int) -> None:
 
 
 @cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(["onnx", "torch", "int8"]), required=True, help="The kind of file.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: one in the bundle]")
+@click.option("--check", type=click.Path(path_type=Path), help="A folder of pictures to check the export on.")
+def export(bundle: Path, to: str, out: Path | None, check: Path | None) -> None:
+    """Write the model in BUNDLE, such as RUN/models/ARM, as one file from raw pictures to probabilities.
+
+    Resizing, normalisation and temperature are inside. The file is checked against the bundle on real pictures before
+    it is kept.
+    """
+    from thaw.bundle.export import export_bundle
+
+    exported = export_bundle(bundle, to, out, check)
+    checked, amount = exported.metadata["check"], size(exported.path.stat().st_size)
+    click.echo(
+        f"{exported.path} ({amount}): {checked['same_class']} of {checked['pictures']} pictures get the bundle's "
+        f"class, probabilities differ by at most {checked['largest_difference']:.1e}"
+    )
+    if accuracy := exported.metadata.get("accuracy"):
+        click.echo(
+            f"Accuracy on {accuracy['images']:,} test pictures: {accuracy['int8']:.4f}, "
+            f"of the bundle itself {accuracy['bundle']:.4f}"
+        )
+
+
+@cli.command()
 @click.argument("name", required=False, shell_complete=complete_recipe)
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the recipe NAME, to copy and change."""
@@ -326,7 +352,7 @@ def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
         parameters, frontier = notes["parameters"], notes["frontier"]
         lines = [f"{arm}: trains {parameters['trainable']:,} of {parameters['total']:,} parameters"]
         if frontier["nodes"]:
-            each = frontier["bytes_per_image"]
+            each = frontier["amountper_image"]
             lines.append(f"computed once per image, up to {', '.join(frontier['nodes'])}")
             lines.append(f"kept: {size(each)} an image, {size(each * images)} for all {images:,}")
             lines.append(f"saves {frontier['share_saved']:.1%} of the arithmetic of each pass")

@@ -5,6 +5,7 @@ ThawError                 exit code 2
 ├── DataError             a source, its columns, labels, splits or pictures
 ├── ModelError            a backbone, its weights, or a pattern of module names
 ├── BundleError           a bundle that cannot be loaded
+├── ExportError           a bundle that cannot be exported, or an export that differs from it
 ├── StorageError          the run folder or the cache
 └── DivergedError         a loss that became infinite
 """
@@ -28,6 +29,10 @@ class ModelError(ThawError):
 
 class BundleError(ThawError):
     """A folder that is no sound bundle."""
+
+
+class ExportError(ThawError):
+    """A bundle that cannot be exported."""
 
 
 class StorageError(ThawError):

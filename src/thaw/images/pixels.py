@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.data.source import Source, digest_of
 from thaw.errors import DataError
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, shorter_side
 from thaw.progress import stage, workers
 from thaw.store import Array, Field, Made, cached, key_of
 
@@ -97,7 +97,7 @@ def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) ->
                         f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode"
                     )
                 if decode == "fast":
-                    shorter = _shorter_side(preprocessing)
+                    shorter = shorter_side(preprocessing)
                     picture.draft("RGB", (shorter, shorter))
                 return np.array(to_square(upright_rgb(picture), preprocessing))
     except UnidentifiedImageError as error:
@@ -132,7 +132,7 @@ def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image
     size, resample = preprocessing.size, FILTERS[preprocessing.interpolation]
     if preprocessing.resize == "squash":
         return picture.resize((size, size), resample)
-    shorter = _shorter_side(preprocessing)
+    shorter = shorter_side(preprocessing)
     width, height = picture.size
     if width <= height:
         width, height = shorter, max(int(shorter * height / width), shorter)
@@ -140,9 +140,3 @@ def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image
         width, height = max(int(shorter * width / height), shorter), shorter
     left, top = round((width - size) / 2), round((height - size) / 2)
     return picture.resize((width, height), resample).crop((left, top, left + size, top + size))
-
-
-def _shorter_side(preprocessing: Preprocessing) -> int:
-    if preprocessing.resize == "squash":
-        return preprocessing.size
-    return max(preprocessing.size, int(preprocessing.size / preprocessing.crop + 1e-6))

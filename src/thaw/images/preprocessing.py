@@ -32,6 +32,13 @@ def choose_preprocessing(default: Preprocessing, images: Images) -> Preprocessin
     return replace(default, **given)
 
 
+def shorter_side(preprocessing: Preprocessing) -> int:
+    """Pixels of a resized picture's shorter side, before the centre is cut out."""
+    if preprocessing.resize == "squash":
+        return preprocessing.size
+    return max(preprocessing.size, int(preprocessing.size / preprocessing.crop + 1e-6))
+
+
 class Normalise(nn.Module):
     """uint8 pixels (n, height, width, 3) to normalised float32 (n, 3, height, width).
 

@@ -1,0 +1,117 @@
+"""One arm of a study: made ready, searched, trained, tested, looked at, saved."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from thaw.bundle.save import bundle_config, save_bundle
+from thaw.checkpoint import load_state, save_state
+from thaw.compute import Compute
+from thaw.data.batches import consecutive
+from thaw.data.dataset import Dataset
+from thaw.errors import DivergedError
+from thaw.files import require_room
+from thaw.images.preprocessing import Normalise
+from thaw.nets.heatmaps import heat_maps
+from thaw.nets.lora import merge
+from thaw.progress import Clock, say
+from thaw.recipe import Recipe
+from thaw.run import work_folder
+from thaw.scoring.metrics import metrics
+from thaw.scoring.summary import Tested
+from thaw.tables import to_look_at
+from thaw.training.final import train
+from thaw.training.network import test
+from thaw.training.prepare import Kept, prepare
+from thaw.training.probe import catch_up, probe_head
+from thaw.training.search import search
+
+LOOKED_AT_ONCE = 16
+"""Images whose heat maps are made together."""
+
+
+def run_arm(
+    arm: str,
+    seed: int,
+    dataset: Dataset,
+    recipe: Recipe,
+    compute: Compute,
+    behind: list[tuple[str, int]],
+    kept: list[Kept],
+    clock: Clock,
+    run: Path,
+) -> tuple[dict[str, Any], Tested]:
+    """Search, final training and the one look at the test set; returns what is noted, and what the arm answered.
+
+    What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again. `behind`
+    are the arms and seeds that it finished whole, whose activations are not in `kept` before one that follows needs
+    them.
+    """
+    splits, labels = dataset.splits, dataset.labels(compute.device)
+    work = work_folder(run, dataset, compute) / f"{arm}-{seed}"
+    if done := load_state(work / "done.safetensors"):
+        behind.append((arm, seed))
+        return done[1], answers_of(arm, seed, done[0])
+    own = Clock()
+    with clock("activations"), own("prepare"):
+        while behind:
+            catch_up(*behind.pop(0), dataset, recipe, compute, kept)
+        network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
+    require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
+    try:
+        if recipe.arms[arm].probe:
+            with own("probe"):
+                noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
+        with own("search"):
+            found = search(network, labels, splits, recipe, seed, compute, work)
+        with own("train"):
+            trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
+    except DivergedError as error:
+        if compute.precision == "fp32":
+            raise
+        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
+        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
+    with own("test"):
+        logits = test(network, splits.test, recipe, compute).numpy()
+    answers = {"test": torch.from_numpy(logits)}
+    if recipe.train.refit == "train":
+        answers["validation"] = test(network, splits.validation, recipe, compute)
+    merge(network.model)
+    scores = metrics(dataset.source.labels[splits.test], logits)
+    result = {
+        "seed": seed,
+        **asdict(found),
+        **asdict(trained),
+        "test": scores,
+        **noted,
+        "precision": compute.precision,
+        "seconds": own.seconds(),
+    }
+    if seed == recipe.train.seeds[0]:
+        save_bundle(run / "models" / arm, network.model, bundle_config(recipe, arm, dataset, scores))
+        with clock("heat maps"):
+            answers |= look(network.model, logits, dataset, compute)
+    save_state(work / "done.safetensors", answers, result)
+    (work / "epoch.safetensors").unlink(missing_ok=True)
+    return result, answers_of(arm, seed, answers)
+
+
+def look(model: nn.Module, logits: NDArray[np.float32], dataset: Dataset, compute: Compute) -> dict[str, Tensor]:
+    """`places` of some test images and their heat `maps`; nothing where the network gives none."""
+    test = dataset.splits.test
+    places, normalise = to_look_at(dataset.source.labels[test], logits), Normalise(dataset.preprocessing)
+    shown = dataset.pixels.batches(consecutive(test[places], LOOKED_AT_ONCE))
+    maps = heat_maps(model, (normalise.to(compute.device)(pixels) for (pixels,) in shown))
+    return {} if maps is None else {"places": torch.from_numpy(places), "maps": torch.from_numpy(maps)}
+
+
+def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> Tested:
+    """What an arm answered, from the tensors that its run keeps."""
+    arrays = {name: tensor.numpy() for name, tensor in answers.items()}
+    looked = dict(zip(arrays["places"].tolist(), arrays["maps"], strict=True)) if "maps" in arrays else None
+    return Tested(arm, seed, arrays["test"], arrays.get("validation"), looked)

@@ -1,0 +1,100 @@
+"""Pillow's resize in torch, to the bit, for pictures of any size: what an exported graph begins with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import PIL
+import torch
+from torch import Tensor
+
+from thaw.images.preprocessing import Preprocessing, shorter_side
+
+BLOCK = 16
+"""Neighbouring outputs that are computed together, from one stretch of the input."""
+FRACTION = 1 << 22
+"""Pillow rounds its weights to fractions of this, and sums them in integers."""
+COLUMNS_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+"""Whether this Pillow resizes a tall picture's height before its width; before version 13 width always came first."""
+
+
+def resize_to_square(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (n, height, width, 3) to (n, size, size, 3), the same bits as `images.pixels.to_square` gives.
+
+    Made of operations that `torch.export` and ONNX have, for any height and width. As in Pillow (`Resample.c`), each
+    side has a pass of its own, rounded to 8 bits, and the kernel widens where a side shrinks. Sums of 8-bit values
+    times 22-bit weights stay below 2**53, so double precision holds them exactly in whatever order they are added.
+    """
+    height, width = pixels.shape[1:3]
+    size, interpolation = preprocessing.size, preprocessing.interpolation
+    high, wide = (torch.scalar_tensor(side, dtype=torch.int64) for side in (height, width))
+    if preprocessing.resize == "squash":
+        high_after = wide_after = torch.full((), size)
+        top = left = torch.zeros((), dtype=torch.int64)
+    else:
+        shorter, least = shorter_side(preprocessing), torch.minimum(high, wide)
+        high_after, wide_after = shorter * high // least, shorter * wide // least
+        top, left = _margin(high_after - size), _margin(wide_after - size)
+
+    lost = high - high_after
+    turn = (lost > 0) & (lost > 2 * (wide - wide_after)) & COLUMNS_FIRST
+    rows, columns = pixels.permute(0, 3, 1, 2), pixels.permute(0, 3, 2, 1)
+    planes = torch.where(turn, columns.reshape(-1, height * width), rows.reshape(-1, height * width)).contiguous()
+    across, down = torch.stack([wide, wide_after, left]), torch.stack([high, high_after, top])
+    first, second = torch.where(turn, down, across), torch.where(turn, across, down)
+    length: Any = first[0].item()
+    lines: Any = second[0].item()
+    torch._check(length > 0)
+    torch._check(lines > 0)
+    torch._check(lines * length == height * width)
+
+    count = planes.shape[0]
+    once = _resample(planes.reshape(count * lines, length), first, size, interpolation).reshape(count, lines, size)
+    twice = _resample(once.transpose(1, 2).reshape(count * size, lines), second, size, interpolation)
+    square = twice.reshape(-1, 3, size, size)
+    return torch.where(turn, square.permute(0, 2, 3, 1), square.permute(0, 3, 2, 1))
+
+
+def _resample(lines: Tensor, extent: Tensor, size: int, interpolation: str) -> Tensor:
+    """uint8 (n, length) to (n, size).
+
+    `extent` (3,) holds the length, what it is brought to, and the first of the `size` pixels that are kept of that.
+    """
+    before, after, first = extent
+    kernel, reach = KERNELS[interpolation]
+    blocks = -(-size // BLOCK)
+    taps = (BLOCK + 2 * reach) * lines.shape[1] // size + 2 * reach + 3  # no block sees more
+    scale = before.double() / after.double()
+    widening = scale.clamp(min=1)
+    outputs = torch.arange(blocks * BLOCK, dtype=torch.float64).view(blocks, BLOCK, 1)
+    centres = (first + outputs + 0.5) * scale
+    seen = torch.floor(centres[:, :1] - reach * widening).long() + torch.arange(taps)
+    distance = ((seen - centres + 0.5) * (1 / widening)).abs()
+    weights = torch.where((distance < reach) & (seen >= 0) & (seen < before), kernel(distance), 0.0)
+    weights = weights / weights.sum(2, keepdim=True)
+    weights = torch.trunc(weights * FRACTION + torch.where(weights < 0, -0.5, 0.5).double())
+
+    stretches = lines[:, seen.clamp(min=0).minimum(before - 1).flatten()].reshape(-1, blocks, taps)
+    sums = stretches.transpose(0, 1).double() @ weights.transpose(1, 2)  # (blocks, n, BLOCK)
+    levels = torch.floor(sums / FRACTION + 0.5).clamp(0, 255).to(torch.uint8)
+    return levels.transpose(0, 1).flatten(1)[:, :size]
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return 1 - distance
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic convolution with a = -1/2, in Pillow's order of operations."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
+    return torch.where(distance < 1, near, far)
+
+
+KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}
+"""The weight at a distance from the centre, and the distance from which on it is zero."""
+
+
+def _margin(spare: Tensor) -> Tensor:
+    """Half of what is left over beside the cut-out, halves rounded to even as Python rounds them."""
+    half = spare // 2
+    return half + (spare & half & 1)
