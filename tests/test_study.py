@@ -44,7 +44,11 @@ def metrics_of(run: Path) -> dict[str, Any]:
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics without seconds, and without what names the source."""
     text = json.dumps(
-        {name: value for name, value in metrics.items() if name not in ("seconds", "command", "data", "prices")}
+        {
+            name: value
+            for name, value in metrics.items()
+            if name not in ("seconds", "command", "data", "audit", "prices")
+        }
     )
     plain: dict[str, Any] = json.loads(text, object_hook=lambda part: {k: v for k, v in part.items() if k != "seconds"})
     return plain

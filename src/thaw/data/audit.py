@@ -161,15 +161,16 @@ def _sizes(headers: list[Header | None]) -> dict[str, list[int]] | None:
     }
 
 
-def _torn(exact: Rows, labels: Rows) -> list[Rows]:
-    """The rows of each group of exact copies that has more than one label."""
+def _torn(exact: Rows, labels: Rows) -> Rows:
+    """The codes of the groups of exact copies that have more than one label."""
     pairs = np.unique(np.stack([exact, labels]), axis=1)[0]
     codes, counts = np.unique(pairs, return_counts=True)
-    return [np.flatnonzero(exact == code) for code in codes[counts > 1]]
+    return codes[counts > 1]
 
 
 def _contradicting(source: Source, exact: Rows, copies: _Copies) -> list[dict[str, Any]]:
-    groups = [("exact", rows.tolist()) for rows in _torn(exact, source.labels)]
+    torn = _torn(exact, source.labels)[:LISTED]
+    groups = [("exact", np.flatnonzero(exact == code)[:LISTED].tolist()) for code in torn]
     groups += [("near", [one, other]) for _, one, other in copies.closest["torn"]]
     return [
         {

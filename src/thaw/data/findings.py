@@ -46,7 +46,9 @@ def leak_findings(leak: dict[str, Any]) -> Iterator[Finding]:
     if low > 0:
         yield Finding("error", f"the copies across splits are worth {worth}: a linear probe has {accuracy}")
     else:
-        yield Finding("note", f"no worth of the copies across splits shows: {worth}; a linear probe has {accuracy}")
+        yield Finding(
+            "note", f"the copies across splits make no difference that shows: {worth}; a linear probe has {accuracy}"
+        )
 
 
 def _copies(found: dict[str, Any]) -> Iterator[Finding]:

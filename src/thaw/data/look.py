@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from thaw.data.folder import PICTURES, SPLITS
-from thaw.data.source import Source, open_tables, read_source
+from thaw.data.rows import open_tables
+from thaw.data.source import Source, read_source
 from thaw.data.splits import DEFAULT_FRACTION, Splits, make_splits
 from thaw.errors import DataError
 from thaw.recipe import Data

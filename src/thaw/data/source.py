@@ -1,6 +1,5 @@
-"""Sources: a class folder, a table or a Hugging Face dataset, read into one Arrow table with undecoded pictures."""
+"""A source: labelled pictures, undecoded, in an order that depends on nothing but their content."""
 
-import difflib
 import errno
 import hashlib
 import io
@@ -9,31 +8,24 @@ import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from thaw.data.folder import list_class_folder, printable
+from thaw.data.folder import printable
+from thaw.data.rows import BROUGHT, CONTENT, PATH, check_columns, read_rows
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
-from thaw.eviction import datasets_folder
-from thaw.files import is_full, no_room
 from thaw.progress import stage, workers
 from thaw.recipe import Data
 from thaw.store import key_of
 
 MAX_BYTES = 256 << 20
 """Bytes of an encoded picture; larger files are skipped unread."""
-TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
-"""Endings of the files of a dataset that hold rows."""
-BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
-"""Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +88,8 @@ class Source:
 
 def read_source(data: Data) -> Source:
     """Read what `data.source` names. Raises DataError when it cannot be read or has no such columns or labels."""
-    table, skipped = _read_table(data)
-    _check_columns(table.column_names, data)
+    table, skipped = read_rows(data)
+    check_columns(table.column_names, data)
     if data.image == data.label:
         raise DataError(f"data.image and data.label both name the column {data.image!r}; give two columns.")
     if data.image in (data.slices or ()):
@@ -136,168 +128,6 @@ def read_source(data: Data) -> Source:
 def digest_of(content: bytes) -> str:
     """The content digest of an encoded picture."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
-    """What a table or dataset holds, by split, and the folder that its pictures lie in; None for a class folder.
-
-    Pictures are not decoded. Raises DataError when there is no such source, or it cannot be read.
-    """
-    if name == "thaw:emoji-people":
-        path = Path(str(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet"))
-        return _load(path, name), path.parent
-    if name.startswith("hf:"):
-        return _from_hub(name.removeprefix("hf:")), Path(datasets.config.HF_CACHE_HOME)
-    path = Path(name)
-    try:
-        if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
-            raise DataError(f"{path} is no .csv, .tsv or .parquet table; give one of these, or a folder.")
-        if path.is_file():
-            return _load(path, name), path.parent
-        if not path.is_dir():
-            raise DataError(f"there is no {name}; give a folder, a .csv or .parquet table, or hf:NAME.")
-        return (_load(path, name), path) if _is_dataset(path) else None
-    except OSError as error:
-        if is_full(error):
-            raise no_room(datasets_folder(), 0) from error
-        raise DataError(f"{name} cannot be read: {error}; check the path and its permissions.") from error
-
-
-def _read_table(data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
-    opened = open_tables(data.source)
-    try:
-        if opened is None:
-            return _class_folder(Path(data.source), data)
-        return _gather(opened[0], data, opened[1]), ()
-    except OSError as error:
-        raise DataError(f"{data.source} cannot be read: {error}; check the path and its permissions.") from error
-
-
-def _is_dataset(folder: Path) -> bool:
-    marks = ("dataset_dict.json", "state.json", "metadata.csv", "metadata.jsonl", "metadata.parquet")
-    return any((folder / mark).exists() for mark in marks) or any(
-        next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", "*/metadata.*")
-    )
-
-
-def _load(path: Path, name: str) -> datasets.DatasetDict:
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said below, once
-    before = _stamps(path)
-    cache = str(datasets_folder())
-    try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            loaded = datasets.load_from_disk(str(path))
-        elif path.is_dir():
-            loaded = datasets.load_dataset(str(path), cache_dir=cache)
-        else:
-            kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "parquet"
-            options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-            loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, **options)
-    except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError, pa.ArrowException) as error:
-        if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
-            raise no_room(datasets_folder(), 0) from error
-        reason = str(error.__cause__ or error).strip().splitlines() or ["unknown"]
-        raise DataError(f"{name} cannot be read as a dataset: {reason[0]}; mend the file or give another.") from error
-    if _stamps(path) != before:
-        raise DataError(f"{name} changed while it was read; run the command again when nothing writes to it.")
-    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
-
-
-def _stamps(path: Path) -> list[tuple[str, int, int]]:
-    """When the tables of a dataset were last written, and their sizes."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES)
-    return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-
-
-def _from_hub(name: str) -> datasets.DatasetDict:
-    try:
-        return datasets.load_dataset(name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        offline = isinstance(error, ConnectionError) or datasets.config.HF_HUB_OFFLINE
-        why = "there is no network, or offline mode is on" if offline else str(error).splitlines()[0].rstrip(".")
-        raise DataError(
-            f"the dataset {name} cannot be fetched from the Hugging Face hub ({why}); "
-            "connect, check the name, or give a local folder: thaw study FOLDER."
-        ) from error
-
-
-def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
-    """All splits in one Arrow table: pictures as bytes and paths, ClassLabel columns as their names' dictionary."""
-    tables = []
-    for split, part in loaded.items():
-        for name, feature in part.features.items():
-            if isinstance(feature, datasets.Image):
-                part = part.cast_column(name, datasets.Image(decode=False))
-        table = part.with_format("arrow")[:]
-        for name, feature in part.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                codes = pc.cast(table[name], pa.int32()).combine_chunks()
-                codes = pc.if_else(pc.greater_equal(codes, 0), codes, pa.scalar(None, pa.int32()))
-                named = pa.DictionaryArray.from_arrays(codes, pa.array(feature.names, pa.string()))
-                table = table.set_column(table.column_names.index(name), name, named)
-        for name in table.column_names:
-            if name in (BROUGHT, CONTENT, PATH):
-                raise DataError(f"{data.source} has a column {name!r}, a name that thaw keeps for itself; rename it.")
-        _check_columns(table.column_names, data)
-        content, paths = _pictures(table[data.image], data, folder)
-        table = table.drop_columns([data.image]).append_column(CONTENT, content).append_column(PATH, paths)
-        tables.append(table.append_column(BROUGHT, pa.array([str(split)] * len(table), pa.string())))
-    merged = pa.concat_tables(tables, promote_options="permissive")
-    return merged.replace_schema_metadata(None)
-
-
-def _check_columns(names: list[str], data: Data) -> None:
-    for column in (data.image, data.label, data.group, *(data.slices or ())):
-        if column is not None and column not in names and not (column == data.image and CONTENT in names):
-            near = difflib.get_close_matches(column, names, 1) or [
-                name for name in names if not name.startswith("thaw:")
-            ]
-            raise DataError(
-                f"{data.source} has no column {column!r}; it has {', '.join(near)}: "
-                "set data.image, data.label, data.group or data.slices."
-            )
-
-
-def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.ChunkedArray, pa.Array]:
-    """A column of paths, bytes or structs of both, as bytes, not copied, and paths, none outside `folder`."""
-    kind = column.type
-    none = pa.chunked_array([pa.nulls(len(column))])
-    if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
-        content, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        content, paths = column, none
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        content, paths = none, column
-    else:
-        raise DataError(
-            f"the column {data.image!r} of {data.source} holds {kind}, not pictures, bytes or paths; set data.image."
-        )
-    root = folder.resolve()
-    known = pc.is_valid(content).to_pylist()
-    inside = [
-        path if path is None or is_known else _inside(root, path, data)
-        for path, is_known in zip(paths.to_pylist(), known, strict=True)
-    ]
-    return content, pa.array(inside, pa.string())
-
-
-def _inside(root: Path, path: str, data: Data) -> str:
-    try:
-        full = (root / path).resolve()
-    except (OSError, ValueError, RuntimeError):  # no such path can be: the picture is skipped when it is read
-        return str(root / path)
-    if not full.is_relative_to(root):
-        raise DataError(f"{data.source} names the picture {path!r}, outside its folder {root}; move it inside.")
-    return str(full)
-
-
-def _class_folder(root: Path, data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
-    found = list_class_folder(root)
-    # names are bytes, not always UTF-8
-    paths = pa.array([os.fsencode(path) for path in found.paths], pa.binary())
-    columns = {data.label: found.labels, BROUGHT: found.splits, PATH: paths, CONTENT: pa.nulls(len(paths))}
-    return pa.table(columns), tuple(found.skipped)
 
 
 def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.int64]]:
