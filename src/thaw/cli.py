@@ -352,7 +352,7 @@ def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
         parameters, frontier = notes["parameters"], notes["frontier"]
         lines = [f"{arm}: trains {parameters['trainable']:,} of {parameters['total']:,} parameters"]
         if frontier["nodes"]:
-            each = frontier["amountper_image"]
+            each = frontier["bytes_per_image"]
             lines.append(f"computed once per image, up to {', '.join(frontier['nodes'])}")
             lines.append(f"kept: {size(each)} an image, {size(each * images)} for all {images:,}")
             lines.append(f"saves {frontier['share_saved']:.1%} of the arithmetic of each pass")
