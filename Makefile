@@ -12,8 +12,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: $(VENV)/.installed
 	$(BIN)/thaw study --recipe emoji-people --out runs/emoji-people
 
+# one thread for each of the processes: threads of several that wait for each other by spinning are many times slower
 test: $(VENV)/.installed-tests lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .

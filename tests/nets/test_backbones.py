@@ -116,7 +116,7 @@ def test_files_that_do_not_fit(tmp_path: Path, shared_like: Path) -> None:
     save_file(wider, tmp_path / "wider.safetensors")
     with pytest.raises(ModelError, match=r"'features.0.0.weight' .* \(32, 3, 3, 3\), the file has \(32, 4, 3, 3\)"):
         build_backbone("torchvision/mobilenet_v2", tmp_path / "wider.safetensors", 2, seed=0)
-    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"\4\0\0\0\0\0\0\0no tensors")
     for name in ("broken.safetensors", "absent.safetensors"):
         with pytest.raises(ModelError, match=f"{name} cannot be read"):
             build_backbone("torchvision/mobilenet_v2", tmp_path / name, 2, seed=0)

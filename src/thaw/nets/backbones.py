@@ -212,7 +212,10 @@ def _load(model: nn.Module, head: str, file: Path, backbone: str) -> None:
         with file.open("rb") as content:
             header = int.from_bytes(content.read(8), "little")
         if header > MAX_HEADER:
-            raise ModelError(f"the weights {file} have a header of {header:,} bytes, more than any network needs.")
+            raise ModelError(
+                f"the weights {file} have a header of {header:,} bytes, more than any network needs; give a "
+                ".safetensors file."
+            )
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ModelError(

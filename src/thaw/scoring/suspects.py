@@ -101,7 +101,7 @@ def _fit(values: NDArray[np.float32], labels: Codes, strength: float) -> Any:
 
 def _folds(labels: Codes, groups: Codes | None) -> list[Part]:
     """Training and held-out places of each fold, stratified by label; whole groups are held out where there are any."""
-    folds = min(FOLDS, int(np.bincount(labels).max()))
+    folds = min(FOLDS, int(np.bincount(labels).max()), len(labels) if groups is None else len(np.unique(groups)))
     if folds < 2:
         return []
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
