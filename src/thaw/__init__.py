@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thaw.bundle.export import export_bundle
     from thaw.bundle.load import Bundle, load
     from thaw.classifier import Classifier
     from thaw.errors import ThawError
@@ -11,7 +12,18 @@ if TYPE_CHECKING:
     from thaw.results import Run, read_run
     from thaw.study import run_study
 
-__all__ = ["Bundle", "Classifier", "Recipe", "Run", "ThawError", "load", "load_recipe", "read_run", "run_study"]
+__all__ = [
+    "Bundle",
+    "Classifier",
+    "Recipe",
+    "Run",
+    "ThawError",
+    "export_bundle",
+    "load",
+    "load_recipe",
+    "read_run",
+    "run_study",
+]
 
 _HOMES = {
     "Bundle": "thaw.bundle.load",
@@ -19,6 +31,7 @@ _HOMES = {
     "Recipe": "thaw.recipe",
     "Run": "thaw.results",
     "ThawError": "thaw.errors",
+    "export_bundle": "thaw.bundle.export",
     "load": "thaw.bundle.load",
     "load_recipe": "thaw.recipe",
     "read_run": "thaw.results",

@@ -150,6 +150,7 @@ def test_public_names() -> None:
         "Recipe",
         "Run",
         "ThawError",
+        "export_bundle",
         "load",
         "load_recipe",
         "read_run",
