@@ -89,7 +89,7 @@ def finish_run(
     """Write everything that the study found, `metrics.json` last; returns what that holds."""
     source, splits = dataset.source, dataset.splits
     write_predictions(run, tested, dataset)
-    write_examples(run, tested, dataset)
+    write_examples(run, tested, audited.get("pairs", []), dataset)
     slices = slices_of_test(dataset, recipe.data)
     write_gallery(run, tested, slices, dataset)
     write_suspects(run, suspects, dataset)

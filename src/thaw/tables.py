@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ SAMPLES = 6
 """Sample pictures of each class and split that the report shows."""
 MISTAKES = 12
 """The most confident mistakes of each arm that are kept among the examples."""
+PAIRS = 12
+"""Pairs of duplicates across splits that are kept among the examples."""
 LOOKED_AT = {"confident mistakes": 60, "least sure": 40, "random": 40}
 """Test images of each arm that get a heat map."""
 GALLERY, SUSPECTS = 2000, 200
@@ -65,7 +68,7 @@ def write_predictions(run: Path, tested: list[Tested], dataset: Dataset) -> None
     _write_table(run / "predictions.parquet", pa.concat_tables(tables))
 
 
-def write_examples(run: Path, tested: list[Tested], dataset: Dataset) -> None:
+def write_examples(run: Path, tested: list[Tested], pairs: list[dict[str, Any]], dataset: Dataset) -> None:
     """`examples.parquet`: sample pictures of every class and split, and mistakes, as the network sees them."""
     source, splits = dataset.source, dataset.splits
     shown: list[tuple[int, str, str]] = []
@@ -77,6 +80,9 @@ def write_examples(run: Path, tested: list[Tested], dataset: Dataset) -> None:
         most = _confident_mistakes(source.labels[splits.test], one.logits, MISTAKES)
         mistaken |= dict.fromkeys(splits.test[most].tolist())
     shown += [(row, "test", "mistake") for row in mistaken]
+    row_of = {str(name): row for row, name in enumerate(source.ids)}
+    for pair in pairs[:PAIRS]:
+        shown += [(row_of[pair[one]], pair[f"split_{one}"], "pair") for one in ("a", "b")]
     table = {
         "id": [str(source.ids[row]) for row, _, _ in shown],
         "split": [split for _, split, _ in shown],

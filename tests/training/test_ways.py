@@ -248,4 +248,4 @@ def test_patience_keeps_the_best_epoch(pixels: np.ndarray, labels: Tensor, split
 
 def test_patience_without_held_out_images_is_refused() -> None:
     with pytest.raises(RecipeError, match=r'set train.refit = "train"'):
-        load_recipe("photos", "pictures", ("train.patience=2",))
+        load_recipe("photos", "pictures", ("train.patience=2", "train.refit=train+validation"))

@@ -203,5 +203,15 @@ def notes(plan: Plan, cached: bool, compute: Compute) -> dict[str, Any]:
             "total": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         },
-        "frontier": frontier | {"reason": "the recipe switches caches off" if parts is None else parts.reason},
+        "frontier": frontier | {"reason": _why_whole(parts, cached)},
     }
+
+
+def _why_whole(parts: Split | None, cached: bool) -> str:
+    if parts is None:
+        return "the recipe switches caches off"
+    return (
+        "what would be kept is larger than the cache may be"
+        if parts.prefix is not None and not cached
+        else parts.reason
+    )
