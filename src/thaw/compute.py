@@ -1,7 +1,6 @@
 """Where and in which precision a network runs: device, bf16 or fp32, and the memory layout of its convolutions."""
 
 import contextlib
-import copy
 import ctypes
 import json
 import platform
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from thaw.errors import RecipeError
 from thaw.eviction import cache_folder
 from thaw.files import alone, write_json, writing
+from thaw.nets.graph import twin
 from thaw.store import key_of
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
@@ -89,8 +89,7 @@ def hold_frozen(network: nn.Module, compute: Compute) -> nn.Module:
     """
     if compute.precision == "fp32":
         return network
-    shared = [*network.parameters(), *network.buffers()]
-    held = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+    held = twin(network)
     for module in held.modules():
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and not any(p.requires_grad for p in module.parameters()):
             for name, parameter in list(module.named_parameters(recurse=False)):

@@ -13,9 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from thaw.bundle import load as loading
 from thaw.nets.backbones import build_backbone
-
-loading = pytest.importorskip("thaw.bundle.load")
 
 BACKBONE = "torchvision/squeezenet1_1"
 SOUND: dict[str, Any] = {

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from thaw.errors import ModelError
+from thaw.errors import ModelError, first_line
 from thaw.images.preprocessing import Preprocessing as Preprocessing
 
 MAX_HEADER = 16 << 20
@@ -154,7 +154,7 @@ def _download(name: str, weights: str) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise ModelError(
-            f"the weights {weights!r} of torchvision/{name} could not be downloaded ({_first_line(error)}); put "
+            f"the weights {weights!r} of torchvision/{name} could not be downloaded ({first_line(error)}); put "
             f"{chosen.url} at {file} or set the weights to a .safetensors file."
         ) from error
     return state
@@ -219,7 +219,7 @@ def _load(model: nn.Module, head: str, file: Path, backbone: str) -> None:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"the weights {file} cannot be read ({_first_line(error)}); give a .safetensors file."
+            f"the weights {file} cannot be read ({first_line(error)}); give a .safetensors file."
         ) from error
     for name, own in model.state_dict().items():
         if name.startswith(f"{head}.") or (name not in state and name.endswith(".num_batches_tracked")):
@@ -231,7 +231,3 @@ def _load(model: nn.Module, head: str, file: Path, backbone: str) -> None:
                 "weights of this backbone under its library's names."
             )
         own.copy_(state[name])
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0].rstrip(".")

@@ -20,7 +20,8 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     No label is looked at. It starts from the activations in `kept` where they lie on its way.
     """
     model = recipe.model.model_copy(update={"frozen": "eval"})
-    alone = recipe.model_copy(update={"model": model, "arms": {"head": Arm(train="head")}})
+    train = recipe.train.model_copy(update={"flips": False})
+    alone = recipe.model_copy(update={"model": model, "train": train, "arms": {"head": Arm(train="head")}})
     network, _ = prepare("head", 0, dataset, alone, compute, kept)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
