@@ -28,7 +28,7 @@ from torch import nn
 from thaw.bundle.export import export_bundle
 from thaw.bundle.load import load
 from thaw.bundle.save import save_bundle
-from thaw.images.pixels import decode_picture, upright_rgb
+from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise
 from thaw.nets.backbones import build_backbone, default_preprocessing
 

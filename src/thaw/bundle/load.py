@@ -21,7 +21,7 @@ from thaw.bundle import predict as predicting
 from thaw.bundle.predict import Named
 from thaw.compute import Compute, choose_compute
 from thaw.errors import BundleError, DataError, ModelError, first_line
-from thaw.images.pixels import FILTERS
+from thaw.images.decode import FILTERS
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.backbones import build_backbone
 

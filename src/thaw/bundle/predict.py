@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from thaw.compute import choose_layout, hold_frozen
 from thaw.errors import DataError
-from thaw.images.pixels import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
+from thaw.images.decode import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.scoring.metrics import log_probabilities
 
