@@ -42,7 +42,7 @@ BACKBONES = """
     timm/mobilevit_xxs             timm/fastvit_t8                timm/poolformer_s12
     timm/mixer_s32_224             timm/vit_tiny_patch16_224      timm/efficientvit_b0
 """
-LEARNED, TESTED = 120, 200
+LEARNED, TESTED = 72, 200
 SIDES = (12, 1500)
 ROTATED = 6
 """EXIF's orientation of a picture whose top is to the right."""
@@ -69,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["THAW_CACHE"] = str(folder / "cache")
-        write_pictures(folder / "pictures", read_source(Data(source=given.source)))
+        write_pictures(folder / "pictures", read_source(Data(source=given.source)), LEARNED, TESTED)
         print(f"{TESTED} photographs with longer sides of {SIDES[0]} to {SIDES[1]:,} pixels: {', '.join(KINDS)}")
         print(f"{'':32}{'':26}{'':9}  largest difference from the trained model; other class")
         print(
@@ -83,7 +83,21 @@ def main() -> None:
             with contextlib.redirect_stderr(io.StringIO()):
                 study(run, backbone, started, resize, folder / "pictures")
             told = f"{started.partition(':')[2] or Path(started).stem[:12]}, {resize}"
-            print(f"{backbone:32}{told:26}{compare(run, given.int8)}", flush=True)
+            print(f"{backbone:32}{told:26}{line(run, given.int8)}", flush=True)
+
+
+def line(run: Path, int8: bool) -> str:
+    """The accuracy of a run's model, and how far its bundle and exports are from it; in columns."""
+    told = f"{thaw.read_run(run).metrics['arms']['trained']['test']['accuracy']:9.3f}"
+    found = differences(run)
+    for name in ("bundle", "onnx", "torch"):
+        largest, others = found[name]
+        told += f"{largest:9.0e};{others:2}"
+    told += f"{found['fp64'][0]:9.0e}"
+    if int8:
+        accuracy = export_bundle(run / "models" / "trained", "int8").metadata["accuracy"]
+        told += f"  int8 {accuracy['int8']:.3f} (bundle {accuracy['bundle']:.3f})"
+    return told
 
 
 def study(run: Path, backbone: str, weights: str, resize: str, pictures: Path) -> None:
@@ -99,8 +113,10 @@ def study(run: Path, backbone: str, weights: str, resize: str, pictures: Path) -
     thaw.run_study(thaw.load_recipe(str(recipe)), run)
 
 
-def compare(run: Path, int8: bool) -> str:
-    """The accuracy of a run's model, and how far it is from its bundle and exports; in columns."""
+def differences(run: Path) -> dict[str, tuple[float, int]]:
+    """For bundle, exports and double precision, the largest difference of a probability from what the trained model
+    itself said of the test pictures, and how many of these get another class.
+    """
     found = thaw.read_run(run)
     folder, rows = run / "models" / "trained", found.predictions.to_pylist()
     bundle = thaw.load(folder, device="cpu", precision="fp32")
@@ -109,33 +125,25 @@ def compare(run: Path, int8: bool) -> str:
     measured = np.array([[row[f"p_{name}"] for name in bundle.classes] for row in rows])
     trained = measured ** (1 / (bundle.temperature or 1))
     trained /= trained.sum(1, keepdims=True)
-    line = f"{found.metrics['arms']['trained']['test']['accuracy']:9.3f}"
-    for ask in (by_bundle, by_onnx, by_torch):
-        line += told(ask(folder, files, arrays), trained)
-    line += f"{np.abs(in_double(bundle, files) - trained).max():9.0e}"
-    if int8:
-        accuracy = export_bundle(folder, "int8").metadata["accuracy"]
-        line += f"  int8 {accuracy['int8']:.3f} (bundle {accuracy['bundle']:.3f})"
-    return line
+    answers = {
+        "bundle": bundle.predict_proba(files),
+        "onnx": by_onnx(folder, arrays),
+        "torch": by_torch(folder, arrays),
+        "fp64": in_double(bundle, files),
+    }
+    return {
+        name: (float(np.abs(said - trained).max()), int((said.argmax(1) != trained.argmax(1)).sum()))
+        for name, said in answers.items()
+    }
 
 
-def told(found: NDArray[np.float64], expected: NDArray[np.float64]) -> str:
-    """The largest difference, and how many pictures get another class."""
-    return f"{np.abs(found - expected).max():9.0e};{int((found.argmax(1) != expected.argmax(1)).sum()):2}"
-
-
-def by_bundle(folder: Path, files: list[Path], _: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """What the bundle says of the files, in fp32."""
-    return thaw.load(folder, device="cpu", precision="fp32").predict_proba(files)
-
-
-def by_onnx(folder: Path, _: list[Path], arrays: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+def by_onnx(folder: Path, arrays: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
     """What onnxruntime says of the raw pictures."""
     session = onnxruntime.InferenceSession(export_bundle(folder, "onnx").path)
     return np.concatenate([session.run(None, {"pictures": array})[0] for array in arrays])
 
 
-def by_torch(folder: Path, _: list[Path], arrays: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+def by_torch(folder: Path, arrays: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
     """What torch says of the raw pictures, in a process that has nothing else."""
     path = export_bundle(folder, "torch").path
     raw, answers = folder / "pictures.npz", folder / "answers.npy"
@@ -157,12 +165,15 @@ def in_double(bundle: thaw.Bundle, files: list[Path]) -> NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def write_pictures(folder: Path, source: Source) -> None:
-    """A class folder of photographs to learn from, and of others to test with, each of a size and format of its own."""
+def write_pictures(folder: Path, source: Source, learned: int, tested: int) -> None:
+    """A class folder of photographs: so many to train on and for validation each, and others to test with.
+
+    Each of the latter has a size and a format of its own.
+    """
     random = np.random.default_rng(0)
-    rows = random.permutation(len(source.ids))[: LEARNED * 2 + TESTED]
+    rows = random.permutation(len(source.ids))[: learned * 2 + tested]
     for place, row in enumerate(rows):
-        split = "train" if place < LEARNED else "validation" if place < 2 * LEARNED else "test"
+        split = "train" if place < learned else "validation" if place < 2 * learned else "test"
         into = folder / split / source.classes[source.labels[row]]
         into.mkdir(parents=True, exist_ok=True)
         content, ending = source.picture(int(row)), "jpg"

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
@@ -341,7 +341,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     except ThawError as error:
         caught, message, code = error, str(error), 2
     except click.ClickException as error:
-        caught, message, code = error, f"{error.format_message().rstrip('.')}; thaw --help lists what there is.", 2
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "thaw"
+        caught, code = error, 2
+        message = f"{error.format_message().rstrip('.')}; {command} --help lists what there is."
     except click.Abort as error:
         raise KeyboardInterrupt from error
     except OSError as error:
@@ -402,7 +404,7 @@ def _print_audit(found: dict[str, Any]) -> None:
 
 def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
     console = Console(highlight=False)
-    table = Table("module", "kind", "parameters", *plan, box=None, header_style="bold")
+    table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan, box=None, header_style="bold")
     fates = {arm: {row["module"]: row["trained"] for row in notes["modules"]} for arm, notes in plan.items()}
     for row in next(iter(plan.values()))["modules"]:
         told = ["[bold]trained[/]" if fates[arm].get(row["module"]) else "frozen" for arm in plan]
