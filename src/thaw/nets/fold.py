@@ -46,9 +46,9 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.Batch
             made[id(output)] = module, output, output._version
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
+        if isinstance(module, nn.BatchNorm2d) and inputs and id(inputs[0]) in made:
             convolution, output, version = made[id(inputs[0])]
-            if output._version == version:
+            if output._version == version:  # nothing wrote to it in between
                 pairs.append((convolution, module))
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
