@@ -220,6 +220,7 @@ def test_an_output_folder_that_cannot_be_used(
     assert "give another folder with --out" in capsys.readouterr().err
     assert thaw(monkeypatch, "study", class_folder, "--out", class_folder) == 2
     assert "is not empty and holds no study" in capsys.readouterr().err
+    assert thaw(monkeypatch, "study", tmp_path / "mistyped", "--out", tmp_path / "run") == 2
     assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run") == 0
     assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run", "--set", "train.epochs=3") == 2
     assert "holds another study" in capsys.readouterr().err
@@ -229,7 +230,7 @@ def test_an_output_folder_that_cannot_be_used(
     ("arguments", "said"),
     [
         (["stduy"], "No such command 'stduy'"),
-        (["study", "--otu", "run"], "No such option"),
+        (["study", "--otu", "run"], "; thaw study --help lists"),
         (["cache", "lsit"], "is not one of 'list', 'clear'"),
     ],
 )
@@ -240,7 +241,7 @@ def test_a_slip_on_the_command_line_is_one_sentence(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-    assert "thaw --help" in error
+    assert " --help lists" in error
 
 
 def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

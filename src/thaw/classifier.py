@@ -29,7 +29,7 @@ from thaw.data.dataset import Dataset
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.errors import DataError, DivergedError
-from thaw.images.pixels import BadImageError
+from thaw.images.decode import BadImageError
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.lora import merge
 from thaw.progress import stage

@@ -65,10 +65,7 @@ def write_report(run: Path) -> Path:
         "modules": _modules(read(run / "modules.json", json.loads)),
     }
     page = run / "report.html"
-    try:
-        write_atomic(page, _render(content | {"figures": write_figures(run / "figures", metrics)}))
-    except OSError as error:
-        raise StorageError(f"{run} cannot be written: {error.strerror}; check its permissions and space.") from error
+    write_atomic(page, _render(content | {"figures": write_figures(run / "figures", metrics)}))
     return page
 
 

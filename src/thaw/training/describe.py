@@ -1,17 +1,36 @@
 """The pretrained backbone's description of every image: what enters the head."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import consecutive
+from thaw.data.batches import Inputs, Rows, consecutive
 from thaw.data.dataset import Dataset
 from thaw.nets.activations import BATCH
 from thaw.progress import stage
 from thaw.recipe import Arm, Recipe
 from thaw.training.prepare import Kept, prepare
+
+
+class Describer(nn.Module):
+    """From what a network takes to what enters its head, (n, features) float32; the network is in evaluation mode."""
+
+    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.entered = torch.empty(0)
+        head.register_forward_pre_hook(self._note)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.network(*inputs)
+        return self.entered.float()
+
+    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.entered = inputs[0].flatten(1)
 
 
 def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> NDArray[np.float32]:
@@ -25,19 +44,18 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     network, _ = prepare("head", 0, dataset, alone, compute, kept)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
-    entered: list[Tensor] = []
+    rows = np.arange(len(dataset.source.ids))
+    return np.concatenate(list(features(Describer(network.scorer, head), network.inputs, rows, compute)))
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered.append(inputs[0].flatten(1).float().cpu())
 
-    hook = head.register_forward_pre_hook(note)
-    try:
-        batches = consecutive(np.arange(len(dataset.source.ids)), BATCH)
-        with torch.inference_mode(), stage("features", len(dataset.source.ids), "images") as advance:
-            for rows, tensors in zip(batches, network.inputs.batches(batches), strict=True):
-                with compute.autocast():
-                    network.scorer(*tensors)
-                advance(len(rows))
-    finally:
-        hook.remove()
-    return torch.cat(entered).numpy()
+def features(
+    describer: Describer, inputs: Inputs, rows: Rows, compute: Compute, first: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """(batch, features) for one batch after the other of `rows`, from the one at place `first` on."""
+    batches = consecutive(rows[first:], BATCH)
+    with stage("features", len(rows), "images", first) as advance:
+        for batch, tensors in zip(batches, inputs.batches(batches), strict=True):
+            with torch.inference_mode(), compute.autocast():
+                found: NDArray[np.float32] = describer(*tensors).cpu().numpy()
+            yield found
+            advance(len(batch))
