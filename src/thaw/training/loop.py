@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, Rows
+from thaw.errors import out_of_memory
+from thaw.progress import say
 from thaw.recipe import Train
 
 Losses = list[tuple[Tensor, Tensor]]
@@ -101,25 +103,30 @@ def fit(
     `trunk` is the part that holds nothing trainable and yet changes from step to step, through its random numbers; its
     output is the same for all tails and computed once. Each tail then draws the random numbers that it would draw
     alone. `labels` (rows of the inputs,) int64 lies on the device. `factors` (steps,) multiplies the learning rates.
-    Where the memory does not hold a batch, its gradient is summed over halves, then quarters and so on.
+    Where the memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step,
+    but for rounding, where nothing in the tails looks at the batch as a whole or draws random numbers for it.
     """
     noted: list[Losses] = [[] for _ in tails]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    buffers = [buffer for tail in tails for buffer in tail.buffers()]
     pieces = 1
     for step, (rows, tensors) in enumerate(zip(batches, inputs.batches(batches), strict=True)):
         target = labels[torch.from_numpy(rows).to(labels.device)]
-        state = compute.random_state()
+        state, statistics = compute.random_state(), [buffer.clone() for buffer in buffers]
         while True:
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             try:
                 losses = _gradients(trunk, tails, criterion, tensors, target, pieces, compute)
                 break
-            except RuntimeError as error:
-                if not _out_of_memory(error) or 2 * pieces > len(rows):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or 2 * pieces > len(rows):
                     raise
             pieces *= 2
+            say(f"the memory does not hold a batch of {len(rows)} images; its gradient is computed in {pieces} pieces")
             compute.set_random_state(state)
+            for buffer, value in zip(buffers, statistics, strict=True):
+                buffer.copy_(value)
         for index, (optimizer, (loss, correct)) in enumerate(zip(optimizers, losses, strict=True)):
             if factors is not None:
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
@@ -187,10 +194,6 @@ def _pieces(
     for part in torch.arange(len(target)).tensor_split(pieces):
         rows = slice(int(part[0]), int(part[-1]) + 1)
         yield tuple(tensor[rows] for tensor in tensors), target[rows], each[rows].sum() / each.sum()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _copied(value: Any) -> Any:
