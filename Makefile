@@ -1,6 +1,6 @@
 # make demo: the embedded example, end to end.  make test: lint, types and all tests.
-# make audit: known vulnerabilities of what is pinned.  make lock: its hashes anew, after a change to constraints.txt.
-
+# make audit: known vulnerabilities of what is pinned, or a failure where one package could not be asked about.
+# make lock: its hashes anew, after a change to constraints.txt.
 # make docs: the site, in build/site.
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ lint: $(VENV)/.installed-tests
 
 audit: $(VENV)/.installed
 	$(INSTALL) pip-audit
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 # torch, torchvision and what they bring for CUDA have no hashes: which of their wheels fits depends on the machine
 lock: $(VENV)/.installed

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
-from thaw.errors import StorageError, ThawError
+from thaw.errors import StorageError, ThawError, first_line, out_of_memory
 from thaw.eviction import BUDGET, cache_folder, clear, entries
 from thaw.files import is_full, no_room, size
 from thaw.interrupt import ends_promptly
@@ -346,12 +346,12 @@ def _run(arguments: list[str], debug: bool) -> int:
         message = f"{error.format_message().rstrip('.')}; {command} --help lists what there is."
     except click.Abort as error:
         raise KeyboardInterrupt from error
-    except OSError as error:
-        caught, message, code = error, _unexpected(error), 1
-        if is_full(error):
-            message, code = str(no_room(Path(error.filename or cache_folder()), 0)), 2
     except Exception as error:  # the one place where anything unexpected ends
         caught, message, code = error, _unexpected(error), 1
+        if isinstance(error, OSError) and is_full(error):
+            message, code = str(no_room(Path(error.filename or cache_folder()), 0)), 2
+        elif out_of_memory(error):
+            message, code = _no_memory(error), 2
     if debug:
         traceback.print_exception(caught)
     _tell(message)
@@ -360,6 +360,13 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _unexpected(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}; run it with --debug and report the traceback."
+
+
+def _no_memory(error: Exception) -> str:
+    return (
+        f"there is not enough memory ({first_line(error)}); close other programs and type the same command again, "
+        "which goes on from what is kept, or make images.size or train.batch_size smaller."
+    )
 
 
 def _stopped(arguments: list[str]) -> str:

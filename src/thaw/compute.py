@@ -2,18 +2,19 @@
 
 import contextlib
 import ctypes
-import json
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from thaw.checkpoint import remember
 from thaw.errors import RecipeError
 from thaw.eviction import cache_folder
-from thaw.files import alone, write_json, writing
 from thaw.images.preprocessing import Normalise
 from thaw.nets.graph import twin
 from thaw.store import key_of
@@ -28,6 +29,8 @@ class Compute:
 
     device: torch.device
     precision: str
+    layouts: Path | None = None
+    """Where a study notes its memory layouts, to go on in them whatever becomes of the cache."""
 
     def autocast(self) -> torch.autocast:
         """bf16 where the operation gains from it; a null context in fp32. The loss is outside, in fp32."""
@@ -102,31 +105,31 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
     """Bring the convolutions of `network` into the memory layout, contiguous or channels last, that runs faster.
 
     `step` runs the network once on a sample. The outcome of the trial is kept in the cache under `what`, so that the
-    same study on the same machine always computes in the same layout.
+    same study on the same machine always computes in the same layout, and in the study's own notes.
     """
     if not any(isinstance(module, CONVOLUTIONS) for module in network.modules()):
         return
+
+    def trial() -> dict[str, Any]:
+        seconds = {False: float("inf"), True: float("inf")}
+        for _ in range(2):  # the first warms up
+            for channels_last in seconds:
+                set_layout(network, channels_last)
+                seconds[channels_last] = min(seconds[channels_last], _timed(step, compute))
+        faster = seconds[True] < seconds[False] * 1.1
+        return {"channels_last": faster, "what": what, "seconds": [seconds[False], seconds[True]]}
+
+    def of_machine() -> dict[str, Any]:
+        return remember(cache_folder() / "layouts", key, trial)
+
     key = key_of(
         what=what,
         torch=torch.__version__,
         machine=[platform.machine(), platform.processor(), torch.get_num_threads()],
         compute=[str(compute.device), compute.precision],
     )
-    path = cache_folder() / "layouts" / f"{key}.json"
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.with_suffix(".lock"), "the trial of memory layouts"):
-        with contextlib.suppress(OSError, ValueError):
-            set_layout(network, channels_last=json.loads(path.read_text())["channels_last"])
-            return
-        seconds = {False: float("inf"), True: float("inf")}
-        for _ in range(2):  # the first warms up
-            for channels_last in seconds:
-                set_layout(network, channels_last)
-                seconds[channels_last] = min(seconds[channels_last], _timed(step, compute))
-        channels_last = seconds[True] < seconds[False] * 1.1
-        set_layout(network, channels_last)
-        write_json(path, {"channels_last": channels_last, "what": what, "seconds": [seconds[False], seconds[True]]})
+    found = remember(compute.layouts, key, of_machine) if compute.layouts else of_machine()
+    set_layout(network, found["channels_last"])
 
 
 def set_layout(network: nn.Module, channels_last: bool) -> None:

@@ -10,6 +10,14 @@ ThawError                 exit code 2
 └── DivergedError         a loss that became infinite
 """
 
+import errno
+
+SHORTAGES = (
+    *("out of memory", "can't allocate memory", "bad_alloc", "can't start new thread"),
+    *("could not create a primitive", "could not create a memory"),  # oneDNN's
+)
+"""What torch, its libraries and Pillow say where memory that they ask for is not to be had."""
+
 
 class ThawError(Exception):
     """Something the person can put right; the message is shown without a traceback."""
@@ -46,3 +54,10 @@ class DivergedError(ThawError):
 def first_line(error: BaseException) -> str:
     """The kind of another library's error and the first line of what it says, to quote in a sentence."""
     return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(":. ")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that there is no more memory, of the device or of the machine."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, MemoryError) or any(said in str(error) for said in SHORTAGES)

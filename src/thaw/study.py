@@ -1,7 +1,7 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
 def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     """The stages of a study, in order, into its open run folder."""
     clock = Clock()
-    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    compute = replace(choose_compute(recipe.train.device, recipe.train.precision), layouts=run / "work" / "layouts")
     dataset = load_dataset(recipe, compute, clock)
     with clock("audit"):
         audited = audit(dataset, recipe.data)

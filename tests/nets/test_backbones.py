@@ -186,6 +186,36 @@ def test_timm_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.equal(model.get_submodule(head).weight, stored["fc.weight"])  # the head is new at any width
 
 
+def test_timm_weights_that_were_tampered_with_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client takes a file in its cache as it is; its name there is the SHA-256 that it had."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commit = tmp_path / "models--timm--resnet10t.c3_in1k", 40 * "a"
+    for name in ("blobs", "refs", f"snapshots/{commit}"):
+        (folder / name).mkdir(parents=True)
+    torch.manual_seed(4)
+    stored = timm.create_model("resnet10t").state_dict()
+    save_file(stored, tmp_path / "weights")
+    digest = hashlib.sha256((tmp_path / "weights").read_bytes()).hexdigest()
+    blob = (tmp_path / "weights").rename(folder / "blobs" / digest)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "snapshots" / commit / "model.safetensors").symlink_to(blob)
+    model, _ = build_backbone("timm/resnet10t", "c3_in1k", 2, seed=0)
+    assert torch.equal(model.get_parameter("layer1.0.conv1.weight"), stored["layer1.0.conv1.weight"])
+    save_file({name: tensor + 1 for name, tensor in stored.items()}, blob)
+    with pytest.raises(ModelError, match=rf"{digest} is not what its name says: .* not {digest[:8]}; delete it"):
+        build_backbone("timm/resnet10t", "c3_in1k", 2, seed=0)
+
+
+def test_timm_weights_of_torch_hub_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "gcvit_xxtiny_224_nvidia-d1d86009.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(timm.create_model("gcvit_xxtiny").state_dict(), file)
+    with pytest.raises(ModelError, match=r"its SHA-256 begins \w{8}, not d1d86009; delete it"):
+        build_backbone("timm/gcvit_xxtiny", "pretrained", 2, seed=0)
+
+
 @pytest.mark.parametrize(
     ("backbone", "weights", "message"),
     [

@@ -22,6 +22,10 @@ BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
 """Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
 
 
+Stamp = tuple[str, int, int]
+"""A file, when it was last written, and its size."""
+
+
 def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
     """What a table or dataset holds, by split, and the folder that its pictures lie in; None for a class folder.
 
@@ -47,14 +51,22 @@ def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
         raise DataError(f"{name} cannot be read: {error}; check the path and its permissions.") from error
 
 
-def read_rows(data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
+def read_rows(data: Data) -> tuple[pa.Table, tuple[Skipped, ...], tuple[Stamp, ...]]:
+    """The rows of a source, what is left out of it, and the files that the rows' bytes are mapped from."""
     opened = open_tables(data.source)
     try:
         if opened is None:
-            return _class_folder(Path(data.source), data)
-        return _gather(opened[0], data, opened[1]), ()
+            return *_class_folder(Path(data.source), data), ()
+        mapped = tuple(stamp(one["filename"]) for part in opened[0].values() for one in part.cache_files)
+        return _gather(opened[0], data, opened[1]), (), mapped
     except OSError as error:
         raise DataError(f"{data.source} cannot be read: {error}; check the path and its permissions.") from error
+
+
+def stamp(file: str | Path) -> Stamp:
+    """A file as it is now. Raises OSError."""
+    found = os.stat(file)
+    return str(file), found.st_mtime_ns, found.st_size
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -88,10 +100,10 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
 
 
-def _stamps(path: Path) -> list[tuple[str, int, int]]:
-    """When the tables of a dataset were last written, and their sizes."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES)
-    return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+def _stamps(path: Path) -> list[Stamp]:
+    return list(
+        map(stamp, [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix in TABLES))
+    )
 
 
 def _from_hub(name: str) -> datasets.DatasetDict:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thaw.data.folder import printable
-from thaw.data.rows import BROUGHT, CONTENT, PATH, check_columns, read_rows
+from thaw.data.rows import BROUGHT, CONTENT, PATH, Stamp, check_columns, read_rows, stamp
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
 from thaw.progress import stage, workers
@@ -53,13 +53,23 @@ class Source:
     columns: pa.Table
     """(n,) all other columns, to group and to slice by."""
     skipped: tuple[Skipped, ...]
+    mapped: tuple[Stamp, ...] = ()
+    """The files that `content` is mapped from, as they were when it was read."""
 
     def picture(self, row: int) -> bytes:
-        """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
+        """The encoded bytes of one picture.
+
+        Raises OSError where its file cannot be read, and DataError where the file that holds it has changed.
+        """
+        _check_mapped(self.mapped)
         return _read(self.content, self.paths, int(self.rows[row]))
 
     def open(self, row: int) -> BinaryIO:
-        """The encoded bytes of one picture as a file, of which no more is read than is asked for. Raises OSError."""
+        """The encoded bytes of one picture as a file, of which no more is read than is asked for.
+
+        Raises what `picture` raises.
+        """
+        _check_mapped(self.mapped)
         path = self.paths[int(self.rows[row])]
         value = self.content[int(self.rows[row])].as_py()
         return io.BytesIO(value) if path is None or value is not None else Path(path).open("rb")
@@ -72,23 +82,21 @@ class Source:
 
     def take(self, rows: NDArray[np.int64], skipped: Iterable[Skipped] = ()) -> "Source":
         """The same source with these rows only, in this order."""
-        return Source(
-            self.classes,
-            self.ids[rows],
-            self.labels[rows],
-            self.splits[rows],
-            tuple(self.digests[row] for row in rows),
-            self.content,
-            self.paths,
-            self.rows[rows],
-            self.columns.take(rows),
-            (*self.skipped, *skipped),
+        return replace(
+            self,
+            ids=self.ids[rows],
+            labels=self.labels[rows],
+            splits=self.splits[rows],
+            digests=tuple(self.digests[row] for row in rows),
+            rows=self.rows[rows],
+            columns=self.columns.take(rows),
+            skipped=(*self.skipped, *skipped),
         )
 
 
 def read_source(data: Data) -> Source:
     """Read what `data.source` names. Raises DataError when it cannot be read or has no such columns or labels."""
-    table, skipped = read_rows(data)
+    table, skipped, mapped = read_rows(data)
     check_columns(table.column_names, data)
     if data.image == data.label:
         raise DataError(f"data.image and data.label both name the column {data.image!r}; give two columns.")
@@ -99,7 +107,7 @@ def read_source(data: Data) -> Source:
     content = table.column(CONTENT)
     paths = tuple(None if path is None else os.fsdecode(path) for path in table.column(PATH).to_pylist())
     ids = _ids(content, paths, splits, data)
-    digests, unreadable = _digests(content, paths)
+    digests, unreadable = _digests(content, paths, mapped)
     reasons = dict.fromkeys(_repeated(content, paths, labels, splits), "is listed before, with the same label")
     reasons |= {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
@@ -120,6 +128,7 @@ def read_source(data: Data) -> Source:
         np.arange(len(ids)),
         table.drop_columns([BROUGHT, CONTENT, PATH]),
         skipped,
+        mapped,
     )
     left_out = [Skipped(str(ids[row]), why, row in unreadable) for row, why in sorted(reasons.items())]
     return source.take(np.array(order), left_out)
@@ -232,11 +241,14 @@ def _folder(paths: tuple[str | None, ...], data: Data) -> str:
     return os.path.commonpath([os.path.dirname(path) for path in files])
 
 
-def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...]) -> tuple[list[str], dict[int, str]]:
+def _digests(
+    content: pa.ChunkedArray, paths: tuple[str | None, ...], mapped: tuple[Stamp, ...]
+) -> tuple[list[str], dict[int, str]]:
     """The digest of each picture's encoded bytes; and the rows that cannot be read, with the reason."""
     unreadable: dict[int, str] = {}
 
     def digest(row: int) -> str:
+        _check_mapped(mapped)
         try:
             return digest_of(_read(content, paths, row))
         except OSError as error:
@@ -249,6 +261,23 @@ def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...]) -> tuple[l
             digests.append(found)
             advance(1)
     return digests, unreadable
+
+
+def _check_mapped(files: tuple[Stamp, ...]) -> None:
+    """Raise DataError where one of the files that are mapped was written to, or is gone.
+
+    The bytes at an address are then others, and where the file became shorter, the system ends a process that looks at
+    them.
+    """
+    for before in files:
+        try:
+            same = stamp(before[0]) == before
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{before[0]} changed while the study was reading it; run the command again when nothing writes to it."
+            )
 
 
 def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], row: int) -> bytes:

@@ -8,7 +8,7 @@ import PIL
 from numpy.typing import NDArray
 
 from thaw.data.source import Source, digest_of
-from thaw.errors import DataError
+from thaw.errors import DataError, out_of_memory
 from thaw.images.decode import BadImageError, decode_picture
 from thaw.images.preprocessing import Preprocessing
 from thaw.progress import stage, workers
@@ -32,7 +32,8 @@ class Pixels:
 def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pixels:
     """Decode every picture of a source, on all cores, or open the array where that was done before.
 
-    Raises DataError where a picture is no longer what it was when the source was read.
+    Raises DataError where a picture is no longer what it was when the source was read, and where the memory does not
+    do to decode it: that is no fault of the picture's, so it is not kept as a bad one.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
     key = key_of(images=source.digests, spatial=spatial, pillow=PIL.__version__)
@@ -43,6 +44,11 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
         try:
             return decode_picture(content, preprocessing, decode)
         except BadImageError as error:
+            if error.__cause__ and out_of_memory(error.__cause__):
+                raise DataError(
+                    f"there is not enough memory to decode the picture {str(source.ids[row])!r}; close other programs "
+                    "and type the same command again, which goes on from what is kept, or remove the picture."
+                ) from error
             return str(error)
 
     def make(first: int) -> Made:

@@ -14,6 +14,8 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ TORCHVISION_TERMS = {
     "non-commercial research and education.",
 }
 """Of the weights for which torchvision states no licence, all trained on ImageNet-1k."""
+NAMED = re.compile(r"-([0-9a-f]{8,})\.")
+"""The first digits of a file's SHA-256 in its name; timm's `-600e.` counts epochs."""
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 """Parameter names in torchvision's DenseNet files that its classes no longer use."""
 
@@ -156,9 +160,8 @@ def _torchvision_weights(name: str, weights: str) -> WeightsEnum:
 def _download(name: str, weights: str) -> dict[str, Tensor]:
     """Parameters by name from torch.hub's folder, where a missing file is downloaded and its hash checked."""
     chosen = _torchvision_weights(name, weights)
-    file = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[-1]
-    if file.is_file():
-        _check_hash(file, file.stat().st_size, file.stat().st_mtime_ns)
+    file = _in_torch_hub(chosen.url)
+    _check_named(file)
     try:
         state: dict[str, Tensor] = chosen.get_state_dict(
             progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu"
@@ -171,35 +174,67 @@ def _download(name: str, weights: str) -> dict[str, Tensor]:
     return state
 
 
-@functools.cache
-def _check_hash(file: Path, size: int, changed: int) -> None:
-    """Raise ModelError where a file's SHA-256 does not begin as its name says, `NAME-HASH.pth`.
-
-    torch.hub compares them at the download only. `size` and `changed` are the file's as it is now: each is read once.
-    """
-    if named := torch.hub.HASH_REGEX.search(file.name):
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if not found.startswith(named[1]):
-            raise ModelError(
-                f"{file} is not what its name says: its SHA-256 begins {found[: len(named[1])]}, not {named[1]}; "
-                "delete it, so that it is downloaded again."
-            )
-
-
 def _timm_model(name: str, weights: str | None, _: bool, classes: int) -> nn.Module:
     config = _timm_config(name, weights)
     tagged = f"{name}.{config.tag}" if weights and config and config.tag else name
     try:
         model: nn.Module = timm.create_model(tagged, pretrained=weights is not None, num_classes=classes)
-    except (OSError, RuntimeError, UnpicklingError) as error:
+    except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         if weights is None:
             raise
         raise ModelError(
             f"the weights {weights!r} of timm/{name} could not be downloaded ({type(error).__name__}); put "
             f"{config.hf_hub_id or config.url} into the Hugging Face cache or set the weights to a .safetensors file."
         ) from error
+    if weights and config.hf_hub_id:
+        _check_blobs(config.hf_hub_id)
+    elif weights and config.url:
+        _check_named(_in_torch_hub(config.url))
     return model
+
+
+def _in_torch_hub(url: str) -> Path:
+    """Where torch.hub keeps the file that it downloads from `url`."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def _check_named(file: Path) -> None:
+    """Raise ModelError where a file in torch.hub's folder has another hash than its name `NAME-HASH.pth` says.
+
+    torch.hub itself compares them at the download at most.
+    """
+    if named := NAMED.search(file.name):
+        _check_hash(file, named[1])
+
+
+def _check_blobs(repository: str) -> None:
+    """Raise ModelError where a file of a hub repository is not what the local cache holds it for.
+
+    The cache names a large file after its SHA-256, and the hub's client compares no more than its size.
+    """
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository.partition("@")[0], repo_type="model")
+    for blob in folder.glob(f"blobs/{'[0-9a-f]' * 64}"):
+        _check_hash(blob, blob.name)
+
+
+def _check_hash(file: Path, wanted: str) -> None:
+    """Raise ModelError where a file that is there has a SHA-256 that does not begin with `wanted`."""
+    if not file.is_file():
+        return
+    status = file.stat()
+    found = _sha256(file, status.st_size, status.st_mtime_ns)
+    if not found.startswith(wanted):
+        raise ModelError(
+            f"{file} is not what its name says: its SHA-256 begins {found[:8]}, not {wanted[:8]}; delete it, so that "
+            "it is downloaded again."
+        )
+
+
+@functools.cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """A file's SHA-256; `size` and `changed` are as they are now, so that each file is read once."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _timm_config(name: str, weights: str | None) -> Any:

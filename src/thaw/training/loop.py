@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, Rows
+from thaw.errors import out_of_memory
+from thaw.progress import say
 from thaw.recipe import Train
 
 Losses = list[tuple[Tensor, Tensor]]
@@ -133,7 +135,8 @@ def fit(
     output is the same for all tails and computed once. Each tail then draws the random numbers that it would draw
     alone. `labels` (rows of the inputs,) int64 lies on the device. `factors` (steps,) multiplies the learning rates.
     `opening` is what `open_trials` found for the first of the batches, which is then not computed again. Where the
-    memory does not hold a batch, its gradient is summed over halves, then quarters and so on.
+    memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step, but for
+    rounding, where nothing in the tails looks at the batch as a whole or draws random numbers for it.
     """
     noted: list[Losses] = [[] for _ in tails]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -180,17 +183,21 @@ def _gradients(
     compute: Compute,
 ) -> tuple[Losses, int]:
     """Each tail's gradients of one batch's mean loss, and in how many pieces the memory held it: `pieces` or more."""
-    state = compute.random_state()
+    buffers = [buffer for tail in tails for buffer in tail.buffers()]
+    state, statistics = compute.random_state(), [buffer.clone() for buffer in buffers]
     while True:
         for tail in tails:
             tail.zero_grad(set_to_none=True)
         try:
             return _add_gradients(trunk, tails, criterion, tensors, target, pieces, compute), pieces
-        except RuntimeError as error:
-            if not _out_of_memory(error) or 2 * pieces > len(target):
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or 2 * pieces > len(target):
                 raise
         pieces *= 2
+        say(f"the memory does not hold a batch of {len(target)} images; its gradient is computed in {pieces} pieces")
         compute.set_random_state(state)
+        for buffer, value in zip(buffers, statistics, strict=True):
+            buffer.copy_(value)
 
 
 def _add_gradients(
@@ -249,10 +256,6 @@ def _pieces(
     for part in torch.arange(len(target)).tensor_split(pieces):
         rows = slice(int(part[0]), int(part[-1]) + 1)
         yield tuple(tensor[rows] for tensor in tensors), target[rows], each[rows].sum() / each.sum()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _copied(value: Any) -> Any:
