@@ -23,6 +23,7 @@ from thaw.files import PART, only, write_atomic, write_json, writing
 from thaw.recipe import Recipe, to_toml
 from thaw.scoring.summary import Tested, slices_of_test, summarise
 from thaw.scoring.suspects import Suspects
+from thaw.shown import Shown
 from thaw.store import key_of
 from thaw.tables import write_examples, write_gallery, write_predictions, write_suspects
 
@@ -81,6 +82,7 @@ def finish_run(
     results: dict[str, list[dict[str, Any]]],
     tested: list[Tested],
     suspects: Suspects,
+    shown: Shown,
     audited: dict[str, Any],
     compute: Compute,
     seconds: dict[str, float],
@@ -91,8 +93,8 @@ def finish_run(
     write_predictions(run, tested, dataset)
     write_examples(run, tested, audited.get("pairs", []), dataset)
     slices = slices_of_test(dataset, recipe.data)
-    write_gallery(run, tested, slices, dataset)
-    write_suspects(run, suspects, dataset)
+    write_gallery(run, shown, slices, dataset)
+    write_suspects(run, shown, suspects, dataset)
     write_json(run / "modules.json", {arm: runs[0].pop("modules") for arm, runs in results.items()})
     heads = {one.pop("head") for runs in results.values() for one in runs}
     write_environment(run, compute)
