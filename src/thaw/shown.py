@@ -24,6 +24,8 @@ from thaw.scoring.suspects import Suspects
 
 GALLERY, SUSPECTS = 2000, 200
 """At most so many test images in the gallery, and so many images among the suspects."""
+MAPPED = 50
+"""Suspects that have heat maps: the first, of which the report shows some."""
 AT_ONCE = 64
 """Images whose heat maps are made together."""
 
@@ -56,7 +58,7 @@ def show(
     An arm's maps are kept in `work`, where an earlier run of the same study finds them.
     """
     gallery, doubted = for_gallery(dataset.source.labels[dataset.splits.test], tested), for_suspects(suspects)
-    rows = np.union1d(dataset.splits.test[gallery], suspects.rows[doubted])
+    rows = np.union1d(dataset.splits.test[gallery], suspects.rows[doubted[:MAPPED]])
     seed = recipe.train.seeds[0]
     heat = {
         arm: _looked(run / "models" / arm, rows, work / f"{arm}-{seed}" / "looked.safetensors", dataset, compute)

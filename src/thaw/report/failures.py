@@ -83,8 +83,22 @@ def _calibration(metrics: Metrics) -> str:
         right = sum(one["count"] * one["accuracy"] for one in filled) / images
         word = "overconfident" if sure - right > EVEN else "underconfident" if right - sure > EVEN else "even"
         told.setdefault(word, []).append(f"{named(arm)} ({percent(sure)} sure, {percent(right)} right)")
+    if not told:
+        return ""
     sentence = "; ".join(f"{word} on average: {listed(arms)}" for word, arms in told.items())
-    return f"{sentence[0].upper()}{sentence[1:]}." if told else ""
+    return f"{sentence[0].upper()}{sentence[1:]}. {_temperature(metrics)}"
+
+
+def _temperature(metrics: Metrics) -> str:
+    """What fitted temperatures do to the calibration error on test, or why there are none."""
+    found = {arm: it["calibration"] for arm, it in metrics["arms"].items() if it.get("calibration")}
+    unfitted = [it["why"] for it in found.values() if it["temperature"] is None]
+    if unfitted:
+        return f"No temperature was fitted: {unfitted[0]}."
+    lower = [named(arm) for arm, it in found.items() if it["ece_after"] < it["ece"]]
+    higher = [named(arm) for arm, it in found.items() if it["ece_after"] >= it["ece"]]
+    of = "no arm" if not lower else listed(lower) + (f", not of {listed(higher)}" if higher else "")
+    return f"A temperature fitted on validation lowers the calibration error on test of {of}."
 
 
 def _agreement(metrics: Metrics) -> str:

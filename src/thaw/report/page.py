@@ -22,7 +22,7 @@ from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
 from thaw.report.gallery import duplicate_pairs, gallery, mistakes, samples, suspects
-from thaw.report.limits import findings, harm, limits, people, sizes
+from thaw.report.limits import findings, harm, limits, narrow, people, sizes
 from thaw.report.reading import read, read_table
 from thaw.report.standing import Metrics, mean_accuracies, pairs, verdict
 
@@ -88,6 +88,7 @@ def _sentences(metrics: Metrics) -> dict[str, Any]:
         "gaps": gaps(metrics, metrics["recommended"]),
         "findings": findings(metrics),
         "limits": limits(metrics),
+        "narrow": narrow(metrics),
         "sizes": sizes(metrics) if "audit" in metrics else "",
         "people": people(metrics),
         "harm": harm(metrics),
