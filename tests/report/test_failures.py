@@ -34,7 +34,7 @@ def study(*slices, arms=("head", "all"), **more):
 
 def calibration(confidence, accuracy, after=None):
     """With an error of a tenth, and `after` a temperature where one was fitted."""
-    fitted = {"temperature": None if after is None else 1.2, "ece": 0.1, "ece_after": after, "why": "it has seen them"}
+    fitted = {"temperature": None if after is None else 1.2, "ece": 0.1, "ece_after": after, "why": "fitted on others"}
     return fitted | {
         "bins": [{"count": 0, "confidence": None}, {"count": 50, "confidence": confidence, "accuracy": accuracy}]
     }
@@ -81,7 +81,7 @@ def test_calibration_is_grouped_by_its_verdict():
         metrics["arms"][arm]["calibration"] = calibration(sure, right)
     assert failures(metrics)["calibration"] == (
         "Overconfident on average: `head` (95.0% sure, 90.0% right) and `Last` (99.0% sure, 90.0% right); "
-        "even on average: `all` (90.5% sure, 90.0% right). No temperature was fitted: it has seen them."
+        "even on average: `all` (90.5% sure, 90.0% right). No temperature was fitted: fitted on others."
     )
     metrics["arms"]["head"]["calibration"] = calibration(0.8, 0.9)
     assert failures(metrics)["calibration"].startswith("Underconfident on average: `head`")
@@ -95,7 +95,7 @@ def test_what_temperatures_do_is_told(errors, of):
     metrics = study(arms=("head", "all"))
     for arm, after in zip(metrics["arms"], errors, strict=True):
         metrics["arms"][arm]["calibration"] = calibration(0.9, 0.9, after)
-    told = f"A temperature fitted on validation lowers the calibration error on test of {of}."
+    told = f"A temperature, fitted on others, lowers the calibration error on test of {of}."
     assert failures(metrics)["calibration"].endswith(told)
 
 
@@ -120,8 +120,11 @@ def test_agreement():
 def test_suspects():
     found = {"count": 1, "checked": 6000, "method": "a probe, out of fold"}
     told = failures(study(suspects=found))["suspects"]
-    assert told.startswith("Of 6,000 labels checked (a probe, out of fold), 1 looks wrong. A person should decide")
-    assert failures(study(suspects=found | {"count": 0}))["suspects"].endswith("none looks wrong.")
+    assert told.startswith("1 of 6,000 labels looks wrong. A person should decide")
+    assert told.endswith("They were checked by a probe, out of fold.")
+    assert failures(study(suspects=found | {"count": 0}))["suspects"].startswith(
+        "None of 6,000 labels look wrong. They were"
+    )
 
 
 def test_limits_of_a_plain_study():

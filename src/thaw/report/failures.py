@@ -98,7 +98,8 @@ def _temperature(metrics: Metrics) -> str:
     lower = [named(arm) for arm, it in found.items() if it["ece_after"] < it["ece"]]
     higher = [named(arm) for arm, it in found.items() if it["ece_after"] >= it["ece"]]
     of = "no arm" if not lower else listed(lower) + (f", not of {listed(higher)}" if higher else "")
-    return f"A temperature fitted on validation lowers the calibration error on test of {of}."
+    why = next(it["why"] for it in found.values())
+    return f"A temperature, {why}, lowers the calibration error on test of {of}."
 
 
 def _agreement(metrics: Metrics) -> str:
@@ -120,11 +121,10 @@ def _suspects(metrics: Metrics) -> str:
     found = metrics.get("suspects")
     if not found:
         return ""
-    checked = f"{count(found['checked'], 'label')} checked ({found['method']})"
-    if not found["count"]:
-        return f"Of {checked}, none looks wrong."
-    seem = "looks" if found["count"] == 1 else "look"
-    return f"Of {checked}, {count(found['count'])} {seem} wrong. A person should decide: a hard image is suspect too."
+    looks = "looks" if found["count"] == 1 else "look"
+    wrong = f"{count(found['count']) if found['count'] else 'None'} of {count(found['checked'], 'label')} {looks} wrong"
+    doubt = " A person should decide: a hard image is suspect too." if found["count"] else ""
+    return f"{wrong}.{doubt} They were checked by {found['method']}."
 
 
 def _slice(column: str, value: str) -> str:
