@@ -283,7 +283,7 @@ def test_errors_and_audit_are_told(tmp_path, no_figures):
         "train/2.jpg",
         "This study is of people, going by celeba-hq-gender, female, male, age.",
         "not who a person is",
-        "Of 3,000 labels checked",
+        "of 3,000 labels look wrong",
     ):
         assert told in page.text
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
