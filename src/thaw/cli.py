@@ -58,7 +58,7 @@ def cli(debug: bool) -> None:
     metavar="KEY=VALUE",
     multiple=True,
     shell_complete=complete_setting,
-    help="Change a key of the recipe, such as train.epochs=10; may be repeated.",
+    help="Change a key of the recipe, such as train.epochs=10; KEY= takes it out. May be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, and stop.")
 def study(source: str | None, recipe: str | None, out: Path | None, settings: tuple[str, ...], dry_run: bool) -> None:

@@ -24,6 +24,7 @@ from thaw.live import FILE as PROGRESS
 from thaw.recipe import Recipe, to_toml
 from thaw.scoring.summary import Tested, slices_of_test, summarise
 from thaw.scoring.suspects import Suspects
+from thaw.shown import Shown
 from thaw.store import key_of
 from thaw.tables import write_examples, write_gallery, write_predictions, write_suspects
 
@@ -85,6 +86,7 @@ def finish_run(
     results: dict[str, list[dict[str, Any]]],
     tested: list[Tested],
     suspects: Suspects,
+    shown: Shown,
     audited: dict[str, Any],
     compute: Compute,
     seconds: dict[str, float],
@@ -95,8 +97,8 @@ def finish_run(
     write_predictions(run, tested, dataset)
     write_examples(run, tested, audited.get("pairs", []), dataset)
     slices = slices_of_test(dataset, recipe.data)
-    write_gallery(run, tested, slices, dataset)
-    write_suspects(run, suspects, dataset)
+    write_gallery(run, shown, slices, dataset)
+    write_suspects(run, shown, suspects, dataset)
     write_json(run / "modules.json", {arm: runs[0].pop("modules") for arm, runs in results.items()})
     heads = {one.pop("head") for runs in results.values() for one in runs}
     write_environment(run, compute)

@@ -26,10 +26,11 @@ from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
-from thaw.run import finish_run, open_run
+from thaw.run import finish_run, open_run, work_folder
 from thaw.scoring.leak import leak_worth
 from thaw.scoring.summary import Tested
 from thaw.scoring.suspects import Suspects, find_suspects
+from thaw.shown import show
 from thaw.store import key_of
 from thaw.training.describe import describe
 from thaw.training.prepare import Kept, make_plan, notes, order_arms
@@ -75,8 +76,10 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     with clock("audit"):
         checked = weigh_leak(audited, features, dataset)
     say_findings(checked["findings"][len(audited.found["findings"]) :])
+    with clock("heat maps"):
+        shown = show(run, work_folder(run, dataset, compute), recipe, tested, suspects, dataset, compute)
     seconds = clock.seconds()
-    found = finish_run(run, recipe, dataset, results, tested, suspects, checked, compute, seconds, command)
+    found = finish_run(run, recipe, dataset, results, tested, suspects, shown, checked, compute, seconds, command)
     complete_bundles(run, found)
     write_report(run)
     return found
