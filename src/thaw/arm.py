@@ -106,7 +106,8 @@ def look(model: nn.Module, logits: NDArray[np.float32], dataset: Dataset, comput
     test = dataset.splits.test
     places, normalise = to_look_at(dataset.source.labels[test], logits), Normalise(dataset.preprocessing)
     shown = dataset.pixels.batches(consecutive(test[places], LOOKED_AT_ONCE))
-    maps = heat_maps(model, (normalise.to(compute.device)(pixels) for (pixels,) in shown))
+    with compute.autocast():
+        maps = heat_maps(model, (normalise.to(compute.device)(pixels) for (pixels,) in shown))
     return {} if maps is None else {"places": torch.from_numpy(places), "maps": torch.from_numpy(maps)}
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.data.source import Source, digest_of
 from thaw.errors import DataError
+from thaw.images.header import HEADER, KIND, read_header
 from thaw.images.preprocessing import Preprocessing, shorter_side
 from thaw.progress import stage, workers
 from thaw.store import Array, Field, Made, cached, key_of
@@ -32,6 +33,8 @@ class Pixels:
 
     array: Array
     """uint8 (n, height, width, 3); zeros where a picture is bad."""
+    headers: Array
+    """(n,) of `HEADER`: what each says of itself."""
     bad: dict[int, str]
     key: str
     made: bool
@@ -43,15 +46,15 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
     Raises DataError where a picture is no longer what it was when the source was read.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
-    key = key_of(images=source.digests, spatial=spatial, pillow=PIL.__version__)
+    key = key_of(images=source.digests, spatial=spatial, header=KIND, pillow=PIL.__version__)
     side = preprocessing.size
 
-    def decoded(row: int) -> NDArray[np.uint8] | str:
+    def decoded(row: int) -> tuple[NDArray[np.uint8] | str, tuple[str, int, int, bool]]:
         content = _unchanged(source, row)
         try:
-            return decode_picture(content, preprocessing, decode)
+            return decode_picture(content, preprocessing, decode), read_header(content)
         except BadImageError as error:
-            return str(error)
+            return str(error), ("", 0, 0, False)
 
     def make(first: int) -> Made:
         count = len(source.ids)
@@ -59,18 +62,19 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
             warnings.simplefilter("ignore")  # here too, since what threads set, other threads undo
             for start in range(first, count, CHUNK):
                 rows = range(start, min(start + CHUNK, count))
-                chunk = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
+                chunk, headers = np.zeros((len(rows), side, side, 3), np.uint8), np.zeros(len(rows), HEADER)
                 bad: dict[str, str] = {}
-                for index, result in enumerate(pool.map(decoded, rows)):
+                for index, (result, headers[index]) in enumerate(pool.map(decoded, rows)):
                     if isinstance(result, str):
                         bad[str(start + index)] = result
                     else:
                         chunk[index] = result
                     advance(1)
-                yield (chunk,), bad
+                yield (chunk, headers), bad
 
-    entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8")], make)
-    return Pixels(entry.arrays[0], {int(row): why for row, why in entry.notes.items()}, key, entry.made)
+    entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8"), Field((), KIND)], make)
+    array, headers = entry.arrays
+    return Pixels(array, headers.view(HEADER), {int(row): why for row, why in entry.notes.items()}, key, entry.made)
 
 
 def _unchanged(source: Source, row: int) -> bytes:

@@ -40,7 +40,7 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
             if layer is None:
                 return None
             attributed = LayerGradientXActivation(evidence, layer).attribute(images.detach().requires_grad_())
-            places = as_places(attributed.detach(), images.shape[-1])
+            places = as_places(attributed.detach().float(), images.shape[-1])
             assert places is not None  # find_layer saw to it
             maps.append(_as_bytes(places.sum(1, keepdim=True).relu()))
     except RuntimeError as error:  # torch's own, also for memory that runs out: no reason to lose a study

@@ -1,20 +1,22 @@
 """What leaked images are worth: a linear probe's accuracy as the images are split, and with copies kept together."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from thaw.data.splits import Splits, draw_groups
+from thaw.scoring.linear import Probe, chunks_of, fit, moments
 from thaw.scoring.statistics import LEVEL
 
 Rows = NDArray[np.int64]
 
+CPU = torch.device("cpu")
+STRENGTH = 0.1
+"""Of the probe's regularisation, inverse."""
 DRAWS = 5
 """Times that the splits are drawn with copies kept together, over which the accuracy is averaged."""
 PROBED = 10_000
@@ -38,7 +40,9 @@ class Worth:
     method: str
 
 
-def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clusters: Rows) -> Worth | None:
+def leak_worth(
+    features: NDArray[np.float32], labels: Rows, splits: Splits, clusters: Rows, device: torch.device = CPU
+) -> Worth | None:
     """How much test accuracy changes when copies stay in one split; None where they cannot.
 
     `features` (n, d), `labels` (n,), `clusters` (n,): images with the same code stay together. Nothing is chosen by
@@ -51,14 +55,14 @@ def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clus
         part[rows] = code
     used = _whole_clusters(np.flatnonzero(part >= 0), clusters)
     labels, part, clusters = labels[used], part[used], np.unique(clusters[used], return_inverse=True)[1]
-    inputs = features[used]
-    as_split = _right(inputs, labels, part)
-    together = [_right(inputs, labels, drawn) for drawn in _drawn(labels, part, clusters)]
-    if as_split is None or not together or any(right is None for right in together):
+    inputs = features if len(used) == len(features) else features[used]
+    ways = [part, *_drawn(labels, part, clusters)]
+    if not all((way == 2).any() and len(np.unique(labels[way == 0])) > 1 for way in ways):
         return None
+    as_split, *together = _right(inputs, labels, ways, device)
     count = int(clusters.max()) + 1
     first, first_shares = _mean(*as_split, clusters, count)
-    tests, right = (np.concatenate(found) for found in zip(*filter(None, together), strict=True))
+    tests, right = (np.concatenate(found) for found in zip(*together, strict=True))
     second, second_shares = _mean(tests, right, clusters, count)
     shares = first_shares - second_shares
     deviation = float(np.sqrt(count / max(count - 1, 1) * (shares @ shares)))
@@ -85,17 +89,18 @@ def _drawn(labels: Rows, part: Rows, clusters: Rows) -> Iterator[Rows]:
         yield (draw_groups(labels, clusters, counts, np.random.default_rng(seed)) + 1) % 3
 
 
-def _right(inputs: NDArray[np.float32], labels: Rows, part: Rows) -> tuple[Rows, NDArray[np.bool_]] | None:
-    """The rows of the test part, and on which of them a probe of the train part is right; None where it cannot be."""
-    train, test = np.flatnonzero(part == 0), np.flatnonzero(part == 2)
-    if not len(test) or len(np.unique(labels[train])) < 2:
-        return None
-    mean, scale = inputs[train].mean(0), np.maximum(inputs[train].std(0), 1e-6)
-    probe = LogisticRegression(C=0.1, tol=1e-3, max_iter=200)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that stops early is as good for comparing
-        probe.fit((inputs[train] - mean) / scale, labels[train])
-    return test, probe.predict((inputs[test] - mean) / scale) == labels[test]
+def _right(
+    inputs: NDArray[np.float32], labels: Rows, ways: list[Rows], device: torch.device
+) -> list[tuple[Rows, NDArray[np.bool_]]]:
+    """For each way of splitting, the rows of its test part, and on which of them a probe of its train part is right."""
+    chunks, trains = chunks_of(inputs, device), [np.flatnonzero(way == 0) for way in ways]
+    shapes = moments(chunks, trains, len(labels))
+    probes = [Probe(train, STRENGTH, *shape) for train, shape in zip(trains, shapes, strict=True)]
+    right = []
+    for way, fitted in zip(ways, fit(chunks, labels, probes), strict=True):
+        test = np.flatnonzero(way == 2)
+        right.append((test, fitted.probabilities(inputs, test).argmax(1) == labels[test]))
+    return right
 
 
 def _mean(rows: Rows, right: NDArray[np.bool_], clusters: Rows, count: int) -> tuple[float, NDArray[np.float64]]:
