@@ -3,9 +3,7 @@
 import contextlib
 import copy
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +19,7 @@ from thaw.compute import choose_layout, hold_frozen
 from thaw.errors import DataError
 from thaw.images.pixels import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
+from thaw.progress import in_order, workers
 from thaw.scoring.metrics import log_probabilities
 
 if TYPE_CHECKING:
@@ -162,14 +161,11 @@ def _decoded(
     def decode(task: list[Named]) -> list[tuple[str, NDArray[np.uint8] | str]]:
         return [(named.name, _square_or_reason(named.picture, bundle)) for named in task]
 
-    source, tasks = iter(pictures), deque[Future[list[tuple[str, NDArray[np.uint8] | str]]]]()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while True:
-            while len(tasks) < max(1, waiting // TASK) and (task := list(islice(source, TASK))):
-                tasks.append(pool.submit(decode, task))
-            if not tasks:
-                return
-            yield from tasks.popleft().result()
+    source = iter(pictures)
+    tasks = iter(lambda: list(islice(source, TASK)), [])
+    with workers(os.cpu_count()) as pool:
+        for done in in_order(pool, decode, tasks, max(1, waiting // TASK)):
+            yield from done
 
 
 def _square_or_reason(picture: Picture, bundle: "Bundle") -> NDArray[np.uint8] | str:

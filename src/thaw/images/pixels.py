@@ -13,7 +13,7 @@ from thaw.data.source import Source, digest_of
 from thaw.errors import DataError
 from thaw.images.header import HEADER, KIND, read_header
 from thaw.images.preprocessing import Preprocessing, shorter_side
-from thaw.progress import stage, workers
+from thaw.progress import in_order, stage, workers
 from thaw.store import Array, Field, Made, cached, key_of
 
 MAX_PIXELS = 178_956_970
@@ -60,11 +60,12 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
         count = len(source.ids)
         with warnings.catch_warnings(), workers() as pool, stage("decoding", count, "images", first) as advance:
             warnings.simplefilter("ignore")  # here too, since what threads set, other threads undo
+            found = in_order(pool, decoded, range(first, count), CHUNK)
             for start in range(first, count, CHUNK):
                 rows = range(start, min(start + CHUNK, count))
                 chunk, headers = np.zeros((len(rows), side, side, 3), np.uint8), np.zeros(len(rows), HEADER)
                 bad: dict[str, str] = {}
-                for index, (result, headers[index]) in enumerate(pool.map(decoded, rows)):
+                for index, (result, headers[index]) in zip(range(len(rows)), found, strict=False):
                     if isinstance(result, str):
                         bad[str(start + index)] = result
                     else:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import Inputs, Rows
+from thaw.data.batches import Inputs, Rows, on_device
 from thaw.recipe import Train
 
 Losses = list[tuple[Tensor, Tensor]]
@@ -106,8 +106,8 @@ def fit(
     noted: list[Losses] = [[] for _ in tails]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     pieces = 1
-    for step, (rows, tensors) in enumerate(zip(batches, inputs.batches(batches), strict=True)):
-        target = labels[torch.from_numpy(rows).to(labels.device)]
+    targets = (labels[rows] for rows in on_device(batches, labels.device))
+    for step, (rows, target, tensors) in enumerate(zip(batches, targets, inputs.batches(batches), strict=True)):
         state = compute.random_state()
         while True:
             for optimizer in optimizers:
@@ -138,11 +138,21 @@ def fit(
 @torch.inference_mode()
 def predict(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Compute) -> Tensor:
     """The logits of a network in evaluation mode: float32 (images, classes) on the CPU, in the batches' order."""
-    logits = []
-    for tensors in inputs.batches(batches):
+    return torch.cat([_logits(network, tensors, compute) for tensors in inputs.batches(batches)]).cpu()
+
+
+def _logits(network: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> Tensor:
+    """Of one batch, by halves where the memory does not hold it."""
+    half = len(tensors[0]) // 2
+    try:
         with compute.autocast():
-            logits.append(network(*tensors).float())
-    return torch.cat(logits).cpu()
+            logits: Tensor = network(*tensors).float()
+            return logits
+    except RuntimeError as error:
+        if not _out_of_memory(error) or not half:
+            raise
+    halves = [tuple(tensor[part] for tensor in tensors) for part in (slice(half), slice(half, None))]
+    return torch.cat([_logits(network, part, compute) for part in halves])
 
 
 def _gradients(
