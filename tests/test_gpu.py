@@ -14,7 +14,7 @@ from torch import nn
 import thaw as package
 from conftest import picture
 from small_bundle import small_bundle
-from test_study import QUICK, metrics_of, thaw
+from test_study import QUICK, break_off, metrics_of, thaw
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import Inputs, consecutive, make_inputs
 from thaw.data.duplicates import outlines
@@ -24,7 +24,6 @@ from thaw.scoring.suspects import out_of_fold
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
 from thaw.study import load_dataset
-from thaw.training import final
 from thaw.training.loop import fit, make_optimizer, predict
 
 pytestmark = pytest.mark.gpu
@@ -73,20 +72,11 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = studied(monkeypatch, class_folder, tmp_path / "whole")
-    plain, epochs = final.fit, 0
-
-    def interrupted(*arguments: Any) -> Any:
-        nonlocal epochs
-        epochs += 1
-        if epochs == 4:
-            raise KeyboardInterrupt
-        return plain(*arguments)
-
-    run = tmp_path / "broken"
-    monkeypatch.setattr(final, "fit", interrupted)
+    run, epochs = tmp_path / "broken", break_off(monkeypatch, 4)
     settings = (*QUICK, f"train.device={DEVICE}")
     assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=settings) == 130
     assert losses(studied(monkeypatch, class_folder, run)) == pytest.approx(losses(whole), abs=1e-3)
+    assert len(epochs) == 4 + len(losses(whole)) - 3
 
 
 def test_a_batch_that_the_memory_does_not_hold_is_computed_in_halves() -> None:
