@@ -58,7 +58,11 @@ class Fitted:
 
 
 def chunks_of(features: NDArray[np.float32], device: torch.device) -> Chunks:
-    """Passes over `features` (n, d) in chunks of rows on the device, held there where they fit."""
+    """Passes over `features` (n, d) in chunks of rows on the device, held there where they fit.
+
+    MPS has no double precision: what would be fitted there is fitted on the processor.
+    """
+    device = torch.device("cpu") if device.type == "mps" else device
     inputs, batches = Inputs((features,), device), consecutive(np.arange(len(features)), CHUNK)
 
     def read() -> Iterator[Tensor]:

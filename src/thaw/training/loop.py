@@ -139,7 +139,7 @@ def fit(
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     pieces = 1
     targets = (labels[rows] for rows in on_device(batches, labels.device))
-    for step, (rows, target, tensors) in enumerate(zip(batches, targets, inputs.batches(batches), strict=True)):
+    for step, (target, tensors) in enumerate(zip(targets, inputs.batches(batches), strict=True)):
         if opening is not None and step == 0:
             _begin_at(tails, opening.gradients, opening.buffers)
             compute.set_random_state(opening.random_state)
@@ -151,14 +151,14 @@ def fit(
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
                     group["lr"] = peak * float(factors[step])
             optimizer.step()
-            noted[index].append((loss.double() * len(rows), correct))
+            noted[index].append((loss, correct))
         advance(1)
     for optimizer, of_groups in zip(optimizers, peaks, strict=True):
         for group, peak in zip(optimizer.param_groups, of_groups, strict=True):
             group["lr"] = peak
     images = np.array([len(rows) for rows in batches])
     columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_tail, strict=True)] for of_tail in noted]
-    return [Curve(losses, correct, images) for losses, correct in columns]
+    return [Curve(losses.astype(np.float64) * images, correct, images) for losses, correct in columns]
 
 
 @torch.inference_mode()
