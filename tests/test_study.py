@@ -327,25 +327,29 @@ def test_every_way_of_training_goes_through(
     assert trained["head"] < trained["bias"] < trained["last-stage"] < trained["decay"] == trained["lp-ft"]
 
 
+def break_off(monkeypatch: pytest.MonkeyPatch, at: int) -> list[None]:
+    """Have Ctrl-C come when the epoch `at` of all final trainings begins; the list grows by one with each epoch."""
+    plain, begun = final.fit, []
+
+    def interrupted(*arguments: Any) -> Any:
+        begun.append(None)
+        if len(begun) == at:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(final, "fit", interrupted)
+    return begun
+
+
 def test_a_study_that_is_stopped_goes_on_where_it_was(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arms = ("search.steps=1", "train.refit=train")
     assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "whole", settings=(*QUICK, *arms)) == 0
-    plain, epochs = final.fit, 0
-
-    def interrupted(*arguments: Any) -> Any:
-        nonlocal epochs
-        epochs += 1
-        if epochs == 4:
-            raise KeyboardInterrupt
-        return plain(*arguments)
-
-    run = tmp_path / "broken"
-    monkeypatch.setattr(final, "fit", interrupted)
+    run, epochs = tmp_path / "broken", break_off(monkeypatch, 4)
     assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=(*QUICK, *arms)) == 130
     assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=(*QUICK, *arms)) == 0
-    assert epochs == 4 + 8 - 3  # the epoch that was broken off is the only one that ran again
+    assert len(epochs) == 4 + 8 - 3  # the epoch that was broken off is the only one that ran again
     assert timeless(metrics_of(run)) == timeless(metrics_of(tmp_path / "whole"))
     one, other = (pq.read_table(folder / "predictions.parquet") for folder in (run, tmp_path / "whole"))
     assert one.equals(other)

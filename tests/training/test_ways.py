@@ -11,14 +11,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import Inputs, shuffled
+from thaw.data.batches import Inputs, _upload, consecutive, shuffled
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError, RecipeError
 from thaw.nets.graph import twin
 from thaw.recipe import Recipe, Train, load_recipe
 from thaw.training import loop
 from thaw.training.final import train
-from thaw.training.loop import fit, make_criterion, make_optimizer, schedule
+from thaw.training.loop import fit, make_criterion, make_optimizer, predict, schedule
 from thaw.training.network import Network, epoch_seed
 from thaw.training.search import Trial, _beyond, _halve, search
 
@@ -296,3 +296,39 @@ def test_patience_keeps_the_best_epoch(pixels: np.ndarray, labels: Tensor, split
 def test_patience_without_held_out_images_is_refused() -> None:
     with pytest.raises(RecipeError, match=r'set train.refit = "train"'):
         load_recipe("photos", "pictures", ("train.patience=2", "train.refit=train+validation"))
+
+
+def test_arrays_on_the_device_give_the_batches_of_mapped_ones(pixels: np.ndarray) -> None:
+    index = np.random.default_rng(0).permutation(IMAGES)[: IMAGES - 3]
+    batches = shuffled(np.arange(len(index)), 7, 0, 0, mirrored=len(index))
+    mapped = Inputs((pixels,), CPU.device, index, mirrors=True)
+    resident = Inputs((pixels,), CPU.device, index, (_upload(pixels, CPU.device, chunk=11),), mirrors=True)
+    for one, other in zip(mapped.batches(batches), resident.batches(batches), strict=True):
+        assert torch.equal(one[0], other[0])
+    assert list(resident.batches([])) == []
+
+
+def test_half_precision_is_uploaded_as_it_is() -> None:
+    values = torch.randn(10, 3).bfloat16()
+    assert torch.equal(_upload(values.view(torch.uint16).numpy(), CPU.device, chunk=4), values)
+
+
+def test_logits_are_computed_in_halves_where_memory_runs_out(pixels: np.ndarray) -> None:
+    network = toy_network(pixels)
+    sizes = []
+
+    class Small(nn.Module):
+        """A device that holds no more than ten images at a time."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            if len(images) > 10:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return network.scorer(images)
+
+    batches = consecutive(np.arange(IMAGES), 25)
+    whole = predict(network.scorer, network.inputs, batches, CPU)
+    torch.testing.assert_close(predict(Small(), network.inputs, batches, CPU), whole)
+    assert max(size for size in sizes if size <= 10) > 5
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")), network.inputs, batches, CPU)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from thaw.data.source import Source, digest_of
 from thaw.errors import DataError, out_of_memory
 from thaw.images.decode import BadImageError, decode_picture
+from thaw.images.header import HEADER, KIND, read_header
 from thaw.images.preprocessing import Preprocessing
-from thaw.progress import stage, workers
+from thaw.progress import in_order, stage, workers
 from thaw.store import Array, Field, Made, cached, key_of
 
 CHUNK = 512
@@ -24,6 +25,8 @@ class Pixels:
 
     array: Array
     """uint8 (n, height, width, 3); zeros where a picture is bad."""
+    headers: Array
+    """(n,) of `HEADER`: what each says of itself."""
     bad: dict[int, str]
     key: str
     made: bool
@@ -36,39 +39,41 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
     do to decode it: that is no fault of the picture's, so it is not kept as a bad one.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
-    key = key_of(images=source.digests, spatial=spatial, pillow=PIL.__version__)
+    key = key_of(images=source.digests, spatial=spatial, header=KIND, pillow=PIL.__version__)
     side = preprocessing.size
 
-    def decoded(row: int) -> NDArray[np.uint8] | str:
+    def decoded(row: int) -> tuple[NDArray[np.uint8] | str, tuple[str, int, int, bool]]:
         content = _unchanged(source, row)
         try:
-            return decode_picture(content, preprocessing, decode)
+            return decode_picture(content, preprocessing, decode), read_header(content)
         except BadImageError as error:
             if error.__cause__ and out_of_memory(error.__cause__):
                 raise DataError(
                     f"there is not enough memory to decode the picture {str(source.ids[row])!r}; close other programs "
                     "and type the same command again, which goes on from what is kept, or remove the picture."
                 ) from error
-            return str(error)
+            return str(error), ("", 0, 0, False)
 
     def make(first: int) -> Made:
         count = len(source.ids)
         with warnings.catch_warnings(), workers() as pool, stage("decoding", count, "images", first) as advance:
             warnings.simplefilter("ignore")  # here too, since what threads set, other threads undo
+            found = in_order(pool, decoded, range(first, count), CHUNK)
             for start in range(first, count, CHUNK):
                 rows = range(start, min(start + CHUNK, count))
-                chunk = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
+                chunk, headers = np.zeros((len(rows), side, side, 3), np.uint8), np.zeros(len(rows), HEADER)
                 bad: dict[str, str] = {}
-                for index, result in enumerate(pool.map(decoded, rows)):
+                for index, (result, headers[index]) in zip(range(len(rows)), found, strict=False):
                     if isinstance(result, str):
                         bad[str(start + index)] = result
                     else:
                         chunk[index] = result
                     advance(1)
-                yield (chunk,), bad
+                yield (chunk, headers), bad
 
-    entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8")], make)
-    return Pixels(entry.arrays[0], {int(row): why for row, why in entry.notes.items()}, key, entry.made)
+    entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8"), Field((), KIND)], make)
+    array, headers = entry.arrays
+    return Pixels(array, headers.view(HEADER), {int(row): why for row, why in entry.notes.items()}, key, entry.made)
 
 
 def _unchanged(source: Source, row: int) -> bytes:

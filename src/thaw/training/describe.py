@@ -1,19 +1,35 @@
 """The pretrained backbone's description of every image: what enters the head."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import timm
 import torch
+import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, Rows, consecutive
 from thaw.data.dataset import Dataset
-from thaw.nets.activations import BATCH
+from thaw.nets.activations import BATCH, fingerprint
 from thaw.progress import stage
 from thaw.recipe import Arm, Recipe
+from thaw.store import Field, Made, cached, key_of
 from thaw.training.prepare import Kept, prepare
+
+VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
+
+
+@dataclass(frozen=True)
+class Features:
+    """A description of every image."""
+
+    values: NDArray[np.float32]
+    """(images, features), mapped."""
+    key: str
+    """A digest of everything that determines them."""
 
 
 class Describer(nn.Module):
@@ -33,8 +49,8 @@ class Describer(nn.Module):
         self.entered = inputs[0].flatten(1)
 
 
-def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> NDArray[np.float32]:
-    """(images, features) float32: what enters the head of the backbone that `model.weights` gives, in evaluation mode.
+def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Features:
+    """What enters the head of the backbone that `model.weights` gives, in evaluation mode.
 
     No label is looked at. It starts from the activations in `kept` where they lie on its way.
     """
@@ -42,10 +58,21 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     train = recipe.train.model_copy(update={"flips": False})
     alone = recipe.model_copy(update={"model": model, "train": train, "arms": {"head": Arm(train="head")}})
     network, _ = prepare("head", 0, dataset, alone, compute, kept)
+    start = next((one.key for one in kept if one.entry.arrays is network.inputs.arrays), dataset.key)
+    how = [recipe.model.backbone, compute.device.type, compute.precision, VERSIONS, BATCH]
+    key = key_of(start=start, values=fingerprint(network.scorer), how=how)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
-    rows = np.arange(len(dataset.source.ids))
-    return np.concatenate(list(features(Describer(network.scorer, head), network.inputs, rows, compute)))
+    describer, rows = Describer(network.scorer, head), np.arange(len(dataset.source.ids))
+
+    def make(first: int) -> Made:
+        for found in features(describer, network.inputs, rows, compute, first):
+            yield (found,), {}
+
+    with torch.inference_mode(), compute.autocast():
+        width = describer(*next(network.inputs.batches([rows[:1]]))).shape[1]
+    (array,) = cached("features", key, len(rows), [Field((width,), "float32")], make).arrays
+    return Features(array, key)
 
 
 def features(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import Inputs, Rows
+from thaw.data.batches import Inputs, Rows, on_device
 from thaw.errors import out_of_memory
 from thaw.progress import say
 from thaw.recipe import Train
@@ -141,36 +141,47 @@ def fit(
     noted: list[Losses] = [[] for _ in tails]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     pieces = 1
-    for step, (rows, tensors) in enumerate(zip(batches, inputs.batches(batches), strict=True)):
+    targets = (labels[rows] for rows in on_device(batches, labels.device))
+    for step, (target, tensors) in enumerate(zip(targets, inputs.batches(batches), strict=True)):
         if opening is not None and step == 0:
             _begin_at(tails, opening.gradients, opening.buffers)
             compute.set_random_state(opening.random_state)
             losses = opening.losses * len(tails)
         else:
-            losses, pieces = _gradients(trunk, tails, criterion, tensors, _at(labels, rows), pieces, compute)
+            losses, pieces = _gradients(trunk, tails, criterion, tensors, target, pieces, compute)
         for index, (optimizer, (loss, correct)) in enumerate(zip(optimizers, losses, strict=True)):
             if factors is not None:
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
                     group["lr"] = peak * float(factors[step])
             optimizer.step()
-            noted[index].append((loss.double() * len(rows), correct))
+            noted[index].append((loss, correct))
         advance(1)
     for optimizer, of_groups in zip(optimizers, peaks, strict=True):
         for group, peak in zip(optimizer.param_groups, of_groups, strict=True):
             group["lr"] = peak
     images = np.array([len(rows) for rows in batches])
     columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_tail, strict=True)] for of_tail in noted]
-    return [Curve(losses, correct, images) for losses, correct in columns]
+    return [Curve(losses.astype(np.float64) * images, correct, images) for losses, correct in columns]
 
 
 @torch.inference_mode()
 def predict(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Compute) -> Tensor:
     """The logits of a network in evaluation mode: float32 (images, classes) on the CPU, in the batches' order."""
-    logits = []
-    for tensors in inputs.batches(batches):
+    return torch.cat([_logits(network, tensors, compute) for tensors in inputs.batches(batches)]).cpu()
+
+
+def _logits(network: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> Tensor:
+    """Of one batch, by halves where the memory does not hold it."""
+    half = len(tensors[0]) // 2
+    try:
         with compute.autocast():
-            logits.append(network(*tensors).float())
-    return torch.cat(logits).cpu()
+            logits: Tensor = network(*tensors).float()
+            return logits
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or not half:
+            raise
+    halves = [tuple(tensor[part] for tensor in tensors) for part in (slice(half), slice(half, None))]
+    return torch.cat([_logits(network, part, compute) for part in halves])
 
 
 def _gradients(
