@@ -30,9 +30,8 @@ def gap_told(column: str, gap: dict[str, Any]) -> str:
     p = probability(gap["p_corrected"])
     evidence = f"95% interval {low} to {high}; corrected p {p if p.startswith('<') else f'= {p}'}"
     pair = f"{_slice(column, gap['low'])} is {points(gap['difference'])} harder than {_slice(column, gap['high'])}"
-    if gap["p_corrected"] < ALPHA:
-        return f"{pair} ({evidence})"
-    return f"{pair} ({evidence}), which chance alone may explain"
+    doubt = "" if gap["p_corrected"] < ALPHA else ", which chance alone may explain"
+    return f"{pair} ({evidence}){doubt}"
 
 
 def gaps(metrics: Metrics, arm: str) -> list[tuple[str, dict[str, Any]]]:
@@ -68,6 +67,8 @@ def _slices(metrics: Metrics) -> str:
     if unclear:
         start = "It" if clear else f"For {named(arm)}, the test set"
         sentences.append(f"{start} shows no gap by {listed(unclear, 'or')} beyond what chance may explain.")
+    if not clear:
+        sentences.append(f"The widest: {gap_told(*found[0])}.")
     return " ".join(sentences)
 
 
