@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{len(dataset.source.ids):,} images, audit: {time.perf_counter() - begun:.1f} s, {peak()}")
     for finding in audited.found["findings"]:
         print(f"  {finding['severity']}: {finding['what']}")
-    features = describe(dataset, recipe, compute, [])
+    features = describe(dataset, recipe, compute, []).values
     begun = time.perf_counter()
     worth = leak_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
     print(f"probes beyond the features: {time.perf_counter() - begun:.1f} s, {worth}")

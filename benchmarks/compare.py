@@ -21,7 +21,12 @@ from typing import Any
 
 import datasets
 import tomlkit
+from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
+
+from thaw.files import write_atomic
+from thaw.report.figures import arm_colour, new_axes
+from thaw.report.svg import png
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "src" / "thaw" / "recipes" / "celeba-hq-gender.toml"
@@ -39,6 +44,7 @@ def main() -> None:
     parser.add_argument("--fp32-arms", nargs="*", default=["head", "last-two-fc"], help="arms run in fp32 as well")
     parser.add_argument("--notebook", type=Path, help="reuse the JSON of an earlier notebook run instead of running it")
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
+    parser.add_argument("--figure", type=Path, help="draw them, as docs/speed.png")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -50,6 +56,8 @@ def main() -> None:
     print_table(sides, arguments)
     if arguments.out:
         arguments.out.write_text(json.dumps(sides, indent=1))
+    if arguments.figure:
+        write_atomic(arguments.figure, png(plot_seconds(sides)))
 
 
 def cut(source: str, folder: Path, train: int, test: int) -> None:
@@ -134,6 +142,33 @@ def print_table(sides: dict[str, dict[str, Any]], arguments: argparse.Namespace)
         print(
             f"{side:<14}{name:<14}{found['total']:>9.1f}{'':>10}{ratio:>7.1f}x  peak memory {found['memory']:,.0f} MB"
         )
+
+
+def plot_seconds(sides: dict[str, dict[str, Any]]) -> Figure:
+    """A group of bars for each arm and the whole study, a bar for each side, with its ratio to the notebook."""
+    base = sides["notebook"]
+    everything = {arm: one["total"] for arm, one in base["arms"].items()} | {"whole study": base["total"]}
+    axes = new_axes(7.2, 3.4)
+    width = 0.8 / len(sides)
+    for place, (side, found) in enumerate(sides.items()):
+        seconds = {arm: one["total"] for arm, one in found["arms"].items()}
+        if len(found["arms"]) == len(base["arms"]):
+            seconds["whole study"] = found["total"]
+        rows = [list(everything).index(arm) + (place - (len(sides) - 1) / 2) * width for arm in seconds]
+        bars = axes.barh(rows, list(seconds.values()), 0.9 * width, color=arm_colour(place), label=side)
+        told = [
+            f"{s:,.0f} s" + ("" if side == "notebook" else f", {everything[a] / s:.1f}x") for a, s in seconds.items()
+        ]
+        axes.bar_label(bars, told, padding=3, fontsize=8)
+    axes.set_yticks(range(len(everything)), list(everything))
+    axes.invert_yaxis()
+    axes.margins(x=0.16)
+    axes.set_xlabel("seconds")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper right", frameon=False)
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    return figure
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from thaw.data.source import read_source
-from thaw.images.pixels import decode_picture
+from thaw.images.decode import decode_picture
 from thaw.images.preprocessing import Preprocessing
 from thaw.recipe import Data
 

@@ -1,147 +1,229 @@
-"""Do exports agree with the trained model? 200 real pictures of mixed sizes and formats, backbones of many families.
+"""Do exports agree with the trained model? 200 photographs of mixed sizes and formats, backbones of many families.
 
-    .venv/bin/python benchmarks/export.py [--faces FOLDER] [--backbones NAME ...] [--pictures 200] [--time]
+    .venv/bin/python benchmarks/export.py ../shared/faces --alexnet WEIGHTS.safetensors [--backbones NAME ...] [--int8]
 
-Prints, for onnxruntime and for torch.export, the largest difference of a probability and the pictures with another
-class. Each network has three classes; its weights are random and its head is scaled so that the pictures' logits
-spread by 2, about as a trained network's do: a difference shows as it would there. Half of the networks resize by
-"squash", half by "crop", with the interpolation of their own weights.
+Each backbone goes through a study of real faces whose test set is those 200 pictures, so that `predictions.parquet`
+holds what the trained model itself said of them. Then its bundle, its ONNX file in onnxruntime and its torch.export
+file, loaded in a fresh process that never imports thaw, are asked the same. A row prints the largest difference of a
+probability, and the pictures of another class, for each; and how far the trained network itself in fp32 is from itself
+in double precision. AlexNet and MobileNetV2 start from weights, with a new head; where none are at hand all of a
+random network is trained. Half of the networks resize by "squash", half by "crop".
 """
 
 import argparse
+import contextlib
 import io
-import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
+import thaw
 from thaw.bundle.export import export_bundle
-from thaw.bundle.load import load
-from thaw.bundle.save import save_bundle
-from thaw.images.pixels import decode_picture, upright_rgb
+from thaw.data.source import Source, read_source
+from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise
-from thaw.nets.backbones import build_backbone, default_preprocessing
+from thaw.recipe import Data
 
 BACKBONES = """
-    torchvision/alexnet            torchvision/vgg11              torchvision/squeezenet1_1
-    torchvision/resnet18           torchvision/densenet121        torchvision/mobilenet_v2
-    torchvision/shufflenet_v2_x1_0 torchvision/efficientnet_b0    torchvision/regnet_y_400mf
+    torchvision/alexnet            torchvision/mobilenet_v2       torchvision/vgg11
+    torchvision/resnet18           torchvision/densenet121        torchvision/squeezenet1_1
+    torchvision/efficientnet_b0    torchvision/regnet_y_400mf     torchvision/shufflenet_v2_x1_0
     torchvision/swin_t             torchvision/vit_b_32           timm/convnext_atto
-    timm/mobilevit_xxs             timm/nfnet_l0                  timm/efficientvit_b0
-    timm/eva02_tiny_patch14_224    timm/mixer_s32_224             timm/fastvit_t8
+    timm/mobilevit_xxs             timm/fastvit_t8                timm/poolformer_s12
+    timm/mixer_s32_224             timm/vit_tiny_patch16_224      timm/efficientvit_b0
 """
-FORMATS = {"PNG": {}, "JPEG": {"quality": 90}, "WEBP": {}, "GIF": {}, "BMP": {}, "TIFF": {}, "JPEG2000": {}, "PPM": {}}
+LEARNED, TESTED = 72, 200
 SIDES = (12, 1500)
+ROTATED = 6
+"""EXIF's orientation of a picture whose top is to the right."""
+FRESH = """
+import sys, numpy, torch
+network = torch.export.load(sys.argv[1]).module()
+pictures = numpy.load(sys.argv[2])
+with torch.inference_mode():
+    found = [network(torch.from_numpy(pictures[name])).numpy() for name in pictures.files]
+assert not [name for name in sys.modules if name.split(".")[0] in ("thaw", "torchvision", "timm")]
+numpy.save(sys.argv[3], numpy.concatenate(found))
+"""
+"""torch.export's file by torch alone."""
 
 
 def main() -> None:
-    """Export every backbone twice and print the largest differences."""
+    """Train and export every backbone, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=Path, help="a folder of Parquet files whose column `image` holds photographs")
+    parser.add_argument("source", help="labelled photographs, such as ../shared/faces")
+    parser.add_argument("--alexnet", help="weights of AlexNet, else random ones")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES.split())
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--time", action="store_true", help="also the milliseconds of a 1024 x 1024 picture")
+    parser.add_argument("--int8", action="store_true", help="also int8, with its accuracy on the test pictures")
     given = parser.parse_args()
-    contents = pictures(given.pictures, given.faces)
-    arrays = [np.array(upright_rgb(Image.open(io.BytesIO(content))))[None] for content in contents]
-    sizes = sorted((array.shape[1:3] for array in arrays), key=lambda size: size[0] * size[1])
-    print(f"{len(arrays)} pictures from {sizes[0]} to {sizes[-1]} pixels (height, width)")
-    print(f"{'backbone':34}{'resize':20}{'onnx':>10}{'classes':>9}{'torch':>10}{'classes':>9}")
-    for index, backbone in enumerate(given.backbones):
-        with tempfile.TemporaryDirectory() as folder:
-            print(
-                measure(Path(folder), backbone, ("squash", "crop")[index % 2], contents, arrays, given.time), flush=True
-            )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["THAW_CACHE"] = str(folder / "cache")
+        write_pictures(folder / "pictures", read_source(Data(source=given.source)), LEARNED, TESTED)
+        print(f"{TESTED} photographs with longer sides of {SIDES[0]} to {SIDES[1]:,} pixels: {', '.join(KINDS)}")
+        print(f"{'':32}{'':26}{'':9}  largest difference from the trained model; other class")
+        print(
+            f"{'backbone':32}{'weights, resize':26}{'accuracy':>9}{'bundle':>12}{'onnx':>12}{'torch':>12}{'fp64':>9}",
+            flush=True,
+        )
+        weights = {"torchvision/mobilenet_v2": "thaw:mobilenet_v2", "torchvision/alexnet": given.alexnet or "random"}
+        for index, backbone in enumerate(given.backbones):
+            run = folder / backbone.replace("/", "-")
+            started, resize = weights.get(backbone, "random"), ("squash", "crop")[index % 2]
+            with contextlib.redirect_stderr(io.StringIO()):
+                study(run, backbone, started, resize, folder / "pictures")
+            told = f"{started.partition(':')[2] or Path(started).stem[:12]}, {resize}"
+            print(f"{backbone:32}{told:26}{line(run, given.int8)}", flush=True)
 
 
-def pictures(count: int, faces: Path | None) -> list[bytes]:
-    """Encoded pictures, half drawings and half photographs where given, each of a size and format of its own."""
-    with resources.as_file(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet") as table:
-        columns = [pq.read_table(table, columns=["image"])["image"]]
-    if faces:
-        columns.append(pq.read_table(sorted(faces.rglob("*.parquet"))[-1], columns=["image"])["image"])
-    random = np.random.default_rng(0)
-    found = []
-    for index in range(count):
-        column = columns[index % len(columns)]
-        picture = Image.open(io.BytesIO(column[int(random.integers(len(column)))].as_py()["bytes"])).convert("RGBA")
-        longer, stretch = np.exp(random.uniform(*np.log(SIDES))), random.uniform(0.25, 1)
-        size = (max(1, round(longer)), max(1, round(longer * stretch)))
-        picture = picture.resize(size if random.integers(2) else size[::-1], Image.Resampling.BICUBIC)
-        kind, buffer = list(FORMATS)[index % len(FORMATS)], io.BytesIO()
-        transparent = kind in ("PNG", "WEBP", "TIFF")
-        (picture if transparent else picture.convert("RGB")).save(buffer, kind, **FORMATS[kind])
-        found.append(buffer.getvalue())
-    return found
+def line(run: Path, int8: bool) -> str:
+    """The accuracy of a run's model, and how far its bundle and exports are from it; in columns."""
+    told = f"{thaw.read_run(run).metrics['arms']['trained']['test']['accuracy']:9.3f}"
+    found = differences(run)
+    for name in ("bundle", "onnx", "torch"):
+        largest, others = found[name]
+        told += f"{largest:9.0e};{others:2}"
+    told += f"{found['fp64'][0]:9.0e}"
+    if int8:
+        accuracy = export_bundle(run / "models" / "trained", "int8").metadata["accuracy"]
+        told += f"  int8 {accuracy['int8']:.3f} (bundle {accuracy['bundle']:.3f})"
+    return told
 
 
-def measure(
-    folder: Path, backbone: str, resize: str, contents: list[bytes], arrays: list[NDArray[np.uint8]], timed: bool
-) -> str:
-    """One line: how the exports of a backbone differ from its bundle."""
-    make_bundle(folder, backbone, resize, contents)
-    bundle = load(folder, device="cpu", precision="fp32")
-    expected = bundle.predict_proba(contents)
-    preprocessing = bundle.preprocessing
-    line = f"{backbone:34}{f'{resize} {preprocessing.interpolation} {preprocessing.size}':20}"
-    session = onnxruntime.InferenceSession(export_bundle(folder, "onnx").path)
-    loaded = torch.export.load(export_bundle(folder, "torch").path).module()
-    with torch.inference_mode():
-        for run in (
-            lambda array: session.run(None, {"pictures": array})[0],
-            lambda array: loaded(torch.from_numpy(array)).numpy(),
-        ):
-            found = np.concatenate([run(array) for array in arrays])
-            other = int((found.argmax(1) != expected.argmax(1)).sum())
-            line += f"{np.abs(found - expected).max():10.1e}{other:9}"
-            if timed:
-                large = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024, 3), dtype=np.uint8)
-                line += f"{min(seconds(lambda: run(large)) for _ in range(5)) * 1000:7.0f} ms"  # noqa: B023
-    return line
+def study(run: Path, backbone: str, weights: str, resize: str, pictures: Path) -> None:
+    """Train one arm of a backbone on the pictures, in fp32."""
+    recipe = run.with_suffix(".toml")
+    recipe.write_text(
+        f'[data]\nsource = "{pictures}"\n[images]\nresize = "{resize}"\n'
+        f'[model]\nbackbone = "{backbone}"\nweights = "{Path(weights).resolve() if "/" in weights else weights}"\n'
+        f"[search]\nlearning_rates = [{'1e-3' if weights == 'random' else '1e-2'}]\nsteps = 1\n"
+        '[train]\nprecision = "fp32"\nbatch_size = 24\nepochs = 2\nrefit = "train"\n'
+        f'[arms.trained]\ntrain = "{"all" if weights == "random" else "head"}"\n'
+    )
+    thaw.run_study(thaw.load_recipe(str(recipe)), run)
 
 
-def make_bundle(folder: Path, backbone: str, resize: str, contents: list[bytes]) -> None:
-    """A bundle with three classes, its logits of the pictures spread by 2 around 0."""
-    model, head = build_backbone(backbone, "random", 3, seed=0)
-    preprocessing = replace(default_preprocessing(backbone, "random"), resize=resize)
-    squares = np.stack([decode_picture(content, preprocessing, "exact") for content in contents[:32]])
-    images = Normalise(preprocessing)(torch.from_numpy(squares))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # statistics of these pictures
-    with torch.no_grad():
-        model.train()(images)
-        logits, layer = model.eval()(images), model.get_submodule(head)
-        scale = 2 / logits.std(0).mean()
-        layer.weight.mul_(scale)
-        layer.bias.copy_(scale * (layer.bias - logits.mean(0)))
-    config = {
-        "format": 2,
-        "backbone": backbone,
-        "classes": ["a", "b", "c"],
-        "preprocessing": json.loads(json.dumps(asdict(preprocessing))),
-        "decode": "exact",
-        "temperature": 1.3,
+def differences(run: Path) -> dict[str, tuple[float, int]]:
+    """For bundle, exports and double precision, the largest difference of a probability from what the trained model
+    itself said of the test pictures, and how many of these get another class.
+    """
+    found = thaw.read_run(run)
+    folder, rows = run / "models" / "trained", found.predictions.to_pylist()
+    bundle = thaw.load(folder, device="cpu", precision="fp32")
+    files = [Path(found.recipe.data.source) / row["id"] for row in rows]
+    arrays = [np.array(upright_rgb(Image.open(file)))[None] for file in files]
+    measured = np.array([[row[f"p_{name}"] for name in bundle.classes] for row in rows])
+    trained = measured ** (1 / (bundle.temperature or 1))
+    trained /= trained.sum(1, keepdims=True)
+    answers = {
+        "bundle": bundle.predict_proba(files),
+        "onnx": by_onnx(folder, arrays),
+        "torch": by_torch(folder, arrays),
+        "fp64": in_double(bundle, files),
     }
-    save_bundle(folder, model, config)
+    return {
+        name: (float(np.abs(said - trained).max()), int((said.argmax(1) != trained.argmax(1)).sum()))
+        for name, said in answers.items()
+    }
 
 
-def seconds(work: object) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    work()  # type: ignore[operator]
-    return time.perf_counter() - start
+def by_onnx(folder: Path, arrays: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """What onnxruntime says of the raw pictures."""
+    session = onnxruntime.InferenceSession(export_bundle(folder, "onnx").path)
+    return np.concatenate([session.run(None, {"pictures": array})[0] for array in arrays])
+
+
+def by_torch(folder: Path, arrays: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """What torch says of the raw pictures, in a process that has nothing else."""
+    path = export_bundle(folder, "torch").path
+    raw, answers = folder / "pictures.npz", folder / "answers.npy"
+    np.savez(raw, **{f"{index:04d}": array for index, array in enumerate(arrays)})
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", FRESH, str(path), str(raw), str(answers)], check=True, env=environment)
+    return np.load(answers)
+
+
+def in_double(bundle: thaw.Bundle, files: list[Path]) -> NDArray[np.float64]:
+    """What the bundle's network says in double precision of the same pixels."""
+    normalise, found = Normalise(bundle.preprocessing), []
+    model = bundle.model.double()
+    with torch.inference_mode():
+        for file in files:
+            pixels = decode_picture(file.read_bytes(), bundle.preprocessing, bundle.decode)
+            logits = model(normalise(torch.from_numpy(pixels)[None]).double()) / (bundle.temperature or 1)
+            found.append(torch.softmax(logits, 1).numpy())
+    return np.concatenate(found)
+
+
+def write_pictures(folder: Path, source: Source, learned: int, tested: int) -> None:
+    """A class folder of photographs: so many to train on and for validation each, and others to test with.
+
+    Each of the latter has a size and a format of its own.
+    """
+    random = np.random.default_rng(0)
+    rows = random.permutation(len(source.ids))[: learned * 2 + tested]
+    for place, row in enumerate(rows):
+        split = "train" if place < learned else "validation" if place < 2 * learned else "test"
+        into = folder / split / source.classes[source.labels[row]]
+        into.mkdir(parents=True, exist_ok=True)
+        content, ending = source.picture(int(row)), "jpg"
+        if split == "test":
+            kind = list(KINDS)[place % len(KINDS)]
+            content, ending = encode(content, kind, random), kind.split()[0].lower()
+        (into / f"{place:04d}.{ending}").write_bytes(content)
+
+
+def encode(content: bytes, kind: str, random: np.random.Generator) -> bytes:
+    """A photograph brought to a size drawn between a few pixels and many hundred, in one of KINDS."""
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    longer, stretch = np.exp(random.uniform(*np.log(SIDES))), random.uniform(0.25, 1)
+    size = (max(1, round(longer)), max(1, round(longer * stretch)))
+    picture = picture.resize(size if random.integers(2) else size[::-1], Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    KINDS[kind](picture, buffer)
+    return buffer.getvalue()
+
+
+def fading(picture: Image.Image) -> Image.Image:
+    """The same, the more transparent the further down."""
+    opacity = Image.linear_gradient("L").resize(picture.size)
+    return Image.merge("RGBA", (*picture.split(), opacity))
+
+
+def turned(picture: Image.Image, buffer: io.BytesIO) -> None:
+    """Write a JPEG that has to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED
+    picture.save(buffer, "JPEG", quality=90, exif=exif)
+
+
+KINDS: dict[str, Callable[[Image.Image, io.BytesIO], None]] = {
+    "JPEG": lambda picture, buffer: picture.save(buffer, "JPEG", quality=90),
+    "JPG grey": lambda picture, buffer: picture.convert("L").save(buffer, "JPEG"),
+    "JPG CMYK": lambda picture, buffer: picture.convert("CMYK").save(buffer, "JPEG"),
+    "JPG turned": turned,
+    "PNG": lambda picture, buffer: picture.save(buffer, "PNG"),
+    "PNG palette": lambda picture, buffer: picture.quantize(64).save(buffer, "PNG"),
+    "PNG transparent": lambda picture, buffer: fading(picture).save(buffer, "PNG"),
+    "WEBP": lambda picture, buffer: picture.save(buffer, "WEBP"),
+    "GIF": lambda picture, buffer: picture.save(buffer, "GIF"),
+    "BMP": lambda picture, buffer: picture.save(buffer, "BMP"),
+    "TIFF": lambda picture, buffer: picture.save(buffer, "TIFF"),
+}
+"""By name, what writes a picture in a format; the name's first word is the ending of the file."""
 
 
 if __name__ == "__main__":
+    begun = time.perf_counter()
     main()
+    print(f"{time.perf_counter() - begun:.0f} s")

@@ -57,15 +57,18 @@ def main() -> None:
         print(f"{max(peaks):,} images need {peaks[max(peaks)] / peaks[4000]:.2f} times the memory of 4,000")
 
 
-def write_pictures(source: str, folder: Path, count: int) -> list[tuple[str, Path]]:
-    """Label and file of `count` JPEGs, on all cores."""
+def write_pictures(source: str, folder: Path, count: int, side: int | None = None) -> list[tuple[str, Path]]:
+    """Label and file of `count` JPEGs, enlarged to `side` pixels where that is given, on all cores."""
     with ProcessPoolExecutor() as pool:
         workers = os.cpu_count() or 1
-        parts = pool.map(write_part, *zip(*[(source, folder, count, w, workers) for w in range(workers)], strict=True))
+        shares = [(source, folder, count, side, worker, workers) for worker in range(workers)]
+        parts = pool.map(write_part, *zip(*shares, strict=True))
         return sorted((item for part in parts for item in part), key=lambda item: item[1].name)
 
 
-def write_part(source: str, folder: Path, count: int, worker: int, workers: int) -> list[tuple[str, Path]]:
+def write_part(
+    source: str, folder: Path, count: int, side: int | None, worker: int, workers: int
+) -> list[tuple[str, Path]]:
     """Every `workers`-th picture."""
     images = read_source(Data(source=source))
     written = []
@@ -74,16 +77,18 @@ def write_part(source: str, folder: Path, count: int, worker: int, workers: int)
         label = images.classes[images.labels[row]]
         path = folder / f"{number:06d}-{label}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(perturbed(images.picture(row), np.random.default_rng([row, repeat])))
+        path.write_bytes(perturbed(images.picture(row), np.random.default_rng([row, repeat]), side))
         written.append((label, path))
     return written
 
 
-def perturbed(content: bytes, random: np.random.Generator) -> bytes:
-    """A picture cropped by up to a tenth on each side and up to a fifth lighter or darker."""
+def perturbed(content: bytes, random: np.random.Generator, side: int | None) -> bytes:
+    """A picture cropped by up to a tenth on each side and up to a fifth lighter or darker, then enlarged."""
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     left, top, right, bottom = random.uniform(0, 0.1, 4) * (*picture.size, *picture.size)
     picture = picture.crop((int(left), int(top), int(picture.width - right), int(picture.height - bottom)))
+    if side is not None:
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     ImageEnhance.Brightness(picture).enhance(random.uniform(0.8, 1.2)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -1,14 +1,13 @@
 """thaw predict against a loop of PIL, torchvision's transforms and the model, a picture at a time, on the same files.
 
-.venv/bin/python benchmarks/predict.py ../shared/faces --count 5000
+.venv/bin/python benchmarks/predict.py ../shared/faces --count 5000 [--backbone NAME] [--size 224]
 
-Both run on the same device with the same weights; the loop is what a notebook does. `thaw predict` is timed whole, as a
-process of its own, start included, and again from the first picture on. Its peak memory is that of the process, at N
-and at 2N pictures.
+Both run on the same device with the same weights, over the same pictures, in one run; the loop is what a notebook does,
+in fp32, and timed from its first picture on. `thaw predict` is timed in the same way, and as a process of its own,
+start included, whose peak memory is told at N and at 2N pictures.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -38,33 +37,35 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--backbone", default="torchvision/alexnet")
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--bundle", type=Path, help="a bundle that squashes, instead of an untrained backbone")
-    parser.add_argument("--loop", type=int, default=500, help="pictures that the loop is timed on")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = write_files(arguments.source, folder / "pictures", 2 * arguments.count)
-        bundle_folder = arguments.bundle or write_bundle(folder / "bundle", arguments.backbone)
+        folder, count = Path(name), arguments.count
+        files = write_files(arguments.source, folder / "pictures", 2 * count)
+        bundle_folder = arguments.bundle or write_bundle(folder / "bundle", arguments.backbone, arguments.size)
         bundle = thaw.load(bundle_folder)
-        compute = bundle.compute
-        print(f"{bundle.config['backbone']}, {compute.device.type} {compute.precision}, {os.cpu_count()} cores")
-        slow, expected = loop(thaw.load(bundle_folder), files[: arguments.loop])
-        print(f"loop of PIL, torchvision and the model  {slow * 1000:8.2f} ms a picture")
-        seconds, found = in_process(bundle, files[: arguments.count])
-        fast = seconds / arguments.count
+        compute, side = bundle.compute, bundle.preprocessing.size
         print(
-            f"thaw predict, once it is loaded         {fast * 1000:8.2f} ms a picture  {slow / fast:6.1f} times as fast"
+            f"{bundle.config['backbone']}, {side} px, {compute.device.type} {compute.precision}, {os.cpu_count()} cores"
         )
-        for count in (arguments.count, 2 * arguments.count):
-            seconds, peak = command(bundle_folder, files[:count])
-            each = seconds / count
-            print(
-                f"thaw predict, the command, {count:>6,}     {each * 1000:8.2f} ms a picture  {slow / each:6.1f} times "
-                f"as fast, {peak / 2**20:,.0f} MiB at most"
-            )
-        same = (found[: arguments.loop].argmax(1) == expected.argmax(1)).mean()
-        largest = np.abs(found[: arguments.loop] - expected).max()
-        print(f"same class for {same:.2%}; probabilities differ by {largest:.1e} at most")
+        print(f"{count:,} pictures{'':26}      seconds  ms a picture")
+        slow, expected = loop(thaw.load(bundle_folder), files[:count])
+        row("a loop of PIL, torchvision and the model", slow, count)
+        fast, found = in_process(bundle, files[:count])
+        row("thaw predict, loaded", fast, count, slow)
+        for number in (count, 2 * count):
+            fast, peak = command(bundle_folder, files[:number])
+            row(f"thaw predict, the command, {number:,}", fast, number, slow * number / count, peak)
+        same = (found.argmax(1) == expected.argmax(1)).mean()
+        print(f"same class for {same:.2%}; probabilities differ by {np.abs(found - expected).max():.1e} at most")
+
+
+def row(what: str, seconds: float, count: int, slow: float | None = None, peak: int | None = None) -> None:
+    """One line: seconds, milliseconds a picture, and how they compare."""
+    line = f"{what:<42}{seconds:9.1f}{seconds / count * 1000:14.2f}"
+    line += f"{slow / seconds:8.1f}x" if slow else ""
+    print(line + (f"  {peak / 2**20:,.0f} MiB at most" if peak else ""), flush=True)
 
 
 def write_files(source: str, folder: Path, count: int) -> list[Path]:
@@ -78,11 +79,11 @@ def write_files(source: str, folder: Path, count: int) -> list[Path]:
     return files
 
 
-def write_bundle(folder: Path, backbone: str) -> Path:
-    """A bundle of an untrained network at 224 pixels."""
+def write_bundle(folder: Path, backbone: str, size: int) -> Path:
+    """A bundle of an untrained network."""
     model, _ = build_backbone(backbone, "random", 2, seed=0)
     preprocessing = {
-        "size": 224,
+        "size": size,
         "resize": "squash",
         "interpolation": "bilinear",
         "crop": 1.0,
@@ -95,7 +96,7 @@ def write_bundle(folder: Path, backbone: str) -> Path:
 
 
 def loop(bundle: thaw.Bundle, files: list[Path]) -> tuple[float, np.ndarray]:
-    """Seconds a picture, after ten to warm up, and the probabilities; in fp32."""
+    """Seconds for all pictures, after ten to warm up, and the probabilities; in fp32."""
     given, device = bundle.preprocessing, bundle.compute.device
     transform = transforms.Compose(
         [
@@ -112,7 +113,7 @@ def loop(bundle: thaw.Bundle, files: list[Path]) -> tuple[float, np.ndarray]:
                 begun = time.perf_counter()
             images = transform(Image.open(file).convert("RGB"))[None].to(device)
             found.append(torch.softmax(model(images), 1)[0].cpu().numpy())
-    return (time.perf_counter() - begun) / len(files), np.stack(found[10:])
+    return time.perf_counter() - begun, np.stack(found[10:])
 
 
 def in_process(bundle: thaw.Bundle, files: list[Path]) -> tuple[float, np.ndarray]:
@@ -126,22 +127,20 @@ def in_process(bundle: thaw.Bundle, files: list[Path]) -> tuple[float, np.ndarra
 def command(bundle: Path, files: list[Path]) -> tuple[float, int]:
     """Seconds and peak resident bytes of `thaw predict` as a process of its own."""
     measured = (
-        "import json, resource, sys, thaw.cli\n"
+        "import resource, sys, thaw.cli\n"
         "try: thaw.cli.main()\n"
         "except SystemExit: pass\n"
-        "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
     )
-    out = bundle.parent / "out.parquet"
-    listing = "".join(f"{file}\n" for file in files)
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", measured, "predict", str(bundle), "-", "--out", str(out)],
-        input=listing,
+        [sys.executable, "-c", measured, "predict", str(bundle), "-", "--out", str(bundle.parent / "out.parquet")],
+        input="".join(f"{file}\n" for file in files),
         capture_output=True,
         text=True,
         check=True,
     )
-    return time.perf_counter() - begun, json.loads(done.stdout.splitlines()[-1])
+    return time.perf_counter() - begun, int(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

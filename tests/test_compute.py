@@ -1,4 +1,4 @@
-"""Memory layouts: tried once for a machine and a network, and a study stays with what it noted."""
+"""Memory layouts, which a study stays with; precision and random numbers of a device."""
 
 import itertools
 import shutil
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from thaw import compute
-from thaw.compute import choose_compute, choose_layout
+from thaw.compute import Compute, choose_compute, choose_layout, exact_fp32
 from thaw.eviction import cache_folder
 
 
@@ -34,3 +34,26 @@ def test_a_study_stays_with_its_layouts_without_the_cache(tmp_path: Path, monkey
     assert channels_last(None)
     assert channels_last(tmp_path / "third")
     assert not channels_last(tmp_path / "first")
+
+
+def test_fp32_on_cuda_is_no_tf32() -> None:
+    parts = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [part.allow_tf32 for part in parts]
+    try:
+        for part in parts:
+            part.allow_tf32 = True
+        exact_fp32()
+        assert [part.allow_tf32 for part in parts] == [False, False]
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.allow_tf32 = value
+
+
+def test_random_numbers_are_drawn_again_from_a_kept_state() -> None:
+    on_cpu = Compute(torch.device("cpu"), "fp32")
+    on_cpu.seed(3)
+    state = on_cpu.random_state()
+    first = torch.rand(5)
+    on_cpu.set_random_state(state)
+    assert torch.equal(torch.rand(5), first)
+    on_cpu.wait()

@@ -56,6 +56,14 @@ def test_a_mistake_is_named_with_its_key_and_value(setting: str, said: str) -> N
     assert said in str(raised.value)
 
 
+def test_an_empty_value_takes_a_key_out() -> None:
+    recipe = load_recipe("emoji-people", settings=("data.group=", "arms.scratch=", "arms.head.weights="))
+    assert recipe.data.group is None
+    assert list(recipe.arms) == ["head", "last-stage", "everything"]
+    with pytest.raises(RecipeError, match=r"'data\.source' is missing"):
+        load_recipe("emoji-people", settings=("data.source=",))
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe("celeba-hq-gender", settings=("train.epoch=3", "search.steps=-1", "images.size=big"))

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from scipy.special import softmax
 
+from thaw.bundle.load import load
 from thaw.compute import choose_compute
 from thaw.errors import StorageError
+from thaw.images.preprocessing import Normalise
+from thaw.nets.heatmaps import heat_maps
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.run import finish_run, open_run
@@ -19,9 +24,9 @@ from thaw.scoring.comparison import compare
 from thaw.scoring.metrics import metrics
 from thaw.scoring.statistics import score_intervals, wilson
 from thaw.scoring.summary import Tested as Answers
-from thaw.scoring.suspects import find_suspects
+from thaw.scoring.suspects import Suspects, find_suspects
+from thaw.shown import Shown, for_gallery, for_suspects, show
 from thaw.study import load_dataset
-from thaw.tables import to_look_at
 
 GROUPED = ("data.group=person",)
 TRAINED = {"scratch": 900, "head": 10, "everything": 900}
@@ -45,8 +50,7 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
         for seed in recipe.train.seeds:
             logits = random.normal(size=(len(labels), 2)).astype(np.float32)
             logits[np.arange(len(labels)), labels] += skill
-            looked = {place: np.full((14, 14), place, dtype=np.uint8) for place in (3, 5)} if arm == "head" else None
-            tested.append(Answers(arm, seed, logits, looked=looked))
+            tested.append(Answers(arm, seed, logits))
             results[arm].append(
                 {
                     "seed": seed,
@@ -65,8 +69,10 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
     splits, source = dataset.splits, dataset.source
     features = random.normal(size=(60, 3)).astype(np.float32)
     suspects = find_suspects(features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test)
+    maps = {row: np.full((14, 14), row, dtype=np.uint8) for row in range(60)}
+    shown = Shown(for_gallery(labels, tested), for_suspects(suspects), {"scratch": {}, "head": maps})
     with open_run(folder / "run", recipe) as run:
-        found = finish_run(run, recipe, dataset, results, tested, suspects, {}, compute, {"total": 1.0}, "")
+        found = finish_run(run, recipe, dataset, results, tested, suspects, shown, {}, compute, {"total": 1.0}, "")
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(found)) == written
     return written
@@ -130,7 +136,7 @@ def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, tab
     found = finish(tmp_path, table)
     answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
     gallery = pq.read_table(tmp_path / "run" / "gallery.parquet").to_pandas()
-    heat = [f"heat:{arm}" for arm in TRAINED]
+    heat = ["heat:scratch", "heat:head"]
     assert list(gallery.columns) == ["id", "label", "image", "slice:person", *heat]
     assert set(gallery["id"]) == set(answers["id"])
     (column,) = found["slices"]
@@ -138,13 +144,15 @@ def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, tab
     assert (column["column"], column["kind"]) == ("person", "category")
     assert {it["value"]: it["count"] for it in column["values"]} == counts.to_dict()
     ids = answers[answers["arm"] == "head"]["id"].tolist()
-    maps = gallery.dropna(subset=["heat:head"]).set_index("id")["heat:head"]
-    assert maps.to_dict() == {ids[place]: bytes([place] * 14**2) for place in (3, 5)}
+    maps = dict(zip(gallery["id"], gallery["heat:head"], strict=True))
+    assert len(set(maps.values())) == len(gallery)
     assert gallery["heat:scratch"].isna().all()
     assert Image.open(io.BytesIO(gallery["image"][0])).size == (32, 32)
     suspects = pq.read_table(tmp_path / "run" / "suspects.parquet").to_pandas()
     named = ["id", "split", "label", "suggested", "p_label", "p_suggested", "score", "image"]
-    assert list(suspects.columns) == named
+    assert list(suspects.columns) == [*named, *heat]
+    maps_of_suspects = dict(zip(suspects["id"], suspects["heat:head"], strict=True))
+    assert all(maps_of_suspects[name] == maps[name] for name in maps.keys() & maps_of_suspects.keys())
     assert found["suspects"]["checked"] == 60
     assert found["suspects"]["count"] <= len(suspects)
     assert suspects["score"].is_monotonic_increasing
@@ -163,27 +171,48 @@ def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, tab
     assert agreement["none_right"] == (~right).all(axis=1).sum()
 
 
-def test_what_is_looked_at_is_mistaken_unsure_or_drawn() -> None:
-    random = np.random.default_rng(0)
-    labels, logits = random.integers(0, 2, 1000), random.normal(size=(1000, 2)).astype(np.float32)
-    wrong, margin = logits.argmax(1) != labels, np.abs(logits[:, 0] - logits[:, 1])
-    places = to_look_at(labels, logits)
-    assert (np.diff(places) > 0).all()
-    assert set(places) >= set(np.argsort(margin)[:40])
-    assert set(places) >= set(np.flatnonzero(wrong)[np.argsort(-margin[wrong])[:60]])
-    assert 100 < len(places) <= 140
-    assert len(set(places) & set(to_look_at(labels, -logits))) >= 40
-    assert to_look_at(labels[:7], logits[:7]).tolist() == list(range(7))
-
-
-def test_more_images_than_the_gallery_holds_are_those_looked_at_then_the_mistakes(
-    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+def test_more_images_than_the_gallery_holds_are_those_with_the_least_likely_labels(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("thaw.tables.GALLERY", 10)
-    finish(tmp_path, table)
-    answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
-    gallery = pq.read_table(tmp_path / "run" / "gallery.parquet").to_pandas()
-    ids = answers[answers["arm"] == "head"]["id"].tolist()
-    wrong = set(answers[answers["label"] != answers["predicted"]]["id"])
-    assert len(gallery) == 10 <= len(wrong)
-    assert {ids[3], ids[5]} <= set(gallery["id"]) <= wrong | {ids[3], ids[5]}
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 40)
+    tested = [Answers(arm, 0, random.normal(size=(40, 2)).astype(np.float32)) for arm in ("head", "everything")]
+    assert for_gallery(labels, tested).tolist() == list(range(40))
+    monkeypatch.setattr("thaw.shown.GALLERY", 30)
+    places = for_gallery(labels, tested)
+    assert len(places) == 30
+    assert (np.diff(places) > 0).all()
+    shares = np.stack([softmax(one.logits, 1)[np.arange(40), labels] for one in tested]).min(0)
+    assert shares[places].max() < np.delete(shares, places).min()
+    mistaken = np.any([one.logits.argmax(1) != labels for one in tested], axis=0)
+    assert set(np.flatnonzero(mistaken)) <= set(places)
+
+
+def test_maps_are_those_of_the_saved_models_and_are_made_once(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(str(small_run / "recipe.toml"), None, ())
+    compute = choose_compute("cpu", "fp32")
+    dataset = load_dataset(recipe, compute, Clock())
+    labels = dataset.source.labels[dataset.splits.test]
+    tested = [Answers(arm, 0, np.zeros((len(labels), 2), np.float32)) for arm in recipe.arms]
+    nothing = np.empty(0)
+    suspects = Suspects(*(nothing.astype(int),) * 2, *(nothing,) * 4, "")
+
+    def made() -> Shown:
+        return show(small_run, tmp_path, recipe, tested, suspects, dataset, compute)
+
+    shown = made()
+    pictures = torch.from_numpy(np.stack([dataset.pixels.image(row) for row in dataset.splits.test]))
+    for arm in recipe.arms:
+        model = load(small_run / "models" / arm).model
+        alone = heat_maps(model, [Normalise(dataset.preprocessing)(picture[None]) for picture in pictures])
+        assert alone is not None
+        own = np.stack([shown.heat[arm][row] for row in dataset.splits.test])
+        np.testing.assert_allclose(own.astype(int), alone.astype(int), atol=1)
+        assert own.any()
+    monkeypatch.setattr("thaw.shown.load", None)
+    again = made()
+    assert all(
+        np.array_equal(shown.heat[arm][row], again.heat[arm][row]) for arm in recipe.arms for row in again.heat[arm]
+    )

@@ -1,38 +1,29 @@
-"""One arm of a study: made ready, searched, trained, tested, looked at, saved."""
+"""One arm of a study: made ready, searched, trained, tested, saved."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute
-from thaw.data.batches import consecutive
 from thaw.data.dataset import Dataset
 from thaw.errors import DivergedError
 from thaw.files import require_room
-from thaw.images.preprocessing import Normalise
-from thaw.nets.heatmaps import heat_maps
 from thaw.nets.lora import merge
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.run import work_folder
 from thaw.scoring.metrics import metrics
 from thaw.scoring.summary import Tested
-from thaw.tables import to_look_at
 from thaw.training.final import train
 from thaw.training.network import test
 from thaw.training.prepare import Kept, prepare
 from thaw.training.probe import catch_up, probe_head
 from thaw.training.search import search
-
-LOOKED_AT_ONCE = 16
-"""Images whose heat maps are made together."""
 
 
 def run_arm(
@@ -94,24 +85,12 @@ def run_arm(
     }
     if seed == recipe.train.seeds[0]:
         save_bundle(run / "models" / arm, network.model, bundle_config(recipe, arm, dataset, scores))
-        with clock("heat maps"):
-            answers |= look(network.model, logits, dataset, compute)
     save_state(work / "done.safetensors", answers, result)
     (work / "epoch.safetensors").unlink(missing_ok=True)
     return result, answers_of(arm, seed, answers)
 
 
-def look(model: nn.Module, logits: NDArray[np.float32], dataset: Dataset, compute: Compute) -> dict[str, Tensor]:
-    """`places` of some test images and their heat `maps`; nothing where the network gives none."""
-    test = dataset.splits.test
-    places, normalise = to_look_at(dataset.source.labels[test], logits), Normalise(dataset.preprocessing)
-    shown = dataset.pixels.batches(consecutive(test[places], LOOKED_AT_ONCE))
-    maps = heat_maps(model, (normalise.to(compute.device)(pixels) for (pixels,) in shown))
-    return {} if maps is None else {"places": torch.from_numpy(places), "maps": torch.from_numpy(maps)}
-
-
 def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> Tested:
     """What an arm answered, from the tensors that its run keeps."""
     arrays = {name: tensor.numpy() for name, tensor in answers.items()}
-    looked = dict(zip(arrays["places"].tolist(), arrays["maps"], strict=True)) if "maps" in arrays else None
-    return Tested(arm, seed, arrays["test"], arrays.get("validation"), looked)
+    return Tested(arm, seed, arrays["test"], arrays.get("validation"))

@@ -29,7 +29,8 @@ from thaw.data.dataset import Dataset
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.errors import DataError, DivergedError
-from thaw.images.pixels import BadImageError
+from thaw.images.decode import BadImageError
+from thaw.images.header import HEADER
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.lora import merge
 from thaw.progress import stage
@@ -254,7 +255,8 @@ def _dataset(
     rest = np.setdiff1d(np.arange(count), held)
     splits = Splits(rest, held, np.empty(0, np.int64), {"validation": f"{len(held):,} images, stratified by label"})
     key = key_of(digests=digests, preprocessing=asdict(preprocessing))
-    return Dataset(source, splits, make_inputs((pixels,), compute.device), key, preprocessing)
+    inputs, headers = make_inputs((pixels,), compute.device), np.zeros(len(pixels), HEADER)
+    return Dataset(source, splits, inputs, headers, key, preprocessing)
 
 
 def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:

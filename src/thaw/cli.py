@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
@@ -22,14 +22,28 @@ from thaw.interrupt import ends_promptly
 from thaw.progress import plain
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class InOrder(click.Group):
+    """Lists its commands in the order in which they stand here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="thaw-vision", prog_name="thaw")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """How much of a pretrained network should you thaw? Measure it on your own images."""
+    """How much of a pretrained network should you thaw? Measure it on your own images.
+
+    \b
+    thaw study                                the embedded example, without a network
+    thaw study pictures --out runs/mine       your own: a folder with a folder per class
+    thaw predict runs/mine/models/head new    the class of each picture in the folder new
+    thaw COMMAND --help                       what a command takes
+    """
 
 
-@cli.command()
+@cli.command(short_help="Train a backbone in several ways, compare them, write a report")
 @click.argument("source", required=False, shell_complete=complete_file)
 @click.option(
     "--recipe",
@@ -44,7 +58,7 @@ def cli(debug: bool) -> None:
     metavar="KEY=VALUE",
     multiple=True,
     shell_complete=complete_setting,
-    help="Change a key of the recipe, such as train.epochs=10; may be repeated.",
+    help="Change a key of the recipe, such as train.epochs=10; KEY= takes it out. May be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, and stop.")
 def study(source: str | None, recipe: str | None, out: Path | None, settings: tuple[str, ...], dry_run: bool) -> None:
@@ -67,7 +81,25 @@ def study(source: str | None, recipe: str | None, out: Path | None, settings: tu
     click.echo(plain(f"Report: {out / 'report.html'}"))
 
 
-@cli.command()
+@cli.command(short_help="Look at your images and write a commented recipe for them")
+@click.argument("source", shell_complete=complete_file)
+@click.option("--out", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="The recipe.")
+def init(source: str, out: Path) -> None:
+    """Look at the images of SOURCE and write a commented recipe for them.
+
+    SOURCE is what `thaw study` takes: a folder with a folder per class, a CSV or Parquet table, a Hugging Face dataset
+    folder, or hf:NAME.
+    """
+    from thaw.data.look import look_at
+    from thaw.suggest import write_recipe
+
+    look = look_at(source)
+    write_recipe(look, out)
+    click.echo(f"Recipe: {out}, for {len(look.source.ids):,} images of {len(look.source.classes):,} classes")
+    click.echo(f"Look it over, then: thaw study --recipe {shlex.quote(str(out))}")
+
+
+@cli.command(short_help="Audit images and splits: odd files, duplicates, leaks")
 @click.argument("source", required=False)
 @click.option(
     "--recipe",
@@ -98,7 +130,21 @@ def check(source: str | None, recipe: str | None, settings: tuple[str, ...], as_
     return int(any(finding["severity"] == "error" for finding in found["findings"]))
 
 
-@cli.command()
+@cli.command(short_help="List the built-in recipes, or print one to change")
+@click.argument("name", required=False, shell_complete=complete_recipe)
+def recipes(name: str | None) -> None:
+    """List the built-in recipes, or print the recipe NAME, to copy and change."""
+    from thaw.recipe import built_in_recipes, recipe_text
+
+    if name:
+        click.echo(plain(recipe_text(name)), nl=False)
+        return
+    for known in built_in_recipes():
+        first = recipe_text(known).splitlines()[0].removeprefix("# ")
+        click.echo(f"{known:<20}{first}")
+
+
+@cli.command(short_help="Write the report of a finished run anew")
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write the report of a finished RUN folder anew."""
@@ -107,18 +153,47 @@ def report(run: Path) -> None:
     click.echo(plain(f"Report: {write_report(run)}"))
 
 
-@cli.command()
+@cli.command(short_help="Say the class of images with a trained model")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True)
-@click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl", "parquet"]), help="What to write.")
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write; its ending says the format too.")
-@click.option("--top", type=click.IntRange(1), metavar="K", help="Write the K likeliest classes of each image only.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: standard output]")
 @click.option(
-    "--heatmaps", type=click.Path(path_type=Path), metavar="DIR", help="Draw what spoke for each class there."
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "jsonl", "parquet"]),
+    help="What to write.  [default: what the ending of --out says, else a table to read]",
 )
-@click.option("--image", "column", default="image", show_default=True, help="The column of a table with the images.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--top", type=click.IntRange(1), metavar="K", help="The K likeliest classes of each image, in place of all."
+)
+@click.option(
+    "--heatmaps",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write each image to this folder, under a map of what in it spoke for its class.",
+)
+@click.option(
+    "--image",
+    "column",
+    metavar="COLUMN",
+    default="image",
+    show_default=True,
+    help="Where a table among IMAGES has paths or pictures.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU where there is one.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="How exactly; auto takes bf16 where the processor is faster with it, fp32 repeats the study's numbers.",
+)
 def predict(
     bundle: Path,
     images: tuple[str, ...],
@@ -132,8 +207,14 @@ def predict(
 ) -> None:
     """Say the class of each of IMAGES, and how sure that is, with the trained model in the folder BUNDLE.
 
-    IMAGES are files, folders, patterns such as '**/*.jpg', CSV or Parquet tables, or - for paths on standard input,
-    one a line. BUNDLE is RUN/models/ARM. An image that cannot be read is noted and passed over.
+    BUNDLE is RUN/models/ARM, as a study leaves it. IMAGES are files, folders, patterns such as '**/*.jpg', CSV or
+    Parquet tables, or - for paths on standard input, one a line. An image that cannot be read is noted on standard
+    error and passed over.
+
+    \b
+    thaw predict runs/mine/models/head new --out new.csv
+    thaw predict runs/mine/models/head new --top 3 --heatmaps maps
+    find . -name '*.jpg' | thaw predict runs/mine/models/head - --format jsonl
     """
     from thaw.bundle.inputs import find_pictures
     from thaw.bundle.load import load
@@ -148,37 +229,16 @@ def predict(
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-@cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("name", metavar="USER/NAME")
-@click.option("--private", is_flag=True, help="Show it to nobody else.")
-def push(bundle: Path, name: str, private: bool) -> None:
-    """Upload the trained model in the folder BUNDLE to the Hugging Face hub, with its model card."""
-    from thaw.bundle.push import push
-
-    click.echo(push(bundle, name, private))
-
-
-@cli.command()
-@click.argument("source", shell_complete=complete_file)
-@click.option("--out", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="The recipe.")
-def init(source: str, out: Path) -> None:
-    """Look at the images of SOURCE and write a commented recipe for them."""
-    from thaw.data.look import look_at
-    from thaw.suggest import write_recipe
-
-    look = look_at(source)
-    write_recipe(look, out)
-    click.echo(f"Recipe: {out}, for {len(look.source.ids):,} images of {len(look.source.classes):,} classes")
-    click.echo(f"Look it over, then: thaw study --recipe {shlex.quote(str(out))}")
-
-
-@cli.command()
+@cli.command(short_help="Open a local page: try a model, watch a study go on")
 @click.argument("path", metavar="BUNDLE_OR_RUN", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Who can reach it; 0.0.0.0 lets the network in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
 def serve(path: Path, host: str, port: int) -> None:
-    """Open a local page to look at a model, or at a run while it goes on; with a JSON endpoint beside it."""
+    """Open a local page to look at a model, or at a run while it goes on.
+
+    Drop images there, or use the camera: class, probabilities, heat map, and the most similar training images of a
+    finished run. A JSON endpoint lies beside it, described at /openapi.json. Ctrl-C ends it.
+    """
     try:
         from thaw.serve.server import serve as serve_path
     except ModuleNotFoundError as error:
@@ -191,7 +251,7 @@ def serve(path: Path, host: str, port: int) -> None:
     serve_path(path, host, port, click.echo)
 
 
-@cli.command()
+@cli.command(short_help="Write a trained model as one ONNX, torch or int8 file")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(["onnx", "torch", "int8"]), required=True, help="The kind of file.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: one in the bundle]")
@@ -217,21 +277,21 @@ def export(bundle: Path, to: str, out: Path | None, check: Path | None) -> None:
         )
 
 
-@cli.command()
-@click.argument("name", required=False, shell_complete=complete_recipe)
-def recipes(name: str | None) -> None:
-    """List the built-in recipes, or print the recipe NAME, to copy and change."""
-    from thaw.recipe import built_in_recipes, recipe_text
+@cli.command(short_help="Upload a trained model to the Hugging Face hub")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("name", metavar="USER/NAME")
+@click.option("--private", is_flag=True, help="Show it to nobody else.")
+def push(bundle: Path, name: str, private: bool) -> None:
+    """Upload the trained model in the folder BUNDLE, such as RUN/models/ARM, to the Hugging Face hub.
 
-    if name:
-        click.echo(plain(recipe_text(name)), nl=False)
-        return
-    for known in built_in_recipes():
-        first = recipe_text(known).splitlines()[0].removeprefix("# ")
-        click.echo(f"{known:<20}{first}")
+    Its model card goes with it. `hf auth login`, or the variable HF_TOKEN, says who you are there.
+    """
+    from thaw.bundle.push import push
+
+    click.echo(push(bundle, name, private))
 
 
-@cli.command()
+@cli.command(short_help="List or clear what is kept of work that cannot change")
 @click.argument("action", type=click.Choice(["list", "clear"]), default="list")
 def cache(action: str) -> None:
     """List what is kept of work that cannot change, or clear it."""
@@ -253,7 +313,7 @@ def cache(action: str) -> None:
     click.echo(f"{total} of {size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
 
 
-@cli.command()
+@cli.command(short_help="Have the shell complete commands when Tab is pressed")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
     """Print what has SHELL complete commands, recipes and the keys of --set when Tab is pressed.
@@ -281,7 +341,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     except ThawError as error:
         caught, message, code = error, str(error), 2
     except click.ClickException as error:
-        caught, message, code = error, f"{error.format_message().rstrip('.')}; thaw --help lists what there is.", 2
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "thaw"
+        caught, code = error, 2
+        message = f"{error.format_message().rstrip('.')}; {command} --help lists what there is."
     except click.Abort as error:
         raise KeyboardInterrupt from error
     except Exception as error:  # the one place where anything unexpected ends
@@ -349,7 +411,7 @@ def _print_audit(found: dict[str, Any]) -> None:
 
 def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
     console = Console(highlight=False)
-    table = Table("module", "kind", "parameters", *plan, box=None, header_style="bold")
+    table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan, box=None, header_style="bold")
     fates = {arm: {row["module"]: row["trained"] for row in notes["modules"]} for arm, notes in plan.items()}
     for row in next(iter(plan.values()))["modules"]:
         told = ["[bold]trained[/]" if fates[arm].get(row["module"]) else "frozen" for arm in plan]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from thaw.checkpoint import remember
 from thaw.errors import RecipeError
 from thaw.eviction import cache_folder
+from thaw.images.preprocessing import Normalise
 from thaw.nets.graph import twin
 from thaw.store import key_of
 
@@ -39,14 +40,21 @@ class Compute:
         """Start the random numbers of dropout anew."""
         torch.manual_seed(seed)
 
+    def wait(self) -> None:
+        """Until all that was begun on the device is done."""
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).synchronize()
+
     def random_state(self) -> Tensor:
         """The state of the device's random numbers."""
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+        return random_state(self.device)
 
     def set_random_state(self, state: Tensor) -> None:
         """Return to a state of `random_state`."""
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state, self.device)
+        elif self.device.type == "mps":
+            torch.mps.set_rng_state(state)
         else:
             torch.set_rng_state(state)
 
@@ -61,7 +69,22 @@ def choose_compute(device: str, precision: str) -> Compute:
         precision = "bf16" if _has_bf16(chosen) else "fp32"
     if chosen == "cpu":
         _keep_freed_memory()
+    if chosen == "cuda":
+        exact_fp32()
     return Compute(torch.device(chosen), precision)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of a device's random numbers; nothing that runs there is waited for."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def exact_fp32() -> None:
+    """Have CUDA multiply fp32 as fp32: cuDNN's convolutions would else round what they multiply to TF32's 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _keep_freed_memory() -> None:
@@ -111,7 +134,7 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
 
     def trial() -> dict[str, Any]:
         seconds = {False: float("inf"), True: float("inf")}
-        for _ in range(3):  # the first warms up
+        for _ in range(2):  # the first warms up
             for channels_last in seconds:
                 set_layout(network, channels_last)
                 seconds[channels_last] = min(seconds[channels_last], _timed(step, compute))
@@ -132,16 +155,19 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
 
 
 def set_layout(network: nn.Module, channels_last: bool) -> None:
-    """Bring all four-dimensional parameters into a memory layout; their values stay."""
+    """Bring all four-dimensional parameters, and the images, into a memory layout; their values stay."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network.to(memory_format=layout)
+    for module in network.modules():
+        if isinstance(module, Normalise):
+            module.channels_last = channels_last
 
 
 def _timed(step: Callable[[], object], compute: Compute) -> float:
     """Seconds of a step; on a CPU those that it computed, whatever else the machine does."""
     clock = time.process_time if compute.device.type == "cpu" else time.perf_counter
+    compute.wait()
     start = clock()
     step()
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize()
+    compute.wait()
     return clock() - start

@@ -1,15 +1,20 @@
 """Progress of everything longer than a second: a bar in a terminal, plain lines elsewhere, both on standard error."""
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from thaw.live import counted
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 console = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 15.0
@@ -43,6 +48,20 @@ def workers(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """What `work` makes of each item, in order; `ahead` of them are begun, or done, before the first is taken, so that
+    the threads go on while whoever takes one is busy with it."""
+    tasks: deque[Future[Result]] = deque()
+    for item in items:
+        tasks.append(pool.submit(work, item))
+        if len(tasks) > ahead:
+            yield tasks.popleft().result()
+    while tasks:
+        yield tasks.popleft().result()
 
 
 class Clock:

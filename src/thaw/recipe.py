@@ -246,8 +246,9 @@ def recipe_text(name_or_file: str) -> str:
 def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and lay the command line over it.
 
-    Paths in a recipe file are relative to that file; those in `source` and `settings` (each `key.path=value`, the value
-    in TOML or a bare string) to the current folder. Raises RecipeError naming every problem at once.
+    Paths in a recipe file are relative to that file; those in `source` and `settings` to the current folder. A setting
+    is `key.path=value`, the value in TOML or a bare string; an empty one takes the key out of the recipe. Raises
+    RecipeError naming every problem at once.
     """
     try:
         values = tomllib.loads(recipe_text(name_or_file))
@@ -290,7 +291,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {setting!r} has no value; write it as key.path=value.")
-    value: Any = text
+    value: Any = text if text.strip() else None
     with contextlib.suppress(ValueError, RecursionError):
         value = tomllib.loads(f"value = {text}")["value"]
     *path, last = key.strip().split(".")
@@ -304,10 +305,16 @@ def _set(values: dict[str, Any], setting: str) -> None:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on it, where None takes a key away."""
     merged = dict(base)
     for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+        below = base.get(key)
+        if isinstance(value, dict):
+            merged[key] = _merge(below if isinstance(below, dict) else {}, value)
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
     return merged
 
 

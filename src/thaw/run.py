@@ -20,9 +20,11 @@ from thaw.data.dataset import Dataset
 from thaw.errors import StorageError
 from thaw.eviction import datasets_folder, using
 from thaw.files import PART, only, write_atomic, write_json, writing
+from thaw.live import FILE as PROGRESS
 from thaw.recipe import Recipe, to_toml
 from thaw.scoring.summary import Tested, slices_of_test, summarise
 from thaw.scoring.suspects import Suspects
+from thaw.shown import Shown
 from thaw.store import key_of
 from thaw.tables import write_examples, write_gallery, write_predictions, write_suspects
 
@@ -32,6 +34,8 @@ PACKAGES = (
 )
 LOCK = ".lock"
 """The file in a run directory that a running study holds locked."""
+BEGUN = {LOCK, "recipe.toml", PROGRESS}
+"""What a study leaves that ended before any of its work was done."""
 
 
 @contextlib.contextmanager
@@ -53,18 +57,19 @@ def open_run(folder: Path, recipe: Recipe) -> Iterator[Path]:
 
 
 def _refuse_another(folder: Path, text: str) -> None:
-    """Raise StorageError where a folder holds anything but the study of the recipe `text`."""
+    """Raise StorageError where a folder holds anything but the study of the recipe `text`.
+
+    A study that ended as it began does not count: a mistyped source must not take the folder from the right one.
+    """
+    names = {path.name for path in folder.iterdir() if not path.name.endswith(PART)}
+    if names <= {LOCK} or names == BEGUN:
+        return
     before = folder / "recipe.toml"
-    if before.exists() and before.read_text(encoding="utf-8") != text:
+    if not before.exists():
+        raise StorageError(f"{folder} is not empty and holds no study; give another folder with --out.")
+    if before.read_text(encoding="utf-8") != text:
         differing = _differing(before, text)
         raise StorageError(f"{folder} holds another study ({differing}); give another folder with --out.")
-    if not before.exists() and any(not _is_left(path) for path in folder.iterdir()):
-        raise StorageError(f"{folder} is not empty and holds no study; give another folder with --out.")
-
-
-def _is_left(path: Path) -> bool:
-    """Whether a file is all that a study left which ended as it began."""
-    return path.name == LOCK or path.name.endswith(PART)
 
 
 def work_folder(run: Path, dataset: Dataset, compute: Compute) -> Path:
@@ -81,6 +86,7 @@ def finish_run(
     results: dict[str, list[dict[str, Any]]],
     tested: list[Tested],
     suspects: Suspects,
+    shown: Shown,
     audited: dict[str, Any],
     compute: Compute,
     seconds: dict[str, float],
@@ -91,8 +97,8 @@ def finish_run(
     write_predictions(run, tested, dataset)
     write_examples(run, tested, audited.get("pairs", []), dataset)
     slices = slices_of_test(dataset, recipe.data)
-    write_gallery(run, tested, slices, dataset)
-    write_suspects(run, suspects, dataset)
+    write_gallery(run, shown, slices, dataset)
+    write_suspects(run, shown, suspects, dataset)
     write_json(run / "modules.json", {arm: runs[0].pop("modules") for arm, runs in results.items()})
     heads = {one.pop("head") for runs in results.values() for one in runs}
     write_environment(run, compute)

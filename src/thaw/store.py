@@ -217,7 +217,7 @@ def _write(folder: Path, rows: int, fields: tuple[Field, ...], chunks: list[_Chu
         synced = time.monotonic()
         for arrays, notes in made:
             contents = [
-                np.ascontiguousarray(array, dtype=field.dtype).data.cast("B")
+                np.ascontiguousarray(array, dtype=field.dtype).reshape(-1).view(np.uint8).data
                 for array, field in zip(arrays, fields, strict=True)
             ]
             end += len(arrays[0])

@@ -1,5 +1,6 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
+import importlib.metadata
 import os
 from dataclasses import asdict, replace
 from itertools import product
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from thaw.arm import run_arm
 from thaw.bundle.card import complete_bundles
+from thaw.checkpoint import remember
 from thaw.compute import Compute, choose_compute
 from thaw.data.audit import Audit, audit, with_worth
 from thaw.data.batches import make_inputs
@@ -18,6 +20,7 @@ from thaw.data.dataset import Dataset
 from thaw.data.skipped import Skipped, check_bad
 from thaw.data.source import read_source
 from thaw.data.splits import group_codes, make_splits, used_splits
+from thaw.eviction import cache_folder
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.live import begin_arm, end_arm, follow
@@ -26,12 +29,13 @@ from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
-from thaw.run import finish_run, open_run
+from thaw.run import finish_run, open_run, work_folder
 from thaw.scoring.leak import leak_worth
 from thaw.scoring.summary import Tested
-from thaw.scoring.suspects import Suspects, find_suspects
-from thaw.store import key_of
-from thaw.training.describe import describe
+from thaw.scoring.suspects import Suspects, out_of_fold, rank
+from thaw.shown import show
+from thaw.store import Field, Made, cached, key_of
+from thaw.training.describe import Features, describe
 from thaw.training.prepare import Kept, make_plan, notes, order_arms
 from thaw.training.probe import catch_up
 
@@ -75,8 +79,10 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     with clock("audit"):
         checked = weigh_leak(audited, features, dataset)
     say_findings(checked["findings"][len(audited.found["findings"]) :])
+    with clock("heat maps"):
+        shown = show(run, work_folder(run, dataset, compute), recipe, tested, suspects, dataset, compute)
     seconds = clock.seconds()
-    found = finish_run(run, recipe, dataset, results, tested, suspects, checked, compute, seconds, command)
+    found = finish_run(run, recipe, dataset, results, tested, suspects, shown, checked, compute, seconds, command)
     complete_bundles(run, found)
     write_report(run)
     return found
@@ -94,15 +100,22 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     check_bad(source.skipped, len(good), recipe.data)
     splits = make_splits(source, recipe.data)
     key = key_of(pixels=pixels.key, good=good.tolist())
-    return Dataset(source, splits, make_inputs((pixels.array,), compute.device, good), key, preprocessing)
+    inputs = make_inputs((pixels.array,), compute.device, good)
+    return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
 
 
-def weigh_leak(audited: Audit, features: NDArray[np.float32], dataset: Dataset) -> dict[str, Any]:
+def weigh_leak(audited: Audit, features: Features, dataset: Dataset) -> dict[str, Any]:
     """The audit with what leaked images are worth, where there are enough of them for a probe to tell."""
     if not audited.leaks:
         return audited.found
-    worth = leak_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
-    return with_worth(audited.found, None if worth is None else asdict(worth))
+    labels, splits, clusters = dataset.source.labels, dataset.splits, audited.clusters
+
+    def worth() -> dict[str, Any] | None:
+        found = leak_worth(features.values, labels, splits, clusters)
+        return None if found is None else asdict(found)
+
+    key = _probing(features, labels, clusters, *splits.rows().values())
+    return with_worth(audited.found, remember(cache_folder() / "worth", key, worth))
 
 
 def check_source(recipe: Recipe) -> dict[str, Any]:
@@ -120,11 +133,23 @@ def say_findings(findings: list[dict[str, str]]) -> None:
             say(f"{finding['severity']}: {finding['what']}")
 
 
-def check_labels(features: NDArray[np.float32], dataset: Dataset, recipe: Recipe) -> Suspects:
+def check_labels(features: Features, dataset: Dataset, recipe: Recipe) -> Suspects:
     """The images whose labels the others contradict, as the pretrained backbone describes them."""
-    splits, groups = dataset.splits, group_codes(dataset.source, recipe.data)
+    splits, groups, labels = dataset.splits, group_codes(dataset.source, recipe.data), dataset.source.labels
     pool = np.union1d(splits.train, splits.validation)
-    return find_suspects(features, dataset.source.labels, groups, pool, splits.test)
+
+    def make(_: int) -> Made:
+        yield (out_of_fold(features.values, labels, groups, pool, splits.test),), {}
+
+    key, fields = _probing(features, labels, groups, pool, splits.test), [Field((int(labels.max()) + 1,), "float64")]
+    return rank(cached("suspects", key, len(labels), fields, make).arrays[0], labels, groups is not None)
+
+
+def _probing(features: Features, *given: NDArray[np.int64] | None) -> str:
+    """A key of what probes of these features find: everything but them is in `given`."""
+    versions = {name: importlib.metadata.version(name) for name in ("thaw-vision", "scikit-learn")}
+    lists = [None if rows is None else rows.tolist() for rows in given]
+    return key_of(features=features.key, given=lists, versions=versions)
 
 
 def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:

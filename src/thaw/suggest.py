@@ -131,6 +131,7 @@ def _train(look: Look) -> Iterator[str]:
     yield 'optimizer = "adam"'
     yield from _key("batch_size", batch, f"{images:,} images to train on are {steps:,} steps an epoch")
     yield from _key("epochs", epochs, f"{epochs * steps:,} steps; more may help where the report's curves still rise")
+    yield from _key("refit", "train", "validation images, unseen, then calibrate the probabilities")
 
 
 def _key(name: str, value: Any, why: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from thaw.scoring.metrics import log_probabilities
 from thaw.scoring.slices import Slices
 from thaw.scoring.summary import Tested
 from thaw.scoring.suspects import Suspects
+from thaw.shown import Shown
 
 SAMPLES = 6
 """Sample pictures of each class and split that the report shows."""
@@ -23,26 +24,8 @@ MISTAKES = 12
 """The most confident mistakes of each arm that are kept among the examples."""
 PAIRS = 12
 """Pairs of duplicates across splits that are kept among the examples."""
-LOOKED_AT = {"confident mistakes": 60, "least sure": 40, "random": 40}
-"""Test images of each arm that get a heat map."""
-GALLERY, SUSPECTS = 2000, 200
-"""At most so many pictures in the gallery, and among the suspects."""
 SMALL = 96
 """Pixels of the longer side of a picture in the gallery."""
-
-
-def to_look_at(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Places of the test images whose heat maps are worth making, ascending.
-
-    An arm's most confident mistakes and least sure answers, and some at random, the same for all arms. `labels` (n,),
-    `logits` (n, classes).
-    """
-    confidence = log_probabilities(logits).max(1)
-    some = np.random.default_rng(0).permutation(len(labels))[: LOOKED_AT["random"]]
-    unsure = np.argsort(confidence, kind="stable")[: LOOKED_AT["least sure"]]
-    return np.unique(
-        np.concatenate([_confident_mistakes(labels, logits, LOOKED_AT["confident mistakes"]), unsure, some])
-    )
 
 
 def write_predictions(run: Path, tested: list[Tested], dataset: Dataset) -> None:
@@ -93,35 +76,22 @@ def write_examples(run: Path, tested: list[Tested], pairs: list[dict[str, Any]],
     _write_table(run / "examples.parquet", pa.table(table))
 
 
-def write_gallery(run: Path, tested: list[Tested], slices: list[Slices], dataset: Dataset) -> None:
-    """`gallery.parquet`: small pictures of the test images, their slices, and where each arm looked.
-
-    Of more than 2,000 images those with a heat map come first, then those that some arm mistakes.
-    """
-    source, test = dataset.source, dataset.splits.test
-    labels = source.labels[test]
-    looked = {one.arm: one.looked for one in tested if one.looked is not None}
-    mapped = np.isin(np.arange(len(test)), [place for maps in looked.values() for place in maps])
-    mistaken = np.any([one.logits.argmax(1) != labels for one in tested], axis=0)
-    shown = np.sort(np.lexsort((~mistaken, ~mapped))[:GALLERY])
-    heat = {
-        f"heat:{arm}": pa.array([_bytes(looked.get(arm, {}).get(place)) for place in shown.tolist()], pa.binary())
-        for arm in dict.fromkeys(one.arm for one in tested)
-    }
+def write_gallery(run: Path, shown: Shown, slices: list[Slices], dataset: Dataset) -> None:
+    """`gallery.parquet`: small pictures of test images, their slices, and where each arm looked."""
+    source, rows = dataset.source, dataset.splits.test[shown.gallery]
     table = {
-        "id": source.ids[test[shown]],
-        "label": np.array(source.classes)[labels[shown]],
-        "image": [_small(dataset.pixels.image(row)) for row in test[shown]],
-        **{f"slice:{it.column}": np.array(it.values)[it.codes[shown]] for it in slices},
-        **heat,
+        "id": source.ids[rows],
+        "label": np.array(source.classes)[source.labels[rows]],
+        "image": [_small(dataset.pixels.image(row)) for row in rows],
+        **{f"slice:{it.column}": np.array(it.values)[it.codes[shown.gallery]] for it in slices},
+        **_heat(shown, rows),
     }
     _write_table(run / "gallery.parquet", pa.table(table))
 
 
-def write_suspects(run: Path, suspects: Suspects, dataset: Dataset) -> None:
-    """`suspects.parquet`: the images whose label is most probably wrong, the most suspect first."""
-    source, splits = dataset.source, dataset.splits
-    first = np.flatnonzero(suspects.p_suggested > suspects.p_label)[:SUSPECTS]
+def write_suspects(run: Path, shown: Shown, suspects: Suspects, dataset: Dataset) -> None:
+    """`suspects.parquet`: the images whose label is most probably wrong, the most suspect first, and their maps."""
+    source, splits, first = dataset.source, dataset.splits, shown.suspects
     rows, names = suspects.rows[first], np.array(source.classes)
     split_of = np.full(len(source.ids), "", dtype=object)
     for split, members in splits.rows().items():
@@ -135,18 +105,23 @@ def write_suspects(run: Path, suspects: Suspects, dataset: Dataset) -> None:
         "p_suggested": suspects.p_suggested[first],
         "score": suspects.score[first],
         "image": pa.array([_small(dataset.pixels.image(row)) for row in rows], pa.binary()),
+        **_heat(shown, rows),
     }
     _write_table(run / "suspects.parquet", pa.table(table))
+
+
+def _heat(shown: Shown, rows: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """A column of heat maps, 14 x 14 bytes each or null, for each arm."""
+    return {
+        f"heat:{arm}": pa.array([maps[row].tobytes() if row in maps else None for row in rows.tolist()], pa.binary())
+        for arm, maps in shown.heat.items()
+    }
 
 
 def _confident_mistakes(labels: NDArray[np.int64], logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     wrong = np.flatnonzero(logits.argmax(1) != labels)
     confidence = log_probabilities(logits).max(1)
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
-
-
-def _bytes(heat: NDArray[np.uint8] | None) -> bytes | None:
-    return None if heat is None else heat.tobytes()
 
 
 def _small(pixels: NDArray[np.uint8]) -> bytes:

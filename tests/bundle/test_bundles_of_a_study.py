@@ -12,6 +12,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 import thaw
 from conftest import picture
 from thaw.bundle.card import card
+from thaw.nets.backbones import origin
 
 QUICK = (
     "images.size=32",
@@ -98,6 +99,23 @@ def test_a_card_of_everything_there_may_be(run: thaw.Run) -> None:
     assert ModelCard(card(config, found)).data.license_link == "https://example.org/licence"
     config["weights"]["licence"] = "seer-license"
     assert ModelCard(card(config, found)).data.license_name == "seer-license"
+
+
+def test_a_card_tells_what_is_known_of_the_licence_of_torchvisions_weights(run: thaw.Run) -> None:
+    weights = run.bundle("head").config["weights"]
+    read = ModelCard.load(run.folder / "models" / "head" / "README.md")
+    assert (read.data.license, read.data.license_link) == ("other", weights["licence"])
+    assert f"{weights['terms']} See {weights['licence']}." in read.text
+    assert all(word in weights["terms"] for word in ("BSD 3-Clause", "terms of their own", "ImageNet-1k"))
+
+
+def test_what_the_libraries_say_of_their_weights() -> None:
+    nothing = {"licence": None, "terms": None, "hub": None}
+    assert origin("torchvision/alexnet", "random") == origin("torchvision/alexnet", "own.safetensors") == nothing
+    assert origin("torchvision/alexnet", "IMAGENET1K_V1")["terms"]
+    swag = origin("torchvision/vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    assert swag == nothing | {"licence": "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"}
+    assert origin("timm/resnet50", "a1_in1k") == nothing | {"licence": "apache-2.0", "hub": "timm/resnet50.a1_in1k"}
 
 
 def test_a_temperature_calibrates(run: thaw.Run) -> None:

@@ -28,7 +28,7 @@ from thaw.cli import cli
 from thaw.data.source import read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError
-from thaw.images.pixels import decode_picture, upright_rgb
+from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.backbones import build_backbone
 from thaw.recipe import Data

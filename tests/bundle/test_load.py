@@ -160,3 +160,9 @@ def test_public_names() -> None:
         assert getattr(thaw, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         thaw.lod  # noqa: B018
+
+
+def test_a_run_in_place_of_a_bundle_names_its_models(tmp_path: Path) -> None:
+    small_bundle(tmp_path / "run" / "models" / "head")
+    with pytest.raises(BundleError, match=r"it is a run, so give one of its models: .*run/models/head\.$"):
+        thaw.load(tmp_path / "run")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from torchvision.transforms import v2
 
 import thaw
@@ -121,9 +122,11 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: thaw.Bundle, wrong: Any,
         bundle.predict_proba([wrong])
 
 
-def test_the_memory_that_waits_is_bounded(bundle: thaw.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many pictures there are, no more are taken from their source than two batches and a task ahead."""
-    monkeypatch.setitem(predicting.BATCH, "cpu", 16)
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_the_memory_that_waits_is_bounded(ahead: int, bundle: thaw.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pictures there are, no more are taken from their source than the batches that are asked for."""
+    monkeypatch.setitem(predicting.BATCH_PIXELS, "cpu", 16 * 32**2)
+    monkeypatch.setitem(predicting.AHEAD, "cpu", ahead)
     image, taken, written = picture(0), 0, 0
 
     def source() -> Iterator[Named]:
@@ -133,10 +136,19 @@ def test_the_memory_that_waits_is_bounded(bundle: thaw.Bundle, monkeypatch: pyte
             yield Named(str(index), image)
 
     for batch in predicting.predict(bundle, source()):
-        assert taken <= written + 16 + 3 * 16
+        assert taken <= written + 16 * (1 + ahead)
         written += len(batch.names)
         assert len(batch.names) == 16
     assert written == 400
+
+
+def test_bf16_is_fp32_but_for_rounding(folder: Path, bundle: thaw.Bundle, files: list[Path]) -> None:
+    """The network is folded there; the bundle's own is not touched."""
+    rounded = thaw.load(folder, device="cpu", precision="bf16")
+    before = {name: value.clone() for name, value in rounded.model.state_dict().items()}
+    np.testing.assert_allclose(rounded.predict_proba(files), bundle.predict_proba(files), atol=0.02)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in rounded.network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in rounded.model.state_dict().items())
 
 
 def test_the_command_writes_what_the_model_says(

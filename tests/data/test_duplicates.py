@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from thaw.data import duplicates
 from thaw.data.batches import make_inputs
-from thaw.data.duplicates import NEAR, chain, components, near_pairs, outlines
+from thaw.data.duplicates import NEAR, chain, components, keep_outlines, near_pairs, outlines
 
 CPU = torch.device("cpu")
 SIDE = 128
@@ -29,7 +29,7 @@ def scene(seed: int) -> Image.Image:
 
 
 def looks_of(pictures: list[Image.Image]) -> np.ndarray:
-    return outlines(make_inputs((np.stack([np.asarray(one) for one in pictures]),), CPU))[0]
+    return outlines(torch.from_numpy(np.stack([np.asarray(one) for one in pictures])))[0]
 
 
 def saved_again(picture: Image.Image) -> Image.Image:
@@ -63,8 +63,8 @@ def test_a_picture_that_was_edited_is_near_and_others_are_not(edit: Callable[[Im
 def test_blank_pictures_are_near_nothing_and_grey_ones_are_seen() -> None:
     blank = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("white", "black", "red")]
     looks, grey = outlines(
-        make_inputs(
-            (np.stack([np.asarray(one) for one in [*blank, scene(0), scene(0).convert("L").convert("RGB")]]),), CPU
+        torch.from_numpy(
+            np.stack([np.asarray(one) for one in [*blank, scene(0), scene(0).convert("L").convert("RGB")]])
         )
     )
     assert not looks[:3].any()
@@ -102,3 +102,14 @@ def test_components_are_the_same_when_pairs_are_condensed(monkeypatch: pytest.Mo
     codes = random.integers(0, 50, 300)
     linked = components(300, [chain(codes)])
     assert len(np.unique(np.stack([linked, codes]), axis=1)[0]) == len(np.unique(codes)) == linked.max() + 1
+
+
+def test_outlines_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = make_inputs((np.stack([np.asarray(scene(seed)) for seed in range(40)]),), CPU)
+    looks, grey = keep_outlines(pixels, "these")
+    monkeypatch.setattr(duplicates, "outlines", None)
+    again, grey_again = keep_outlines(pixels, "these")
+    assert np.array_equal(looks, again)
+    assert np.array_equal(grey, grey_again)
+    with pytest.raises(TypeError):
+        keep_outlines(pixels, "others")

@@ -22,7 +22,7 @@ from thaw.cli import main
 from thaw.compute import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.errors import DataError
-from thaw.images.pixels import to_square
+from thaw.images.decode import to_square
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.study import load_dataset

@@ -12,7 +12,8 @@ from torchvision import transforms
 
 from conftest import picture
 from thaw.data.source import read_source
-from thaw.images.pixels import BadImageError, decode_picture, make_pixels, to_square
+from thaw.images.decode import BadImageError, decode_picture, to_square
+from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.recipe import Data
 

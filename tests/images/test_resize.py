@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from thaw.images.pixels import to_square
+from thaw.images.decode import to_square
 from thaw.images.preprocessing import Preprocessing
 from thaw.images.resize import resize_to_square
 

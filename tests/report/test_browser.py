@@ -211,6 +211,17 @@ def test_heat_map_lies_over_the_picture_and_goes_away(open_page, run):
     assert page.locator(".cards canvas").count() == 0
 
 
+def test_mistakes_and_suspects_stand_beside_their_heat_maps(open_page, run):
+    page = open_page(run)
+    for part in page.locator(".mistakes").all():
+        pairs = part.locator(".looked")
+        assert pairs.count() == pairs.locator("canvas").count() > 0
+        first, second = (one.bounding_box() for one in pairs.first.locator(".picture").all())
+        assert first["y"] == second["y"]
+        assert first["x"] + first["width"] <= second["x"]
+        assert pairs.first.locator("canvas").bounding_box() == second
+
+
 def test_a_picture_has_an_address(open_page, run):
     name = shown(open_page(run))[3]
     page = open_page(run, f"#img-{quote(name, safe='')}")

@@ -3,7 +3,7 @@
 import pytest
 
 from thaw.report.failures import failures, gaps, small_slices
-from thaw.report.limits import findings, leak, limits, people, sizes
+from thaw.report.limits import findings, leak, limits, narrow, people, sizes
 
 
 def gap(low, high, difference, p):
@@ -32,8 +32,12 @@ def study(*slices, arms=("head", "all"), **more):
     }
 
 
-def calibration(confidence, accuracy):
-    return {"bins": [{"count": 0, "confidence": None}, {"count": 50, "confidence": confidence, "accuracy": accuracy}]}
+def calibration(confidence, accuracy, after=None):
+    """With an error of a tenth, and `after` a temperature where one was fitted."""
+    fitted = {"temperature": None if after is None else 1.2, "ece": 0.1, "ece_after": after, "why": "fitted on others"}
+    return fitted | {
+        "bins": [{"count": 0, "confidence": None}, {"count": 50, "confidence": confidence, "accuracy": accuracy}]
+    }
 
 
 def test_a_clear_gap_is_told_with_its_test():
@@ -77,10 +81,29 @@ def test_calibration_is_grouped_by_its_verdict():
         metrics["arms"][arm]["calibration"] = calibration(sure, right)
     assert failures(metrics)["calibration"] == (
         "Overconfident on average: `head` (95.0% sure, 90.0% right) and `Last` (99.0% sure, 90.0% right); "
-        "even on average: `all` (90.5% sure, 90.0% right)."
+        "even on average: `all` (90.5% sure, 90.0% right). No temperature was fitted: fitted on others."
     )
     metrics["arms"]["head"]["calibration"] = calibration(0.8, 0.9)
     assert failures(metrics)["calibration"].startswith("Underconfident on average: `head`")
+
+
+@pytest.mark.parametrize(
+    ("errors", "of"),
+    [((0.05, 0.02), "`head` and `all`"), ((0.2, 0.02), "`all`, not of `head`"), ((0.1, 0.2), "no arm")],
+)
+def test_what_temperatures_do_is_told(errors, of):
+    metrics = study(arms=("head", "all"))
+    for arm, after in zip(metrics["arms"], errors, strict=True):
+        metrics["arms"][arm]["calibration"] = calibration(0.9, 0.9, after)
+    told = f"A temperature, fitted on others, lowers the calibration error on test of {of}."
+    assert failures(metrics)["calibration"].endswith(told)
+
+
+def test_intervals_of_small_test_sets_are_called_narrow():
+    metrics = study()
+    assert narrow(metrics) == ""
+    metrics["splits"]["test"] = 60
+    assert narrow(metrics).startswith("With 60 test images, the intervals of precision, recall and F1 are somewhat too")
 
 
 def test_agreement():
@@ -97,8 +120,11 @@ def test_agreement():
 def test_suspects():
     found = {"count": 1, "checked": 6000, "method": "a probe, out of fold"}
     told = failures(study(suspects=found))["suspects"]
-    assert told.startswith("Of 6,000 labels checked (a probe, out of fold), 1 looks wrong. A person should decide")
-    assert failures(study(suspects=found | {"count": 0}))["suspects"].endswith("none looks wrong.")
+    assert told.startswith("1 of 6,000 labels looks wrong. A person should decide")
+    assert told.endswith("They were checked by a probe, out of fold.")
+    assert failures(study(suspects=found | {"count": 0}))["suspects"].startswith(
+        "None of 6,000 labels look wrong. They were"
+    )
 
 
 def test_limits_of_a_plain_study():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from synthetic_run import make_run
 from thaw.report import gallery as gallery_module
-from thaw.report.gallery import duplicate_pairs, gallery, suspects
+from thaw.report.gallery import duplicate_pairs, gallery, mistakes, suspects
 
 HOSTILE = "</script><!--<script>&amp;\u2028"
 
@@ -46,11 +46,23 @@ def test_pictures_maps_and_slices_are_those_of_the_run(run, metrics):
     rows = pq.read_table(run / "gallery.parquet").to_pylist()
     assert [base64.b64decode(uri.partition(",")[2]) for uri in found["pictures"]] == [row["image"] for row in rows]
     for arm in metrics["arms"]:
-        maps = [encoded and base64.b64decode(encoded) for encoded in found["arms"][arm]["heat"]]
+        maps = [base64.b64decode(encoded) for encoded in found["arms"][arm]["heat"]]
         assert maps == [row[f"heat:{arm}"] for row in rows]
     assert found["slices"]["eyeglasses"] == [row["slice:eyeglasses"] for row in rows]
     named = {row["id"]: row["suggested"] for row in pq.read_table(run / "suspects.parquet").to_pylist()}
     assert found["suspects"] == [named.get(row["id"]) for row in rows]
+
+
+def test_mistakes_and_suspects_bear_the_map_of_their_arm(tmp_path):
+    run = make_run(tmp_path, images=60, errors=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    for found, table, arm in (
+        (mistakes(run, metrics), "gallery", metrics["best"]),
+        (suspects(run, metrics), "suspects", metrics["recommended"]),
+    ):
+        maps = {row["id"]: row[f"heat:{arm}"] for row in pq.read_table(run / f"{table}.parquet").to_pylist()}
+        assert found
+        assert [base64.b64decode(it["heat"]) for it in found] == [maps[it["id"]] for it in found]
 
 
 def test_hostile_names_stay_inside_the_element(run, metrics):
@@ -61,8 +73,9 @@ def test_hostile_names_stay_inside_the_element(run, metrics):
 
 def test_pictures_beyond_the_budget_become_smaller(run, metrics, monkeypatch):
     whole = sum(map(len, pq.read_table(run / "gallery.parquet")["image"].to_pylist())) * 4 // 3
+    maps = sum(len(heat) for of_arm in json.loads(gallery(run, metrics))["arms"].values() for heat in of_arm["heat"])
     for share, largest in ((0.8, 96), (0.3, 80)):
-        monkeypatch.setattr(gallery_module, "BUDGET", int(share * whole))
+        monkeypatch.setattr(gallery_module, "BUDGET", maps + int(share * whole))
         pictures = json.loads(gallery(run, metrics))["pictures"]
         assert sum(len(uri.partition(",")[2]) for uri in pictures) <= share * whole * 1.03
         assert pictures[0].startswith("data:image/webp;base64,")
@@ -85,7 +98,7 @@ def test_a_run_without_the_tables_has_no_gallery(tmp_path):
     run = make_run(tmp_path, images=60)
     metrics = json.loads((run / "metrics.json").read_text())
     assert gallery(run, metrics) is None
-    assert suspects(run) == []
+    assert suspects(run, metrics) == []
     assert duplicate_pairs(run, metrics) == []
 
 
@@ -94,4 +107,4 @@ def test_a_run_without_suspects(run, metrics, tmp_path):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     pq.write_table(pa.table({"id": [], "suggested": [], "image": []}), tmp_path / "suspects.parquet")
     assert set(json.loads(gallery(tmp_path, metrics))["suspects"]) == {None}
-    assert suspects(tmp_path) == []
+    assert suspects(tmp_path, metrics) == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -21,7 +22,7 @@ def test_features_are_what_the_headless_network_gives(class_folder: Path) -> Non
     recipe = load_recipe("photos", str(class_folder), settings)
     compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
-    found = describe(dataset, recipe, compute, [])
+    found = describe(dataset, recipe, compute, []).values
     model, _ = build_backbone(recipe.model.backbone, embedded_weights(recipe.model.weights), 2, seed=5)
     model.classifier = nn.Identity()
     pixels = torch.from_numpy(np.stack([dataset.pixels.image(row) for row in range(60)]))
@@ -36,5 +37,15 @@ def test_features_are_the_same_without_caches(class_folder: Path) -> None:
     found = []
     for caches in ("auto", "off"):
         recipe = load_recipe("photos", str(class_folder), (*settings, f"cache.activations={caches}"))
-        found.append(describe(load_dataset(recipe, compute, Clock()), recipe, compute, []))
+        found.append(describe(load_dataset(recipe, compute, Clock()), recipe, compute, []).values)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_features_are_computed_once(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("photos", str(class_folder), ("images.size=32", "train.precision=fp32"))
+    compute = choose_compute("cpu", "fp32")
+    dataset = load_dataset(recipe, compute, Clock())
+    found, ran = describe(dataset, recipe, compute, []).values, []
+    monkeypatch.setattr("thaw.training.describe.stage", lambda *_: ran.append(True))
+    np.testing.assert_array_equal(describe(dataset, recipe, compute, []).values, found)
+    assert not ran

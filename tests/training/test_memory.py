@@ -11,7 +11,7 @@ from thaw import cli
 from thaw.compute import choose_compute
 from thaw.data.source import Source
 from thaw.errors import DataError, out_of_memory
-from thaw.images import pixels
+from thaw.images import decode
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.study import load_dataset
@@ -107,7 +107,7 @@ def test_a_picture_that_the_memory_does_not_hold_is_not_kept_as_a_bad_one(
         return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).source
 
     with monkeypatch.context() as short:
-        short.setattr(pixels, "upright_rgb", lambda _: bytearray(1 << 62))
+        short.setattr(decode, "upright_rgb", lambda _: bytearray(1 << 62))
         with pytest.raises(DataError, match=r"not enough memory to decode the picture '(left|right)/\d+.png'; close"):
             load()
     assert len(load().ids) == 60

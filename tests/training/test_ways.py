@@ -1,5 +1,6 @@
 """The recipe's ways of training, each against torch's, scikit-learn's or a hand-written counterpart."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import Inputs, shuffled
+from thaw.data.batches import Inputs, _upload, consecutive, shuffled
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError, RecipeError
+from thaw.nets.graph import twin
 from thaw.recipe import Recipe, Train, load_recipe
 from thaw.training import loop
 from thaw.training.final import train
-from thaw.training.loop import fit, make_criterion, make_optimizer, schedule
-from thaw.training.network import Network
+from thaw.training.loop import fit, make_criterion, make_optimizer, predict, schedule
+from thaw.training.network import Network, epoch_seed
 from thaw.training.search import Trial, _beyond, _halve, search
 
 CPU = Compute(torch.device("cpu"), "fp32")
@@ -34,6 +36,20 @@ class Toy(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.layers(pixels.float() / 255)
         return logits
+
+
+class ToFloat(nn.Module):
+    """uint8 to float32 from 0 to 1."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.float() / 255
+
+
+class Handed(nn.Module):
+    """What is given, as a trunk hands it to the tail."""
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        return values
 
 
 @pytest.fixture
@@ -104,7 +120,7 @@ def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
 ) -> None:
     """A device that holds no more than ten images at a time, and weights that differ from class to class."""
     ends = []
-    whole = loop._gradients
+    whole = loop._add_gradients
 
     def small(trunk: Any, tails: Any, criterion: Any, tensors: Any, target: Tensor, pieces: int, compute: Any) -> Any:
         if -(-len(target) // pieces) > 10:
@@ -114,7 +130,7 @@ def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
     for limited in (False, True):
         network = toy_network(pixels)
         if limited:
-            monkeypatch.setattr(loop, "_gradients", small)
+            monkeypatch.setattr(loop, "_add_gradients", small)
         optimizer = make_optimizer(Train(), list(network.tail.parameters()), 1e-2)
         criterion = nn.CrossEntropyLoss(torch.tensor([1.0, 3.0]), label_smoothing=0.1)
         batches = shuffled(np.arange(IMAGES), 25, 0, 0)
@@ -164,6 +180,37 @@ def test_a_range_that_is_too_low_is_widened(pixels: np.ndarray, labels: Tensor, 
     assert found.learning_rate > 1e-5
     assert max(trial["learning_rate"] for trial in found.search) > 1e-5
     assert {trial["steps"] for trial in found.search} == {4, 8, 16}
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_trials_share_their_first_step_and_end_as_each_alone_would(
+    pixels: np.ndarray, labels: Tensor, splits: Splits, width: int
+) -> None:
+    """Against a plain loop; with batch normalisation and dropout, a step leaves more behind than gradients."""
+    layers = nn.Sequential(nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), ToFloat(), layers)
+    evaluated = twin(model).eval()
+    trunk = Handed() if width > 1 else None  # what makes rates run side by side
+    network = Network(model, trunk, model, evaluated, Inputs((pixels,), CPU.device), ())
+    rates, steps = [1e-3, 1e-2, 1e-1], 7
+    recipe = toy_recipe(f"search.learning_rates={rates}", f"search.steps={steps}")
+    found = search(network, labels, splits, recipe, 0, CPU).search
+    for rate, trial in zip(rates, found, strict=True):
+        plain = copy.deepcopy(model).train()
+        optimizer = torch.optim.Adam(plain.parameters(), rate, fused=True)
+        done = 0
+        for epoch in range(2):
+            torch.manual_seed(epoch_seed(0, epoch))
+            for rows in shuffled(splits.train, 8, 0, epoch)[: steps - done]:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(plain(torch.from_numpy(pixels[rows])), labels[rows]).backward()
+                optimizer.step()
+                done += 1
+        with torch.no_grad():
+            logits = plain.eval()(torch.from_numpy(pixels[splits.validation]))
+        expected = nn.functional.cross_entropy(logits, labels[splits.validation])
+        assert trial["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_rate_that_diverges_fails_alone(pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path) -> None:
@@ -249,3 +296,39 @@ def test_patience_keeps_the_best_epoch(pixels: np.ndarray, labels: Tensor, split
 def test_patience_without_held_out_images_is_refused() -> None:
     with pytest.raises(RecipeError, match=r'set train.refit = "train"'):
         load_recipe("photos", "pictures", ("train.patience=2", "train.refit=train+validation"))
+
+
+def test_arrays_on_the_device_give_the_batches_of_mapped_ones(pixels: np.ndarray) -> None:
+    index = np.random.default_rng(0).permutation(IMAGES)[: IMAGES - 3]
+    batches = shuffled(np.arange(len(index)), 7, 0, 0, mirrored=len(index))
+    mapped = Inputs((pixels,), CPU.device, index, mirrors=True)
+    resident = Inputs((pixels,), CPU.device, index, (_upload(pixels, CPU.device, chunk=11),), mirrors=True)
+    for one, other in zip(mapped.batches(batches), resident.batches(batches), strict=True):
+        assert torch.equal(one[0], other[0])
+    assert list(resident.batches([])) == []
+
+
+def test_half_precision_is_uploaded_as_it_is() -> None:
+    values = torch.randn(10, 3).bfloat16()
+    assert torch.equal(_upload(values.view(torch.uint16).numpy(), CPU.device, chunk=4), values)
+
+
+def test_logits_are_computed_in_halves_where_memory_runs_out(pixels: np.ndarray) -> None:
+    network = toy_network(pixels)
+    sizes = []
+
+    class Small(nn.Module):
+        """A device that holds no more than ten images at a time."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            if len(images) > 10:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return network.scorer(images)
+
+    batches = consecutive(np.arange(IMAGES), 25)
+    whole = predict(network.scorer, network.inputs, batches, CPU)
+    torch.testing.assert_close(predict(Small(), network.inputs, batches, CPU), whole)
+    assert max(size for size in sizes if size <= 10) > 5
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")), network.inputs, batches, CPU)

@@ -160,10 +160,13 @@ def _limits(config: dict[str, Any], found: dict[str, Any]) -> str:
         error = calibration["ece_after"] if config["temperature"] else calibration["ece"]
         if error is not None:
             chances += f" Their expected calibration error on the test images is {error:.3f}."
-    licence = config["weights"]["licence"]
-    if licence:
-        terms = f"The starting weights are under {_plain(licence)}; the terms of the data apply besides."
-    elif config["weights"]["name"] == "random":
+    weights = config["weights"]
+    if weights.get("terms"):
+        terms = f"Licence of the starting weights: {_plain(weights['terms'])} See {weights['licence']}. "
+        terms += "The terms of your own data apply besides."
+    elif weights["licence"]:
+        terms = f"The starting weights are under {_plain(weights['licence'])}; the terms of the data apply besides."
+    elif weights["name"] == "random":
         terms = "It started from random weights; the terms of the data apply."
     else:
         terms = "No licence is stated for the starting weights; find out theirs and the data's before you publish this."

@@ -123,10 +123,7 @@ def export_bundle(
             proto = onnx.to_onnx(FromPictures(bundle), "pictures", "probabilities")
         metadata["check"] = compare(onnx.runner(proto), pictures, expected, exact=to == "onnx")
         content = onnx.finish(proto, metadata)
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror}; give another file with --out.") from error
+    write_atomic(path, content)
     return Exported(path, metadata)
 
 

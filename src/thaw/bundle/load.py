@@ -21,7 +21,7 @@ from thaw.bundle import predict as predicting
 from thaw.bundle.predict import Named
 from thaw.compute import Compute, choose_compute
 from thaw.errors import BundleError, DataError, ModelError, first_line
-from thaw.images.pixels import FILTERS
+from thaw.images.decode import FILTERS
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.backbones import build_backbone
 
@@ -31,6 +31,7 @@ MAX_CONFIG = 8 << 20
 """Bytes of a `config.json`; a thousand classes take a tenth of this."""
 MAX_HEADER = 16 << 20
 """Bytes of a safetensors header; the network with most tensors takes a twentieth of this."""
+NO_BUNDLE = "give a folder such as RUN/models/ARM"
 SIDES = (1, 4096)
 """The least and the most pixels of a side."""
 
@@ -191,15 +192,15 @@ def _check(weights: Path, model: nn.Module, backbone: str) -> None:
 def _inside(folder: Path, name: str) -> Path:
     """A plain file of the bundle; its content may lie in the Hugging Face cache that the folder is part of."""
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle {folder}; give a folder such as RUN/models/ARM.")
+        raise BundleError(f"there is no bundle {folder}; {NO_BUNDLE}.")
     file = folder / name
     try:
         target = file.resolve(strict=True)
         mode = target.stat().st_mode
     except (OSError, RuntimeError) as error:
-        raise BundleError(
-            f"{folder} holds no {name}, so it is no bundle; give a folder such as RUN/models/ARM."
-        ) from error
+        arms = sorted(path.parent for path in folder.glob("models/*/config.json"))
+        such = f"it is a run, so give one of its models: {', '.join(map(str, arms))}" if arms else NO_BUNDLE
+        raise BundleError(f"{folder} holds no {name}; {such}.") from error
     own = folder.resolve()
     snapshot = own.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", own.name)
     blobs = own.parent.parent / "blobs" if snapshot else own

@@ -13,7 +13,7 @@ from PIL import Image
 
 from thaw.data.folder import PICTURES
 from thaw.errors import DataError
-from thaw.images.pixels import upright_rgb
+from thaw.images.decode import upright_rgb
 
 FROM_FOLDER, FROM_TABLE = 200, 40
 """Pictures at most from a folder, and from a run's or the embedded table."""

@@ -1,12 +1,13 @@
-"""Predict with a bundle: pictures are decoded on all cores ahead of the network, in bounded memory."""
+"""Predict with a bundle: pictures are decoded on all cores, batch by batch, in bounded memory."""
 
 import contextlib
 import copy
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from thaw.compute import choose_layout, hold_frozen
 from thaw.errors import DataError
-from thaw.images.pixels import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
+from thaw.images.decode import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
+from thaw.nets.fold import fold
 from thaw.scoring.metrics import log_probabilities
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 """A path, an encoded picture, a PIL image, an array uint8 (h, w), (h, w, 3) or (h, w, 4), or a tensor uint8 (3, h, w)
 or (h, w, 3)."""
-TASK = 8
-"""Pictures that a thread decodes at a time."""
-BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
-"""Pictures that the network sees at a time, by device."""
+BATCH_PIXELS = {"cpu": 128 * 224**2, "cuda": 256 * 224**2, "mps": 64 * 224**2}
+"""Pixels that the network sees at a time, by device, of one picture at least and MOST_PICTURES at most."""
+MOST_PICTURES = 1024
+AHEAD = {"cpu": 0, "cuda": 1, "mps": 1}
+"""Batches that are decoded while the network runs, by device. On a CPU both want every core, and one after the other
+is faster than together."""
 TRIAL_BATCH = 16
 """Pictures of the trial that chooses a memory layout."""
 
@@ -59,32 +63,30 @@ class Batch:
 
 
 def predict(bundle: "Bundle", pictures: Iterable[Named]) -> Iterator[Batch]:
-    """Batches of predictions, while the pictures of the next ones are read and decoded.
+    """Batches of predictions, in the order of the pictures; two are in memory at most, however many there are."""
+    device, source = bundle.compute.device.type, iter(pictures)
+    size = min(MOST_PICTURES, max(1, BATCH_PIXELS[device] // bundle.preprocessing.size**2))
+    coming: deque[tuple[list[Named], Iterator[NDArray[np.uint8] | str]]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while True:
+            while len(coming) <= AHEAD[device] and (few := list(islice(source, size))):
+                coming.append((few, pool.map(partial(_square_or_reason, bundle), few)))
+            if not coming:
+                return
+            yield _answer(bundle, *coming.popleft())
 
-    At most two batches of pictures wait at a time, however many there are.
-    """
-    size, side = BATCH[bundle.compute.device.type], bundle.preprocessing.size
-    names: list[str] = []
-    pixels: list[NDArray[np.uint8]] = []
-    bad: list[tuple[str, str]] = []
 
-    def batch() -> Batch:
-        array = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
-        made = Batch(names.copy(), array, probabilities(bundle, array), bad.copy())
-        for held in (names, pixels, bad):
-            held.clear()
-        return made
-
-    for name, found in _decoded(bundle, pictures, waiting=2 * size):
+def _answer(bundle: "Bundle", few: list[Named], decoded: Iterator[NDArray[np.uint8] | str]) -> Batch:
+    names, pixels, bad = [], [], []
+    for named, found in zip(few, decoded, strict=True):
         if isinstance(found, str):
-            bad.append((name, found))
+            bad.append((named.name, found))
         else:
-            names.append(name)
+            names.append(named.name)
             pixels.append(found)
-        if len(names) == size:
-            yield batch()
-    if names or bad:
-        yield batch()
+    side = bundle.preprocessing.size
+    array = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
+    return Batch(names, array, probabilities(bundle, array), bad)
 
 
 def probabilities(bundle: "Bundle", pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -102,13 +104,18 @@ def probabilities(bundle: "Bundle", pixels: NDArray[np.uint8]) -> NDArray[np.flo
 
 
 def ready_network(bundle: "Bundle") -> nn.Module:
-    """From pixels (n, size, size, 3) uint8 to logits (n, classes), as fast as it goes on the bundle's device."""
+    """From pixels (n, size, size, 3) uint8 to logits (n, classes), as fast as it goes on the bundle's device.
+
+    In fp32 it is the trained network, operation for operation.
+    """
     compute = bundle.compute
     model = bundle.model if compute.device.type == "cpu" else copy.deepcopy(bundle.model)
     network: nn.Module = nn.Sequential(Normalise(bundle.preprocessing), model).eval().to(compute.device)
-    network = hold_frozen(network, compute)
     side = bundle.preprocessing.size
-    trial = torch.zeros(TRIAL_BATCH, side, side, 3, dtype=torch.uint8, device=compute.device)
+    drawn = torch.randint(256, (TRIAL_BATCH, side, side, 3), generator=torch.Generator().manual_seed(0))
+    trial = drawn.byte().to(compute.device)
+    if compute.precision == "bf16":
+        network = hold_frozen(fold(network, trial[:2]), compute)
 
     def step() -> None:
         with torch.inference_mode(), compute.autocast():
@@ -154,26 +161,8 @@ def listed(pictures: Any) -> list[Picture]:
     return list(pictures)
 
 
-def _decoded(
-    bundle: "Bundle", pictures: Iterable[Named], waiting: int
-) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
-    """Each picture's name and pixels, or why it has none, in order; at most `waiting` pictures are read ahead."""
-
-    def decode(task: list[Named]) -> list[tuple[str, NDArray[np.uint8] | str]]:
-        return [(named.name, _square_or_reason(named.picture, bundle)) for named in task]
-
-    source, tasks = iter(pictures), deque[Future[list[tuple[str, NDArray[np.uint8] | str]]]]()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while True:
-            while len(tasks) < max(1, waiting // TASK) and (task := list(islice(source, TASK))):
-                tasks.append(pool.submit(decode, task))
-            if not tasks:
-                return
-            yield from tasks.popleft().result()
-
-
-def _square_or_reason(picture: Picture, bundle: "Bundle") -> NDArray[np.uint8] | str:
+def _square_or_reason(bundle: "Bundle", named: Named) -> NDArray[np.uint8] | str:
     try:
-        return square(picture, bundle.preprocessing, bundle.decode)
+        return square(named.picture, bundle.preprocessing, bundle.decode)
     except BadImageError as error:
         return str(error)

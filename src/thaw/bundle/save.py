@@ -15,7 +15,7 @@ from thaw.data.dataset import Dataset
 from thaw.files import write_atomic, write_json
 from thaw.nets.backbones import origin
 from thaw.recipe import Recipe, to_toml
-from thaw.recipes import embedded_weights
+from thaw.recipes import EMBEDDED_NAMES
 
 PACKAGES = ("thaw-vision", "torch", "torchvision", "timm", "pillow", "numpy")
 
@@ -36,7 +36,7 @@ def bundle_config(recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, An
     data and of a weights file only the name is kept.
     """
     told = _without_paths(recipe)
-    licence, hub_id = origin(recipe.model.backbone, embedded_weights(recipe.weights_of(arm)))
+    weights = recipe.weights_of(arm)
     return {
         "format": FORMAT,
         "backbone": recipe.model.backbone,
@@ -45,7 +45,10 @@ def bundle_config(recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, An
         "decode": recipe.images.decode,
         "temperature": None,
         "arm": arm,
-        "weights": {"name": told.weights_of(arm), "licence": licence, "hub": hub_id},
+        "weights": {
+            "name": told.weights_of(arm),
+            **origin(recipe.model.backbone, EMBEDDED_NAMES.get(weights, weights)),
+        },
         "data": {"source": told.data.source, "fingerprint": dataset.source.fingerprint()},
         "recipe": to_toml(told),
         "test": test,

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.data.dataset import Dataset
-from thaw.data.duplicates import chain, components, near_pairs, outlines
+from thaw.data.duplicates import chain, components, keep_outlines, near_pairs
 from thaw.data.findings import data_findings, leak_findings
-from thaw.data.odd import Header, count_kinds, odd_files, read_headers
+from thaw.data.odd import count_kinds, odd_files
 from thaw.data.source import Source
 from thaw.data.splits import Splits, group_codes
 from thaw.recipe import Data
+from thaw.store import Array
 
 Rows = NDArray[np.int64]
 
@@ -40,9 +41,8 @@ class Audit:
 def audit(dataset: Dataset, data: Data) -> Audit:
     """Look at files, classes, sizes, duplicates and splits; no label of a test image is used but to compare copies."""
     source, splits = dataset.source, dataset.splits
-    looks, grey = outlines(dataset.pixels)
-    headers = read_headers(source)
-    odd = odd_files(source, headers, grey)
+    looks, grey = keep_outlines(dataset.pixels, dataset.key)
+    odd = odd_files(source, dataset.headers, grey)
     exact = np.unique(np.array(source.digests), return_inverse=True)[1].astype(np.int64)
     part = _parts(splits, len(source.ids))
     copies = _Copies(exact, source.labels, part)
@@ -58,7 +58,7 @@ def audit(dataset: Dataset, data: Data) -> Audit:
         "images": len(source.ids),
         "splits": {split: len(rows) for split, rows in splits.rows().items()},
         "classes": {name: int((source.labels == code).sum()) for code, name in enumerate(source.classes)},
-        "sizes": _sizes(headers),
+        "sizes": _sizes(dataset.headers),
         "skipped": len(source.skipped),
         "odd": {"counts": count_kinds(odd), "files": [asdict(one) for one in odd[:LISTED]]},
         "exact": {**_grouped(exact), "across": _named(exactly)},
@@ -147,9 +147,10 @@ def _named(across: dict[tuple[int, int], NDArray[np.bool_]]) -> dict[str, int]:
     return {f"{SPLITS[one]}/{SPLITS[other]}": int(copied.sum()) for (one, other), copied in across.items()}
 
 
-def _sizes(headers: list[Header | None]) -> dict[str, list[int]] | None:
+def _sizes(headers: Array) -> dict[str, list[int]] | None:
     """Width and height in pixels: of the pictures with the fewest and the most pixels, and the median of each."""
-    sizes = np.array([(one.width, one.height) for one in headers if one is not None])
+    known = headers[headers["format"] != b""]
+    sizes = np.stack([known["width"], known["height"]], axis=1)
     if not len(sizes):
         return None
     order = np.argsort(sizes.prod(1), kind="stable")

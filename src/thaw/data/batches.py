@@ -39,9 +39,10 @@ class Inputs:
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch of rows, the next one gathered while the last is computed."""
         if self.resident:
-            for rows in batches:
-                where = torch.from_numpy(self._rows(rows)).to(self.device)
-                yield self._mirrored(rows, tuple(tensor[where] for tensor in self.resident))
+            places = on_device([self._rows(rows) for rows in batches], self.device)
+            turned = on_device([self._turned(rows) for rows in batches], self.device)
+            for where, mirrored in zip(places, turned, strict=True):
+                yield _mirror(mirrored, tuple(tensor[where] for tensor in self.resident))
             return
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._gather, batches[0]) if batches else None
@@ -52,7 +53,8 @@ class Inputs:
                 yield tuple(tensor.to(self.device, non_blocking=True) for tensor in gathered)
 
     def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
-        tensors = self._mirrored(rows, tuple(_tensor(array[self._rows(rows)]) for array in self.arrays))
+        gathered = tuple(_tensor(array[self._rows(rows)]) for array in self.arrays)
+        tensors = _mirror(torch.from_numpy(self._turned(rows)), gathered)
         for array in self.arrays:
             release(array)
         if self.device.type == "cuda":
@@ -66,13 +68,9 @@ class Inputs:
         images = rows % self._images() if self.mirrors else rows
         return images if self.index is None else self.index[images]
 
-    def _mirrored(self, rows: Rows, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Turn those of a batch's pixels (n, height, width, 3) round that are mirror images, in place."""
-        if self.mirrors and (turned := np.flatnonzero(rows >= self._images())).size:
-            where = torch.from_numpy(turned).to(self.device if self.resident else "cpu")
-            for tensor in tensors:
-                tensor[where] = tensor[where].flip(2)
-        return tensors
+    def _turned(self, rows: Rows) -> Rows:
+        """The places in a batch that hold mirror images."""
+        return np.flatnonzero(rows >= self._images()) if self.mirrors else np.empty(0, np.int64)
 
 
 def make_inputs(arrays: tuple[Array, ...], device: torch.device, index: Rows | None = None) -> Inputs:
@@ -106,14 +104,35 @@ def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) ->
     return batches
 
 
+def on_device(batches: list[Rows], device: torch.device) -> list[Tensor]:
+    """Each batch of indices as a tensor on the device, all brought there at once: a copy waits for what runs there."""
+    if not batches:
+        return []
+    together = torch.from_numpy(np.concatenate(batches)).to(device)
+    return list(torch.split_with_sizes(together, [len(rows) for rows in batches]))
+
+
+def _mirror(turned: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Turn those of a batch's pixels (n, height, width, 3) round, in place."""
+    if len(turned):
+        for tensor in tensors:
+            tensor[turned] = tensor[turned].flip(2)
+    return tensors
+
+
 def _tensor(array: Array) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _upload(array: Array, device: torch.device, chunk: int = 4096) -> Tensor:
-    parts = []
+    """A mapped array on the device, by way of one piece of memory that the device reads without the processor."""
+    kind = _tensor(np.empty(0, array.dtype)).dtype
+    held = torch.empty(array.shape, dtype=kind, device=device)
+    staged = torch.empty((min(chunk, len(array)), *array.shape[1:]), dtype=kind, pin_memory=device.type == "cuda")
     for start in range(0, len(array), chunk):
-        parts.append(_tensor(np.ascontiguousarray(array[start : start + chunk])).to(device))
+        part = array[start : start + chunk]
+        staged[: len(part)] = _tensor(np.array(part))
+        held[start : start + len(part)] = staged[: len(part)]
         release(array)
-    return torch.cat(parts)
+    return held

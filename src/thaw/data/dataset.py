@@ -9,6 +9,7 @@ from thaw.data.batches import Inputs
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.images.preprocessing import Preprocessing
+from thaw.store import Array
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Dataset:
     splits: Splits
     pixels: Inputs
     """uint8 (height, width, 3) for each image."""
+    headers: Array
+    """(n,) of `images.header.HEADER`."""
     key: str
     """A digest of everything that determines the pixels."""
     preprocessing: Preprocessing

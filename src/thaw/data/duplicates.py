@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from thaw.data.batches import Inputs, consecutive
 from thaw.progress import stage
+from thaw.store import Field, Made, cached, key_of
 
 Rows = NDArray[np.int64]
 Outlines = NDArray[np.float32]
@@ -28,28 +29,49 @@ FAINT = 4.0
 """A gradient, as the square root of levels in two pixels, below which contrast counts as noise."""
 GREY = 2.0
 """Largest distance of the channels, in levels of 256, in a grey picture."""
-BATCH, BLOCK = 128, 2048
+BATCH, CHUNK, BLOCK = 16, 512, 2048
+"""Pictures outlined together, few enough for a processor's cache; rows that are read and kept, and compared, together.
+"""
 EDGES = 1 << 20
 """Pairs that are held at once while components are found."""
 
 
-def outlines(pixels: Inputs) -> tuple[Outlines, NDArray[np.bool_]]:
-    """What each picture's edges look like, (n, 512) of length 1 (0 where there are none); and (n,) whether it is grey.
+def keep_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool_]]:
+    """The `outlines` of every picture, from the cache or made now; `key` stands for the pixels."""
+    how = [SIDE, CELL, BINS, FAINT, GREY, BATCH, torch.__version__, pixels.device.type]
+
+    def make(first: int) -> Made:
+        batches = consecutive(np.arange(first, len(pixels)), CHUNK)
+        with stage("outlines", len(pixels), "images", first) as advance:
+            for rows, (batch,) in zip(batches, pixels.batches(batches), strict=True):
+                yield outlines(batch), {}
+                advance(len(rows))
+
+    fields = [Field((SIDE**2 // CELL**2 * BINS,), "float32"), Field((), "bool")]
+    looks, grey = cached("outlines", key_of(pixels=key, how=how), len(pixels), fields, make).arrays
+    return looks, np.array(grey)
+
+
+@torch.inference_mode()
+def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
+    """What the edges of pictures, uint8 (n, height, width, 3), look like, (n, 512) of length 1 (0 where there are
+    none); and (n,) whether each is grey.
 
     Histograms of oriented gradients with unsigned orientations and local contrast normalisation (Dalal and Triggs,
     CVPR 2005) of a smoothed thumbnail of 64 x 64: 8 x 8 cells, 8 orientations, square roots of gradients. They hardly
     change with colours, light, contrast, size and compression, so that a drawing in another skin tone, or a photograph
     saved again, keeps them; they do change when a picture is mirrored, turned, or cropped by more than 3%.
     """
-    found, grey = np.empty((len(pixels), SIDE**2 // CELL**2 * BINS), np.float32), np.empty(len(pixels), np.bool_)
-    batches = consecutive(np.arange(len(pixels)), BATCH)
-    with torch.inference_mode(), stage("outlines", len(pixels), "images") as advance:
-        for rows, (batch,) in zip(batches, pixels.batches(batches), strict=True):
-            small = functional.interpolate(batch.permute(0, 3, 1, 2).float(), (SIDE, SIDE), mode="area")
-            found[rows] = _histograms(small).cpu().numpy()
-            grey[rows] = ((small.amax(1) - small.amin(1)).amax((1, 2)) <= GREY).cpu().numpy()
-            advance(len(rows))
-    return found, grey
+    looks, grey = [], []
+    for batch in torch.split(pixels, BATCH):
+        small = functional.interpolate(
+            batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format),
+            (SIDE, SIDE),
+            mode="area",
+        )
+        looks.append(_histograms(small))
+        grey.append((small.amax(1) - small.amin(1)).amax((1, 2)) <= GREY)
+    return torch.cat(looks).cpu().numpy(), torch.cat(grey).cpu().numpy()
 
 
 def near_pairs(looks: Outlines, device: torch.device) -> Iterator[tuple[Rows, Rows, NDArray[np.float32]]]:
@@ -58,7 +80,7 @@ def near_pairs(looks: Outlines, device: torch.device) -> Iterator[tuple[Rows, Ro
     All pairs are compared, a block of products at a time: n^2 / 2 of them, and no more memory than 4 million pairs and
     the outlines take.
     """
-    held = torch.from_numpy(looks).to(device)
+    held = torch.tensor(looks, device=device)
     with stage("near duplicates", len(looks), "images") as advance:
         for start in range(0, len(looks), BLOCK):
             for other in range(start, len(looks), BLOCK):

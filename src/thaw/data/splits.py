@@ -37,19 +37,8 @@ def make_splits(source: Source, data: Data) -> Splits:
     whole groups are drawn. Raises DataError when a part cannot be had, a group straddles two splits, or a class is
     missing from train.
     """
-    brought = sorted(set(source.splits.tolist()))
-    wanted = {"validation": data.validation, "test": data.test}
-    for part, value in wanted.items():
-        if value is None:
-            wanted[part] = part if part in brought else DEFAULT_FRACTION
-        elif isinstance(value, str) and value not in brought:
-            raise DataError(f"data.{part} = {value!r} is no split of {data.source}; it brings {', '.join(brought)}.")
+    wanted, pool_splits = _parts(source, data)
     named = {part: value for part, value in wanted.items() if isinstance(value, str)}
-    if len(set(named.values())) < len(named):
-        raise DataError(f"data.validation and data.test are both {data.test!r}; give each images of its own.")
-    pool_splits = ["train"] if "train" in brought else [name for name in brought if name not in named.values()]
-    if "train" in named.values() or not pool_splits:
-        raise DataError(f"nothing of {data.source} is left to train on; draw data.validation or data.test by number.")
     pool = np.flatnonzero(np.isin(source.splits, pool_splits))
     pool_name = "the source" if pool_splits == ["all"] else f"the source's {_listed(pool_splits)}"
     counts = {part: _count(part, value, len(pool)) for part, value in wanted.items() if not isinstance(value, str)}
@@ -64,21 +53,37 @@ def make_splits(source: Source, data: Data) -> Splits:
     parts |= {part: np.flatnonzero(source.splits == value) for part, value in named.items()}
     splits = Splits(pool[drawn == len(counts)], parts["validation"], parts["test"], {})
     splits.how.update(_how(splits, wanted, pool_name, data))
-    unused = [name for name in brought if name not in (*pool_splits, *named.values())]
-    if unused:
+    if unused := sorted(set(source.splits.tolist()) - {*pool_splits, *named.values()}):
         splits.how["unused"] = f"the source's {_listed(unused)} ({np.isin(source.splits, unused).sum():,} images)"
     _check(splits, source, groups, data)
     return splits
 
 
 def used_splits(source: Source, data: Data) -> Rows:
-    """The rows that some split can hold: all but those of a source's split that the recipe leaves unused."""
-    brought = set(source.splits.tolist())
-    if "train" not in brought:
-        return np.arange(len(source.labels))
-    parts = {"validation": data.validation, "test": data.test}
-    used = {"train"} | {part if value is None else str(value) for part, value in parts.items()}
-    return np.flatnonzero(np.isin(source.splits, sorted(used)))
+    """The rows that some split can hold: all but those of a source's split that the recipe leaves unused.
+
+    Raises DataError as `make_splits` does where the recipe names splits that cannot be had.
+    """
+    wanted, pool_splits = _parts(source, data)
+    return np.flatnonzero(np.isin(source.splits, [*pool_splits, *map(str, wanted.values())]))
+
+
+def _parts(source: Source, data: Data) -> tuple[dict[str, str | int | float], list[str]]:
+    """What validation and test are, a split of the source or how much to draw; and the splits to draw from."""
+    brought = sorted(set(source.splits.tolist()))
+    given = {"validation": data.validation, "test": data.test}
+    wanted: dict[str, str | int | float] = {}
+    for part, value in given.items():
+        if isinstance(value, str) and value not in brought:
+            raise DataError(f"data.{part} = {value!r} is no split of {data.source}; it brings {', '.join(brought)}.")
+        wanted[part] = value if value is not None else part if part in brought else DEFAULT_FRACTION
+    named = [value for value in wanted.values() if isinstance(value, str)]
+    if len(set(named)) < len(named):
+        raise DataError(f"data.validation and data.test are both {data.test!r}; give each images of its own.")
+    pool_splits = ["train"] if "train" in brought else [name for name in brought if name not in named]
+    if "train" in named or not pool_splits:
+        raise DataError(f"nothing of {data.source} is left to train on; draw data.validation or data.test by number.")
+    return wanted, pool_splits
 
 
 def group_codes(source: Source, data: Data) -> NDArray[np.int64] | None:
@@ -93,8 +98,7 @@ def group_codes(source: Source, data: Data) -> NDArray[np.int64] | None:
     )
 
 
-def _count(part: str, value: float | None, available: int) -> int:
-    assert value is not None
+def _count(part: str, value: float, available: int) -> int:
     count = value if isinstance(value, int) else max(1, round(value * available))
     if count >= available:
         raise DataError(f"data.{part} = {value} wants {count:,} of {available:,} images; draw fewer.")

@@ -42,7 +42,8 @@ def shorter_side(preprocessing: Preprocessing) -> int:
 class Normalise(nn.Module):
     """uint8 pixels (n, height, width, 3) to normalised float32 (n, 3, height, width).
 
-    The same operations in the same order as torchvision's `ToTensor` and `Normalize`, hence the same bits.
+    The same operations in the same order as torchvision's `ToTensor` and `Normalize`, hence the same bits. They run
+    over whole lines of pixels; images stay channels last in memory, as pixels are, where `channels_last` is set.
     """
 
     mean: Tensor
@@ -50,9 +51,12 @@ class Normalise(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1), persistent=False)
+        self.channels_last = False
+        self.register_buffer("mean", torch.tensor(preprocessing.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return images.div_(255).sub_(self.mean).div_(self.std)
+        lines, width = pixels.flatten(2).to(torch.float32), pixels.shape[2]
+        lines.div_(255).sub_(self.mean.repeat(width)).div_(self.std.repeat(width))
+        images = lines.view(pixels.shape).permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()

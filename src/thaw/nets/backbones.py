@@ -26,6 +26,13 @@ from thaw.images.preprocessing import Preprocessing as Preprocessing
 
 MAX_HEADER = 16 << 20
 """Bytes of a safetensors header; that of the network with most tensors takes a twentieth of this."""
+TORCHVISION_TERMS = {
+    "licence": "https://github.com/pytorch/vision#pre-trained-model-license",
+    "terms": "torchvision's code is under BSD 3-Clause. Of its weights it says that they may have terms of their own, "
+    "derived from the data they were trained on, and states none for these. That was ImageNet-1k, which is offered for "
+    "non-commercial research and education.",
+}
+"""Of the weights for which torchvision states no licence, all trained on ImageNet-1k."""
 NAMED = re.compile(r"-([0-9a-f]{8,})\.")
 """The first digits of a file's SHA-256 in its name; timm's `-600e.` counts epochs."""
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -79,15 +86,19 @@ def native_size(backbone: str) -> int:
     return default_preprocessing(backbone, "random").size
 
 
-def origin(backbone: str, weights: str) -> tuple[str | None, str | None]:
-    """The licence that a library states for its weights, and their repository on the Hugging Face hub, if any."""
+def origin(backbone: str, weights: str) -> dict[str, str | None]:
+    """What a library says of its weights: their `licence`, a name or an address; their repository on the Hugging Face
+    `hub`; and `terms`, a sentence or two where no name says it all. Each None where nothing is known.
+    """
     library, name = _parse(backbone)
+    known: dict[str, str | None] = {"licence": None, "terms": None, "hub": None}
     if weights == "random" or weights.endswith(".safetensors"):
-        return None, None
+        return known
     if library == "timm":
         config = _timm_config(name, weights)
-        return config.license, config.hf_hub_id
-    return _torchvision_weights(name, weights).meta.get("license"), None
+        return known | {"licence": config.license, "hub": config.hf_hub_id}
+    licence = _torchvision_weights(name, weights).meta.get("license")
+    return known | ({"licence": licence} if licence else TORCHVISION_TERMS)
 
 
 def _parse(backbone: str) -> tuple[str, str]:

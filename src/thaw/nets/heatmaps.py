@@ -18,6 +18,8 @@ SIDE = 14
 """Places of a heat map along each side."""
 COARSEST = 4
 """A layer with fewer places along a side is not chosen where there is another."""
+PROBED = 8
+"""Images that the layer is chosen by."""
 PREFIX_TOKENS = 8
 """At most so many class, register or distillation tokens stand before those of the patches."""
 
@@ -36,13 +38,15 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
     evidence, layer, maps = _Evidence(twin(network)).train().eval(), None, []
     try:
         for images in batches:
-            layer = layer or find_layer(evidence, images)
             if layer is None:
-                return None
-            attributed = LayerGradientXActivation(evidence, layer).attribute(images.detach().requires_grad_())
+                layer = find_layer(evidence, images[:PROBED])
+                if layer is None:
+                    return None
+                layer.register_forward_hook(_begin)
+            attributed = LayerGradientXActivation(evidence, layer).attribute(images)
             places = as_places(attributed.detach(), images.shape[-1])
             assert places is not None  # find_layer saw to it
-            maps.append(_as_bytes(places.sum(1, keepdim=True).relu()))
+            maps.append(_as_bytes(places.float().sum(1, keepdim=True).relu()))
     except RuntimeError as error:  # torch's own, also for memory that runs out: no reason to lose a study
         say(f"there are no heat maps: {str(error).splitlines()[0]}")
         return None
@@ -109,6 +113,11 @@ def _as_bytes(maps: Tensor) -> NDArray[np.uint8]:
     highest = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     scaled: NDArray[np.uint8] = (255 * maps / highest).round().byte().cpu().numpy()
     return scaled
+
+
+def _begin(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    """Gradients begin at this layer: where parameters are frozen, nothing of what comes before it is kept for them."""
+    return output.detach().requires_grad_().clone()  # a copy, since the next layer may change it in place
 
 
 class _Evidence(nn.Module):

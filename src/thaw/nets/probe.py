@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from thaw.compute import random_state
 from thaw.nets.graph import trains
 
 LITERALS = (int, float, str, type(None), torch.dtype, torch.device)
@@ -83,10 +84,10 @@ def probe(network: fx.GraphModule, two: Tensor, three: Tensor) -> Probed:
         values = [value for source in sources if isinstance(value := runs[0].env.get(source), Tensor)]
         static = node.op != "output" and not trains(network, node) and all(s.meta["path"] in kept for s in sources)
         if static:
-            random, versions, written = _random_state(two.device), _versions(watched), _versions(values)
+            random, versions, written = random_state(two.device), _versions(watched), _versions(values)
             for run, images in zip(runs, (two, three), strict=True):
                 run.env[node] = images if node.op == "placeholder" else run.run_node(node)
-            static = versions == _versions(watched) and torch.equal(random, _random_state(two.device))
+            static = versions == _versions(watched) and torch.equal(random, random_state(two.device))
             if written != _versions(values):
                 writers.add(path)
         if static:
@@ -170,7 +171,3 @@ def _order(tensor: Tensor) -> tuple[int, ...]:
 def _versions(tensors: list[Tensor]) -> list[int]:
     """How often each was written to, which torch counts over all its views."""
     return [tensor._version for tensor in tensors]
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

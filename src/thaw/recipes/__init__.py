@@ -6,6 +6,8 @@ from pathlib import Path
 from thaw.errors import ModelError
 
 EMBEDDED = "thaw:"
+EMBEDDED_NAMES = {"thaw:mobilenet_v2": "IMAGENET1K_V1"}
+"""What the library of their backbone calls the weights that come with thaw."""
 
 
 def embedded_weights(weights: str) -> str:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thaw.files import write_atomic
+from thaw.files import write_atomic, writing
 from thaw.report import formats
 from thaw.report.analysis import confusion
 from thaw.report.error_figures import plot_cost, plot_reliability, plot_slices
@@ -29,8 +29,9 @@ Drawn = dict[str, tuple[Axes, str]]
 
 
 def write_figures(folder: Path, metrics: Metrics) -> dict[str, Markup]:
-    """Draw every figure: as PNG into `folder`, and by name as SVG for the page."""
-    folder.mkdir(exist_ok=True)
+    """Draw every figure: as PNG into `folder`, and by name as SVG for the page. Raises StorageError."""
+    with writing(folder.parent):
+        folder.mkdir(exist_ok=True)
     drawn = {}
     for name, (axes, label) in {**_of_study(metrics), **_of_errors(metrics)}.items():
         figure = axes.figure

@@ -83,8 +83,23 @@ def _calibration(metrics: Metrics) -> str:
         right = sum(one["count"] * one["accuracy"] for one in filled) / images
         word = "overconfident" if sure - right > EVEN else "underconfident" if right - sure > EVEN else "even"
         told.setdefault(word, []).append(f"{named(arm)} ({percent(sure)} sure, {percent(right)} right)")
+    if not told:
+        return ""
     sentence = "; ".join(f"{word} on average: {listed(arms)}" for word, arms in told.items())
-    return f"{sentence[0].upper()}{sentence[1:]}." if told else ""
+    return f"{sentence[0].upper()}{sentence[1:]}. {_temperature(metrics)}"
+
+
+def _temperature(metrics: Metrics) -> str:
+    """What fitted temperatures do to the calibration error on test, or why there are none."""
+    found = {arm: it["calibration"] for arm, it in metrics["arms"].items() if it.get("calibration")}
+    unfitted = [it["why"] for it in found.values() if it["temperature"] is None]
+    if unfitted:
+        return f"No temperature was fitted: {unfitted[0]}."
+    lower = [named(arm) for arm, it in found.items() if it["ece_after"] < it["ece"]]
+    higher = [named(arm) for arm, it in found.items() if it["ece_after"] >= it["ece"]]
+    of = "no arm" if not lower else listed(lower) + (f", not of {listed(higher)}" if higher else "")
+    why = next(it["why"] for it in found.values())
+    return f"A temperature, {why}, lowers the calibration error on test of {of}."
 
 
 def _agreement(metrics: Metrics) -> str:
@@ -106,11 +121,10 @@ def _suspects(metrics: Metrics) -> str:
     found = metrics.get("suspects")
     if not found:
         return ""
-    checked = f"{count(found['checked'], 'label')} checked ({found['method']})"
-    if not found["count"]:
-        return f"Of {checked}, none looks wrong."
-    seem = "looks" if found["count"] == 1 else "look"
-    return f"Of {checked}, {count(found['count'])} {seem} wrong. A person should decide: a hard image is suspect too."
+    looks = "looks" if found["count"] == 1 else "look"
+    wrong = f"{count(found['count']) if found['count'] else 'None'} of {count(found['checked'], 'label')} {looks} wrong"
+    doubt = " A person should decide: a hard image is suspect too." if found["count"] else ""
+    return f"{wrong}.{doubt} They were checked by {found['method']}."
 
 
 def _slice(column: str, value: str) -> str:

@@ -21,8 +21,9 @@ SHOWN_SUSPECTS = 24
 SHOWN_PAIRS = 12
 SAMPLE_SIDE = 112
 """Pixels of a sample's longer side: twice what it takes on the page."""
-BUDGET = 6 << 20
-"""Bytes of the gallery's pictures in the page; beyond that they are brought to WebP, then made smaller."""
+BUDGET = 7 << 20
+"""Bytes of the gallery's pictures and heat maps in the page; beyond that the pictures are brought to WebP, then made
+smaller."""
 SMALLER = ((96, 60), (80, 50), (64, 50), (48, 40))
 """Longer side and WebP quality, tried in this order."""
 
@@ -48,13 +49,15 @@ def gallery(run: Path, metrics: Metrics) -> Markup | None:
         values = table[name].to_pylist()
         return [values[place] for place in shown]
 
+    maps = {
+        arm: [_encoded(heat) for heat in column(f"heat:{arm}")] if f"heat:{arm}" in names else [] for arm in answers
+    }
+    room = BUDGET - sum(len(heat or "") for of_arm in maps.values() for heat in of_arm)
     of_arms = {
         arm: {
             "predicted": [place_of[of_arm[ids[place]][0]] for place in shown],
             "sure": [round(of_arm[ids[place]][1], 4) for place in shown],
-            "heat": [map_ and base64.b64encode(map_).decode() for map_ in column(f"heat:{arm}")]
-            if f"heat:{arm}" in names
-            else [],
+            "heat": maps[arm],
         }
         for arm, of_arm in answers.items()
     }
@@ -63,7 +66,7 @@ def gallery(run: Path, metrics: Metrics) -> Markup | None:
         "best": metrics["recommended"],
         "ids": column("id"),
         "labels": [place_of[name] for name in column("label")],
-        "pictures": [data_uri(image) for image in _within(column("image"))],
+        "pictures": [data_uri(image) for image in _within(column("image"), room)],
         "slices": {name.removeprefix("slice:"): column(name) for name in names if name.startswith("slice:")},
         "suspects": [suspects.get(name) for name in column("id")],
         "arms": of_arms,
@@ -78,6 +81,7 @@ def mistakes(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
     """The test images that the best arm, with its first seed, is surest of and wrong about."""
     arm, seed = metrics["best"], metrics["arms"][metrics["best"]]["runs"][0]["seed"]
     images = {row["id"]: row["image"] for row in rows(run / "examples.parquet", pc.field("role") == "mistake")}
+    heat = _heat(run / "gallery.parquet", arm)
     wrong = (
         (pc.field("arm") == arm)
         & (pc.field("seed") == seed)
@@ -85,7 +89,12 @@ def mistakes(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
         & pc.field("id").isin(pa.array(list(images), pa.string()))
     )
     found = [
-        {**row, "confidence": row[f"p_{row['predicted']}"], "image": data_uri(images[row["id"]])}
+        {
+            **row,
+            "confidence": row[f"p_{row['predicted']}"],
+            "image": data_uri(images[row["id"]]),
+            "heat": _encoded(heat.get(row["id"])),
+        }
         for row in rows(run / "predictions.parquet", wrong)
     ]
     return sorted(found, key=lambda row: -row["confidence"])[:SHOWN_MISTAKES]
@@ -102,13 +111,17 @@ def samples(run: Path, metrics: Metrics) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def suspects(run: Path) -> list[dict[str, Any]]:
-    """The images whose label is most probably wrong, the most suspect first; none where a run looked for none."""
+def suspects(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
+    """The images whose label is most probably wrong, the most suspect first; none where a run looked for none.
+
+    `heat` is the map of the arm to use.
+    """
     path = run / "suspects.parquet"
     if not path.exists():
         return []
+    heat = _heat(path, metrics["recommended"])
     found: list[dict[str, Any]] = read_table(path).slice(0, SHOWN_SUSPECTS).to_pylist()
-    return [{**row, "image": data_uri(row["image"])} for row in found]
+    return [{**row, "image": data_uri(row["image"]), "heat": _encoded(heat.get(row["id"]))} for row in found]
 
 
 def duplicate_pairs(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
@@ -128,6 +141,19 @@ def duplicate_pairs(run: Path, metrics: Metrics) -> list[dict[str, Any]]:
     ][:SHOWN_PAIRS]
 
 
+def _encoded(heat: bytes | None) -> str | None:
+    """A heat map, a square of bytes, as `page.js` reads it."""
+    return None if heat is None else base64.b64encode(heat).decode()
+
+
+def _heat(path: Path, arm: str) -> dict[str, bytes]:
+    """By image an arm's heat map; none where the table has none."""
+    table = read_table(path) if path.exists() else None
+    if table is None or f"heat:{arm}" not in table.column_names:
+        return {}
+    return dict(zip(table["id"].to_pylist(), table[f"heat:{arm}"].to_pylist(), strict=True))
+
+
 def _answers(run: Path, metrics: Metrics, arm: str) -> dict[str, tuple[str, float]]:
     """By test image what an arm with its first seed predicts, and the probability it gives to that."""
     seed = metrics["arms"][arm]["runs"][0]["seed"]
@@ -145,11 +171,11 @@ def _suspects(run: Path) -> dict[str, str]:
     return {row["id"]: row["suggested"] for row in rows(path)} if path.exists() else {}
 
 
-def _within(images: list[bytes]) -> list[bytes]:
+def _within(images: list[bytes], budget: int) -> list[bytes]:
     """The pictures themselves, or smaller ones, so that together they stay in the budget."""
     fitting = images
     for side, quality in SMALLER:
-        if sum(map(len, fitting)) * 4 / 3 <= BUDGET:
+        if sum(map(len, fitting)) * 4 / 3 <= budget:
             break
         fitting = [thumbnail(image, side, quality, "WEBP") for image in images]
     return fitting

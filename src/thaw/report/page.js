@@ -153,6 +153,13 @@ function heatCanvas(encoded) {
   return canvas;
 }
 
+// Beside a picture the same under its heat map.
+for (const one of document.querySelectorAll("[data-heat]")) {
+  const image = one.querySelector("img").cloneNode();
+  image.alt = "The same with a heat map of what the network looked at";
+  one.append(element("span", { class: "picture" }, image, heatCanvas(one.dataset.heat)));
+}
+
 function makeGallery(data) {
   const form = document.querySelector(".filters");
   const dialog = $("picture");
@@ -231,11 +238,11 @@ function makeGallery(data) {
     $("gallery-cards").replaceChildren();
     more();
     const { arm, kind, heat } = form.elements;
-    const maps = found.filter((i) => data.arms[arm.value].heat[i]).length;
+    const without = found.filter((i) => !data.arms[arm.value].heat[i]).length;
     const number = (count) => count.toLocaleString("en");
     const told = [`${number(found.length)} of ${number(data.ids.length)} test images`];
     if (ORDER[kind.value]) told.push(ORDER[kind.value] < 0 ? "the surest first" : "the least sure first");
-    if (heat.checked) told.push(`${number(maps)} with a heat map`);
+    if (heat.checked && without) told.push(`${number(without)} without a heat map`);
     $("gallery-count").textContent = `${told.join(", ")}.`;
   }
 
@@ -310,6 +317,8 @@ function makeGallery(data) {
     $("gallery-cards").children[card]?.querySelector("a").focus();
   });
   window.addEventListener("hashchange", follow);
+  const maps = arms.some((arm) => data.arms[arm].heat.some(Boolean));
+  for (const one of document.querySelectorAll("#gallery-app .of-heat")) one.hidden = !maps;
   $("gallery-app").hidden = false;
   refresh();
   follow();

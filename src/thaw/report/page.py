@@ -22,8 +22,8 @@ from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
 from thaw.report.gallery import duplicate_pairs, gallery, mistakes, samples, suspects
-from thaw.report.limits import findings, harm, limits, people, sizes
-from thaw.report.reading import read
+from thaw.report.limits import findings, harm, limits, narrow, people, sizes
+from thaw.report.reading import read, read_table
 from thaw.report.standing import Metrics, mean_accuracies, pairs, verdict
 
 NEEDED = {
@@ -55,9 +55,10 @@ def write_report(run: Path) -> Path:
         "means": mean_accuracies(metrics),
         "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics["arms"])},
         "gallery": gallery(run, metrics),
+        "shown": read_table(run / "gallery.parquet").num_rows if (run / "gallery.parquet").exists() else 0,
         "mistakes": mistakes(run, metrics),
         "samples": samples(run, metrics),
-        "suspects": suspects(run),
+        "suspects": suspects(run, metrics),
         "duplicates": duplicate_pairs(run, metrics),
         "recipe": read(run / "recipe.toml", tomllib.loads),
         "recipe_text": read(run / "recipe.toml", str),
@@ -65,10 +66,7 @@ def write_report(run: Path) -> Path:
         "modules": _modules(read(run / "modules.json", json.loads)),
     }
     page = run / "report.html"
-    try:
-        write_atomic(page, _render(content | {"figures": write_figures(run / "figures", metrics)}))
-    except OSError as error:
-        raise StorageError(f"{run} cannot be written: {error.strerror}; check its permissions and space.") from error
+    write_atomic(page, _render(content | {"figures": write_figures(run / "figures", metrics)}))
     return page
 
 
@@ -87,6 +85,7 @@ def _sentences(metrics: Metrics) -> dict[str, Any]:
         "gaps": gaps(metrics, metrics["recommended"]),
         "findings": findings(metrics),
         "limits": limits(metrics),
+        "narrow": narrow(metrics),
         "sizes": sizes(metrics) if "audit" in metrics else "",
         "people": people(metrics),
         "harm": harm(metrics),

@@ -22,7 +22,7 @@ SCORES = ("accuracy", "precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class Tested:
-    """What one arm with one seed said of the test images, and where it looked."""
+    """What one arm with one seed said of the test images."""
 
     arm: str
     seed: int
@@ -30,8 +30,6 @@ class Tested:
     """(test images, classes)"""
     validation: NDArray[np.float32] | None = None
     """(validation images, classes); None where the final model trained on them, and for all seeds but the first."""
-    looked: dict[int, NDArray[np.uint8]] | None = None
-    """By the place of a test image its heat map; None where none were made."""
 
 
 def summarise(

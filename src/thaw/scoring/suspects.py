@@ -47,15 +47,18 @@ class Suspects:
 def find_suspects(
     features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes
 ) -> Suspects:
-    """Rank the images by how surely the others contradict their labels.
+    """The images whose labels the others contradict, the most suspect first: see `out_of_fold` and `rank`."""
+    return rank(out_of_fold(features, labels, groups, pool, test), labels, groups is not None)
+
+
+def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes) -> Scores:
+    """(n, classes) probabilities of each image's classes by probes that did not see its label; NaN where none can be.
 
     `features` (n, d), `labels` (n,) and `groups` (n,) of all images; `pool` the rows of train and validation, each
-    judged by a probe that was trained on the rest of them, and `test` those of test, whose labels train nothing. The
-    score is the margin between the label's and the suggestion's probability, brought to 0 to 1, and the rule for
-    `contradicted` that of Northcutt, Jiang and Chuang, Confident learning (JAIR 70, 2021). Where there are groups, two
-    probes' probabilities are averaged: without whole groups, so that an error which a group shares does not vouch for
-    itself, and without single images, so that their near duplicates can tell. Images of a class that no other image or
-    group bears are not checked.
+    judged by a probe that was trained on the rest of them, and `test` those of test, whose labels train nothing. Where
+    there are groups, two probes' probabilities are averaged: without whole groups, so that an error which a group
+    shares does not vouch for itself, and without single images, so that their near duplicates can tell. Images of a
+    class that no other image or group bears are not checked.
     """
     values = features - features.mean(0)
     values /= np.maximum(values.std(0), 1e-6)
@@ -65,7 +68,7 @@ def find_suspects(
         for kind in kinds:
             parts = [(pool[train], pool[held]) for train, held in kind]
             found.append(_probe(values, labels, parts, (pool, test), advance))
-    return _rank(np.mean(found, axis=0), labels, METHOD + (GROUPED if groups is not None else ""))
+    return np.asarray(np.mean(found, axis=0))
 
 
 def _probe(
@@ -111,7 +114,12 @@ def _folds(labels: Codes, groups: Codes | None) -> list[Part]:
     return [(train, held) for train, held in split if len(held)]
 
 
-def _rank(p: Scores, labels: Codes, method: str) -> Suspects:
+def rank(p: Scores, labels: Codes, grouped: bool) -> Suspects:
+    """Rank the images by how surely `out_of_fold` probabilities contradict their labels.
+
+    The score is the margin between the label's and the suggestion's probability, brought to 0 to 1, and the rule for
+    `contradicted` that of Northcutt, Jiang and Chuang, Confident learning (JAIR 70, 2021).
+    """
     rows = np.flatnonzero(~np.isnan(p).any(1))
     p, own = p[rows], labels[rows]
     places = np.arange(len(rows))
@@ -124,6 +132,7 @@ def _rank(p: Scores, labels: Codes, method: str) -> Suspects:
     contradicted = (p_suggested > p_label) & (p_suggested >= thresholds[suggested])
     score = (1 + p_label - p_suggested) / 2
     order = np.argsort(score, kind="stable")
+    method = METHOD + (GROUPED if grouped else "")
     return Suspects(
         rows[order], suggested[order], p_label[order], p_suggested[order], score[order], contradicted[order], method
     )

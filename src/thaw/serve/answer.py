@@ -13,7 +13,7 @@ from PIL import Image
 from thaw.bundle.load import Bundle
 from thaw.bundle.predict import probabilities
 from thaw.errors import DataError
-from thaw.images.pixels import BadImageError, decode_picture
+from thaw.images.decode import BadImageError, decode_picture
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.heatmaps import heat_maps
 from thaw.serve.similar import Training

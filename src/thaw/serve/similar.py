@@ -7,24 +7,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from thaw.compute import Compute, choose_compute
-from thaw.data.batches import consecutive
+from thaw.data.batches import Rows
 from thaw.data.dataset import Dataset
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.activations import fingerprint
 from thaw.nets.backbones import build_backbone
-from thaw.progress import Clock, stage
+from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
 from thaw.serve.watch import state_of
-from thaw.store import Array, Field, Made, cached, key_of
+from thaw.store import Field, Made, cached, key_of
 from thaw.study import load_dataset
-
-BATCH = 64
-"""Images that are described at a time."""
+from thaw.training.describe import Describer, features
 
 
 @dataclass(frozen=True)
@@ -32,20 +30,20 @@ class Training:
     """The training images of a run, described by what enters the head of its pretrained backbone."""
 
     dataset: Dataset
-    rows: NDArray[np.int64]
+    rows: Rows
     """(images,) their rows in the dataset."""
     decode: str
     """How the study decoded them."""
     described: NDArray[np.float32]
     """(images, features), each row of length 1."""
-    describer: nn.Module
+    describer: Describer
     """uint8 pixels (n, height, width, 3) to features (n, features)."""
     compute: Compute
 
     def most_similar(self, pixels: NDArray[np.uint8], count: int) -> list[tuple[int, float]]:
         """Rows of the dataset that are most similar to a picture, (height, width, 3), with the cosine to it."""
         with torch.inference_mode(), self.compute.autocast():
-            found = self.describer(torch.from_numpy(pixels)[None].to(self.compute.device)).float().cpu().numpy()[0]
+            found = self.describer(torch.from_numpy(pixels)[None].to(self.compute.device)).cpu().numpy()[0]
         cosines = self.described @ _unit(found)
         return [(int(self.rows[place]), float(cosines[place])) for place in np.argsort(-cosines, kind="stable")[:count]]
 
@@ -70,53 +68,29 @@ def read_training(run: Path) -> Training:
     rows = np.union1d(splits.train, splits.validation) if refit else splits.train
     weights = embedded_weights(recipe.model.weights)
     model, head = build_backbone(recipe.model.backbone, weights, len(dataset.source.classes), seed=0)
-    describer = nn.Sequential(Normalise(dataset.preprocessing), _Describer(model.eval(), head)).to(compute.device)
-    described = _unit(_describe(describer, dataset, rows, compute))
-    return Training(dataset, rows, recipe.images.decode, described, describer, compute)
+    whole = nn.Sequential(Normalise(dataset.preprocessing), model).eval().to(compute.device)
+    describer = Describer(whole, model.get_submodule(head))
+    return Training(
+        dataset, rows, recipe.images.decode, _unit(_describe(describer, dataset, rows, compute)), describer, compute
+    )
 
 
-def _describe(describer: nn.Module, dataset: Dataset, rows: NDArray[np.int64], compute: Compute) -> NDArray[np.float32]:
+def _describe(describer: Describer, dataset: Dataset, rows: Rows, compute: Compute) -> NDArray[np.float32]:
     """(images, features) of these rows, from the cache where they were described before.
 
     The whole network runs: finding what could be computed once traces it, which must not happen while another thread
     runs a network.
     """
 
-    def features(tensors: tuple[Tensor, ...]) -> Array:
-        with torch.inference_mode(), compute.autocast():
-            found: Array = describer(*tensors).float().cpu().numpy()
-        return found
-
     def make(first: int) -> Made:
-        batches = consecutive(rows[first:], BATCH)
-        with stage("training images", len(rows), "images", first) as advance:
-            for batch, tensors in zip(batches, dataset.pixels.batches(batches), strict=True):
-                yield (features(tensors),), {}
-                advance(len(batch))
+        for found in features(describer, dataset.pixels, rows, compute, first):
+            yield (found,), {}
 
-    width = features(next(dataset.pixels.batches([rows[:1]]))).shape[1]
+    width = next(features(describer, dataset.pixels, rows[:1], compute)).shape[1]
     given = {"pixels": dataset.key, "rows": rows.tolist(), "preprocessing": asdict(dataset.preprocessing)}
     how = [str(compute.device), compute.precision, torch.__version__]
     key = key_of(**given, network=fingerprint(describer), how=how)
     return np.array(cached("described", key, len(rows), [Field((width,), "float32")], make).arrays[0])
-
-
-class _Describer(nn.Module):
-    """What enters the head of a network."""
-
-    def __init__(self, model: nn.Module, head: str) -> None:
-        super().__init__()
-        self.model = model
-        self.entered: Tensor | None = None
-        model.get_submodule(head).register_forward_pre_hook(self._note)
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.model(images)
-        assert self.entered is not None
-        return self.entered
-
-    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.entered = inputs[0].flatten(1)
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,21 +1,56 @@
 """The pretrained backbone's description of every image: what enters the head."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
+import timm
 import torch
+import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import consecutive
+from thaw.data.batches import Inputs, Rows, consecutive
 from thaw.data.dataset import Dataset
-from thaw.nets.activations import BATCH
+from thaw.nets.activations import BATCH, fingerprint
 from thaw.progress import stage
 from thaw.recipe import Arm, Recipe
+from thaw.store import Field, Made, cached, key_of
 from thaw.training.prepare import Kept, prepare
 
+VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
 
-def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> NDArray[np.float32]:
-    """(images, features) float32: what enters the head of the backbone that `model.weights` gives, in evaluation mode.
+
+@dataclass(frozen=True)
+class Features:
+    """A description of every image."""
+
+    values: NDArray[np.float32]
+    """(images, features), mapped."""
+    key: str
+    """A digest of everything that determines them."""
+
+
+class Describer(nn.Module):
+    """From what a network takes to what enters its head, (n, features) float32; the network is in evaluation mode."""
+
+    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.entered = torch.empty(0)
+        head.register_forward_pre_hook(self._note)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.network(*inputs)
+        return self.entered.float()
+
+    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.entered = inputs[0].flatten(1)
+
+
+def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Features:
+    """What enters the head of the backbone that `model.weights` gives, in evaluation mode.
 
     No label is looked at. It starts from the activations in `kept` where they lie on its way.
     """
@@ -23,21 +58,31 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     train = recipe.train.model_copy(update={"flips": False})
     alone = recipe.model_copy(update={"model": model, "train": train, "arms": {"head": Arm(train="head")}})
     network, _ = prepare("head", 0, dataset, alone, compute, kept)
+    start = next((one.key for one in kept if one.entry.arrays is network.inputs.arrays), dataset.key)
+    how = [recipe.model.backbone, compute.device.type, compute.precision, VERSIONS, BATCH]
+    key = key_of(start=start, values=fingerprint(network.scorer), how=how)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
-    entered: list[Tensor] = []
+    describer, rows = Describer(network.scorer, head), np.arange(len(dataset.source.ids))
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered.append(inputs[0].flatten(1).float().cpu())
+    def make(first: int) -> Made:
+        for found in features(describer, network.inputs, rows, compute, first):
+            yield (found,), {}
 
-    hook = head.register_forward_pre_hook(note)
-    try:
-        batches = consecutive(np.arange(len(dataset.source.ids)), BATCH)
-        with torch.inference_mode(), stage("features", len(dataset.source.ids), "images") as advance:
-            for rows, tensors in zip(batches, network.inputs.batches(batches), strict=True):
-                with compute.autocast():
-                    network.scorer(*tensors)
-                advance(len(rows))
-    finally:
-        hook.remove()
-    return torch.cat(entered).numpy()
+    with torch.inference_mode(), compute.autocast():
+        width = describer(*next(network.inputs.batches([rows[:1]]))).shape[1]
+    (array,) = cached("features", key, len(rows), [Field((width,), "float32")], make).arrays
+    return Features(array, key)
+
+
+def features(
+    describer: Describer, inputs: Inputs, rows: Rows, compute: Compute, first: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """(batch, features) for one batch after the other of `rows`, from the one at place `first` on."""
+    batches = consecutive(rows[first:], BATCH)
+    with stage("features", len(rows), "images", first) as advance:
+        for batch, tensors in zip(batches, inputs.batches(batches), strict=True):
+            with torch.inference_mode(), compute.autocast():
+                found: NDArray[np.float32] = describer(*tensors).cpu().numpy()
+            yield found
+            advance(len(batch))

@@ -17,7 +17,7 @@ from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.training.loop import fit, make_criterion, schedule
-from thaw.training.network import Network, epoch_seed, optimizer_of, restore, score, snapshot
+from thaw.training.network import Network, epoch_seed, optimizer_of, restore, score, snapshot, views
 
 Epoch = dict[str, float]
 
@@ -57,7 +57,7 @@ def train(
     factors = np.split(schedule(settings, sum(lengths)), np.cumsum(lengths)[:-1])
     optimizer = optimizer_of(network, network.tail, learning_rate, recipe)
     criterion = make_criterion(settings, labels, rows)
-    views = labels.repeat(2 if settings.flips else 1)
+    targets = views(labels, recipe)
     kept = None if work is None else work / "epoch.safetensors"
     table, best = _go_on(kept, network, optimizer, learning_rate)
     note("epochs", table)
@@ -68,7 +68,7 @@ def train(
             before = snapshot(network.tail)
             compute.seed(epoch_seed(seed, epoch))
             (curve,) = fit(
-                *(network.trunk, [network.tail], [optimizer], criterion, network.inputs, views, epochs[epoch]),
+                *(network.trunk, [network.tail], [optimizer], criterion, network.inputs, targets, epochs[epoch]),
                 *(compute, advance, factors[epoch]),
             )
             if curve.diverged():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.compute import Compute
-from thaw.data.batches import Inputs, Rows
+from thaw.data.batches import Inputs, Rows, on_device
 from thaw.errors import out_of_memory
 from thaw.progress import say
 from thaw.recipe import Train
@@ -47,7 +47,7 @@ def make_criterion(settings: Train, labels: Tensor, rows: Rows) -> nn.CrossEntro
     """
     weights = None
     if settings.class_weights == "balanced":
-        trained = labels[torch.from_numpy(rows).to(labels.device)]
+        trained = _at(labels, rows)
         counts = torch.bincount(trained, minlength=int(labels.max()) + 1)
         weights = len(rows) / (len(counts) * counts.clamp(min=1)).float()
     return nn.CrossEntropyLoss(weights, label_smoothing=settings.label_smoothing)
@@ -86,6 +86,36 @@ def schedule(settings: Train, steps: int) -> NDArray[np.float64]:
     return factors
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What a first step's forward and backward pass leaves behind: the same for all rates that begin alike."""
+
+    losses: Losses
+    """For the one network that took it."""
+    gradients: list[Tensor | None]
+    buffers: list[Tensor]
+    random_state: Tensor
+
+
+def open_trials(
+    trunk: nn.Module | None,
+    tail: nn.Module,
+    criterion: nn.CrossEntropyLoss,
+    inputs: Inputs,
+    labels: Tensor,
+    rows: Rows,
+    compute: Compute,
+) -> Opening:
+    """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `tail` is left as it was."""
+    (tensors,) = inputs.batches([rows])
+    before = [buffer.clone() for buffer in tail.buffers()]
+    losses, _ = _gradients(trunk, [tail], criterion, tensors, _at(labels, rows), 1, compute)
+    buffers = [buffer.clone() for buffer in tail.buffers()]
+    gradients = [parameter.grad for parameter in tail.parameters()]
+    _begin_at([tail], [None] * len(gradients), before)
+    return Opening(losses, gradients, buffers, compute.random_state())
+
+
 def fit(
     trunk: nn.Module | None,
     tails: list[nn.Module],
@@ -97,62 +127,91 @@ def fit(
     compute: Compute,
     advance: Callable[[int], None],
     factors: NDArray[np.float64] | None = None,
+    opening: Opening | None = None,
 ) -> list[Curve]:
     """One optimiser step a batch, for each tail side by side; returns what happened to each.
 
     `trunk` is the part that holds nothing trainable and yet changes from step to step, through its random numbers; its
     output is the same for all tails and computed once. Each tail then draws the random numbers that it would draw
     alone. `labels` (rows of the inputs,) int64 lies on the device. `factors` (steps,) multiplies the learning rates.
-    Where the memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step,
-    but for rounding, where nothing in the tails looks at the batch as a whole or draws random numbers for it.
+    `opening` is what `open_trials` found for the first of the batches, which is then not computed again. Where the
+    memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step, but for
+    rounding, where nothing in the tails looks at the batch as a whole or draws random numbers for it.
     """
     noted: list[Losses] = [[] for _ in tails]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    buffers = [buffer for tail in tails for buffer in tail.buffers()]
     pieces = 1
-    for step, (rows, tensors) in enumerate(zip(batches, inputs.batches(batches), strict=True)):
-        target = labels[torch.from_numpy(rows).to(labels.device)]
-        state, statistics = compute.random_state(), [buffer.clone() for buffer in buffers]
-        while True:
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            try:
-                losses = _gradients(trunk, tails, criterion, tensors, target, pieces, compute)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or 2 * pieces > len(rows):
-                    raise
-            pieces *= 2
-            say(f"the memory does not hold a batch of {len(rows)} images; its gradient is computed in {pieces} pieces")
-            compute.set_random_state(state)
-            for buffer, value in zip(buffers, statistics, strict=True):
-                buffer.copy_(value)
+    targets = (labels[rows] for rows in on_device(batches, labels.device))
+    for step, (target, tensors) in enumerate(zip(targets, inputs.batches(batches), strict=True)):
+        if opening is not None and step == 0:
+            _begin_at(tails, opening.gradients, opening.buffers)
+            compute.set_random_state(opening.random_state)
+            losses = opening.losses * len(tails)
+        else:
+            losses, pieces = _gradients(trunk, tails, criterion, tensors, target, pieces, compute)
         for index, (optimizer, (loss, correct)) in enumerate(zip(optimizers, losses, strict=True)):
             if factors is not None:
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
                     group["lr"] = peak * float(factors[step])
             optimizer.step()
-            noted[index].append((loss.double() * len(rows), correct))
+            noted[index].append((loss, correct))
         advance(1)
     for optimizer, of_groups in zip(optimizers, peaks, strict=True):
         for group, peak in zip(optimizer.param_groups, of_groups, strict=True):
             group["lr"] = peak
     images = np.array([len(rows) for rows in batches])
     columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_tail, strict=True)] for of_tail in noted]
-    return [Curve(losses, correct, images) for losses, correct in columns]
+    return [Curve(losses.astype(np.float64) * images, correct, images) for losses, correct in columns]
 
 
 @torch.inference_mode()
 def predict(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Compute) -> Tensor:
     """The logits of a network in evaluation mode: float32 (images, classes) on the CPU, in the batches' order."""
-    logits = []
-    for tensors in inputs.batches(batches):
+    return torch.cat([_logits(network, tensors, compute) for tensors in inputs.batches(batches)]).cpu()
+
+
+def _logits(network: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> Tensor:
+    """Of one batch, by halves where the memory does not hold it."""
+    half = len(tensors[0]) // 2
+    try:
         with compute.autocast():
-            logits.append(network(*tensors).float())
-    return torch.cat(logits).cpu()
+            logits: Tensor = network(*tensors).float()
+            return logits
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or not half:
+            raise
+    halves = [tuple(tensor[part] for tensor in tensors) for part in (slice(half), slice(half, None))]
+    return torch.cat([_logits(network, part, compute) for part in halves])
 
 
 def _gradients(
+    trunk: nn.Module | None,
+    tails: list[nn.Module],
+    criterion: nn.CrossEntropyLoss,
+    tensors: tuple[Tensor, ...],
+    target: Tensor,
+    pieces: int,
+    compute: Compute,
+) -> tuple[Losses, int]:
+    """Each tail's gradients of one batch's mean loss, and in how many pieces the memory held it: `pieces` or more."""
+    buffers = [buffer for tail in tails for buffer in tail.buffers()]
+    state, statistics = compute.random_state(), [buffer.clone() for buffer in buffers]
+    while True:
+        for tail in tails:
+            tail.zero_grad(set_to_none=True)
+        try:
+            return _add_gradients(trunk, tails, criterion, tensors, target, pieces, compute), pieces
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or 2 * pieces > len(target):
+                raise
+        pieces *= 2
+        say(f"the memory does not hold a batch of {len(target)} images; its gradient is computed in {pieces} pieces")
+        compute.set_random_state(state)
+        for buffer, value in zip(buffers, statistics, strict=True):
+            buffer.copy_(value)
+
+
+def _add_gradients(
     trunk: nn.Module | None,
     tails: list[nn.Module],
     criterion: nn.CrossEntropyLoss,
@@ -181,6 +240,20 @@ def _gradients(
             noted[index].append((loss.detach(), (logits.detach().argmax(1) == wanted).sum()))
     sums = [[torch.stack(values).sum() for values in zip(*of_tail, strict=True)] for of_tail in noted]
     return [(loss, correct) for loss, correct in sums]
+
+
+@torch.no_grad()
+def _begin_at(tails: list[nn.Module], gradients: list[Tensor | None], buffers: list[Tensor]) -> None:
+    """Give tails, whose parameters and buffers come in the same order, gradients, which they share, and buffers."""
+    for tail in tails:
+        for parameter, gradient in zip(tail.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for buffer, value in zip(tail.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+
+
+def _at(labels: Tensor, rows: Rows) -> Tensor:
+    return labels[torch.from_numpy(rows).to(labels.device)]
 
 
 def _pieces(

@@ -37,6 +37,11 @@ def optimizer_of(network: Network, tail: nn.Module, learning_rate: float, recipe
     return make_optimizer(recipe.train, trained, learning_rate, network.scales)
 
 
+def views(labels: Tensor, recipe: Recipe) -> Tensor:
+    """The labels of all rows that a study's inputs have: those of the images (n,), and of their mirror images."""
+    return labels.repeat(2 if recipe.train.flips else 1)
+
+
 def test(network: Network, rows: Rows, recipe: Recipe, compute: Compute) -> Tensor:
     """Logits (images, classes) on `rows`, by the network in evaluation mode."""
     return predict(network.scorer, network.inputs, consecutive(rows, recipe.train.batch_size), compute)

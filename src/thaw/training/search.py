@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.store import key_of
-from thaw.training.loop import fit, make_criterion
-from thaw.training.network import Network, copy_of, epoch_seed, optimizer_of, restore, score, snapshot
+from thaw.training.loop import Opening, fit, make_criterion, open_trials
+from thaw.training.network import Network, copy_of, epoch_seed, optimizer_of, restore, score, snapshot, views
 
 SIDE_BY_SIDE_BYTES = 2 << 30
 """Rates are tried side by side while their copies of the tail, with gradients and Adam's moments, fit in this."""
@@ -57,13 +58,17 @@ def search(
     """
     trials: dict[tuple[float, int], Trial] = {}
 
+    @cache
+    def opening() -> Opening:
+        return _open(network, labels, splits, recipe, seed, compute)
+
     def attempt(rates: list[float], steps: int) -> list[Trial]:
         """A trial for each rate, the best first."""
         new = [rate for rate in rates if (rate, steps) not in trials]
         for lane in _lanes(new, network):
 
             def run(lane: list[float] = lane) -> list[Trial]:
-                return _try(network, lane, steps, labels, splits, recipe, seed, compute)
+                return _try(network, lane, steps, labels, splits, recipe, seed, compute, opening())
 
             found = remember(work, key_of(rates=lane, steps=steps), run) if work else run()
             trials.update({(trial["learning_rate"], steps): trial for trial in found})
@@ -129,6 +134,14 @@ def _lanes(rates: list[float], network: Network) -> list[list[float]]:
     return [rates[start : start + width] for start in range(0, len(rates), width)]
 
 
+def _open(network: Network, labels: Tensor, splits: Splits, recipe: Recipe, seed: int, compute: Compute) -> Opening:
+    """The first step of every trial, up to the optimiser: all have the same batch, start and random numbers."""
+    ((rows,),) = _until(splits.train, recipe, len(labels), seed, 1)
+    compute.seed(epoch_seed(seed, 0))
+    criterion = make_criterion(recipe.train, labels, splits.train)
+    return open_trials(network.trunk, network.tail, criterion, network.inputs, views(labels, recipe), rows, compute)
+
+
 def _try(
     network: Network,
     lane: list[float],
@@ -138,20 +151,20 @@ def _try(
     recipe: Recipe,
     seed: int,
     compute: Compute,
+    opening: Opening,
 ) -> list[Trial]:
     """Train from the network's present state at each rate, side by side, and score; the state is as before then."""
     start = snapshot(network.tail)
     tails = [network.tail] if len(lane) == 1 else [copy_of(network.tail) for _ in lane]
     optimizers = [optimizer_of(network, tail, rate, recipe) for tail, rate in zip(tails, lane, strict=True)]
     criterion = make_criterion(recipe.train, labels, splits.train)
-    views = labels.repeat(2 if recipe.train.flips else 1)
     diverged = [False] * len(lane)
     with stage("search", steps, "steps") as advance:
         for epoch, batches in enumerate(_until(splits.train, recipe, len(labels), seed, steps)):
             compute.seed(epoch_seed(seed, epoch))
             curves = fit(
-                *(network.trunk, tails, optimizers, criterion, network.inputs, views, batches),
-                *(compute, advance),
+                *(network.trunk, tails, optimizers, criterion, network.inputs, views(labels, recipe), batches),
+                *(compute, advance, None, None if epoch else opening),
             )
             diverged = [before or curve.diverged() for before, curve in zip(diverged, curves, strict=True)]
     trials = []

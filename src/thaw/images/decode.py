@@ -1,0 +1,74 @@
+"""One picture: encoded bytes to the square of pixels that a network sees."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from thaw.images.preprocessing import Preprocessing, shorter_side
+
+MAX_PIXELS = 178_956_970
+"""Pictures with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
+FILTERS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
+
+
+class BadImageError(Exception):
+    """A picture that cannot be decoded; the message says why."""
+
+
+def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
+    """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters fails below
+            with Image.open(io.BytesIO(content)) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise BadImageError(
+                        f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode"
+                    )
+                if decode == "fast":
+                    shorter = shorter_side(preprocessing)
+                    picture.draft("RGB", (shorter, shorter))
+                return np.array(to_square(upright_rgb(picture), preprocessing))
+    except UnidentifiedImageError as error:
+        raise BadImageError("is no picture in a format that can be read") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise BadImageError(f"cannot be decoded: {reason}") from error
+    except (IndexError, KeyError, TypeError, ZeroDivisionError, ArithmeticError, RuntimeError) as error:
+        # decoders of broken files fail in many ways
+        raise BadImageError(f"is broken ({type(error).__name__}: {error})") from error
+
+
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """Any picture as RGB, turned upright by its EXIF orientation, on white where it is transparent.
+
+    The first frame of an animation; 16-bit grey is scaled to 8 bits.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        values = np.asarray(picture, dtype=np.float64)
+        scale = 1.0 if picture.mode == "F" and values.max(initial=0) <= 255 else 255 / 65535
+        picture = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """An RGB picture resized to (size, size), as torchvision's `Resize` (and `CenterCrop`) do it."""
+    size, resample = preprocessing.size, FILTERS[preprocessing.interpolation]
+    if preprocessing.resize == "squash":
+        return picture.resize((size, size), resample)
+    shorter = shorter_side(preprocessing)
+    width, height = picture.size
+    if width <= height:
+        width, height = shorter, max(int(shorter * height / width), shorter)
+    else:
+        width, height = max(int(shorter * width / height), shorter), shorter
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return picture.resize((width, height), resample).crop((left, top, left + size, top + size))

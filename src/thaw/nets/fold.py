@@ -1,0 +1,61 @@
+"""Batch normalisation folded into the convolution before it: less work for a network that only predicts."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from thaw.nets.graph import twin
+from thaw.nets.probe import close
+
+
+@torch.no_grad()
+def fold(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network, in evaluation mode, with every normalisation that reads a convolution's output made part of it.
+
+    Which ones do is observed on `images`, a batch of its input, and the result is compared on them: the logits are the
+    same but for rounding. Where they are not, as where a second layer reads what the convolution gives, the network
+    itself comes back. Parameters of other layers are shared.
+    """
+    expected = network(images)
+    folded = twin(network)
+    names = {module: name for name, module in folded.named_modules()}
+    for convolution, normalisation in _pairs(folded, images):
+        mean, variance = normalisation.running_mean, normalisation.running_var
+        if mean is None or variance is None:  # it takes each batch's own
+            continue
+        scaling = normalisation.eps, normalisation.weight, normalisation.bias
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, mean, variance, *scaling
+        )
+        # timm's normalisations go on with an activation
+        folded.set_submodule(names[normalisation], nn.Sequential(*normalisation.children()))
+    return folded if close(folded(images), expected) else network
+
+
+def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the normalisations that read their output as it is, where both run once."""
+    runs: Counter[nn.Module] = Counter()
+    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+
+    def after(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        runs[module] += 1
+        if type(module) is nn.Conv2d:
+            made[id(output)] = module, output, output._version
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.BatchNorm2d) and inputs and id(inputs[0]) in made:
+            convolution, output, version = made[id(inputs[0])]
+            if output._version == version:  # nothing wrote to it in between
+                pairs.append((convolution, module))
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    layers = [module for module in network.modules() if isinstance(module, kinds)]
+    hooks = [layer.register_forward_hook(after) for layer in layers]
+    hooks += [layer.register_forward_pre_hook(before) for layer in layers]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return [pair for pair in pairs if runs[pair[0]] == runs[pair[1]] == 1]
