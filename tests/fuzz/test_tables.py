@@ -62,17 +62,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return inner
 
 
-def read(folder: Path, path: Path, data: Data) -> None:
+def read(folder: Path, table: Path, data: Data) -> None:
     """Read a table; no picture may come from outside its folder."""
     cache = Path(os.environ["THAW_CACHE"])
     with confined(folder, cache):
-        source = read_source(data.model_copy(update={"source": str(path)}))
+        source = read_source(data.model_copy(update={"source": str(table)}))
         for row in range(len(source.ids)):
             source.picture(row)
-            if source.content[int(source.rows[row])].as_py() is None:  # a file is read
-                path = source.paths[source.rows[row]]
+            held = int(source.rows[row])
+            path = source.paths[held]
+            if not source.content[held].is_valid:  # a file is read, of the source or, where it is part of one, a table
+                own = cache if source.parts is not None and source.parts[held, 0] >= 0 else folder
                 assert path
-                assert Path(path).resolve().is_relative_to(folder.resolve())
+                assert Path(path).resolve().is_relative_to(own.resolve())
     shutil.rmtree(cache, ignore_errors=True)
 
 

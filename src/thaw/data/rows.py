@@ -57,14 +57,24 @@ def read_rows(data: Data) -> tuple[pa.Table, tuple[Skipped, ...], tuple[Stamp, .
     try:
         if opened is None:
             return *_class_folder(Path(data.source), data), ()
-        mapped = tuple(stamp(one["filename"]) for part in opened[0].values() for one in part.cache_files)
+        mapped = tuple(_stamp(one["filename"]) for part in opened[0].values() for one in part.cache_files)
         return _gather(opened[0], data, opened[1]), (), mapped
     except OSError as error:
         raise DataError(f"{data.source} cannot be read: {error}; check the path and its permissions.") from error
 
 
-def stamp(file: str | Path) -> Stamp:
-    """A file as it is now. Raises OSError."""
+def check_same(files: tuple[Stamp, ...]) -> None:
+    """Raise DataError where one of some files was written to since it was looked at, or is gone."""
+    for file in files:
+        try:
+            same = _stamp(file[0]) == file
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(f"{file[0]} changed while it was read; run the command again when nothing writes to it.")
+
+
+def _stamp(file: str | Path) -> Stamp:
     found = os.stat(file)
     return str(file), found.st_mtime_ns, found.st_size
 
@@ -100,10 +110,10 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
 
 
-def _stamps(path: Path) -> list[Stamp]:
-    return list(
-        map(stamp, [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix in TABLES))
-    )
+def _stamps(path: Path) -> tuple[Stamp, ...]:
+    """The tables of a dataset as they are now."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES)
+    return tuple(map(_stamp, files))
 
 
 def _from_hub(name: str) -> datasets.DatasetDict:

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thaw.data.folder import printable
-from thaw.data.rows import BROUGHT, CONTENT, PATH, Stamp, check_columns, read_rows, stamp
+from thaw.data.parts import Parts, find_parts, read_part
+from thaw.data.rows import BROUGHT, CONTENT, PATH, check_columns, check_same, read_rows
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
 from thaw.progress import stage, workers
@@ -45,34 +46,29 @@ class Source:
     digests: tuple[str, ...]
     """n content digests, of the encoded pictures."""
     content: pa.ChunkedArray
-    """The encoded bytes of pictures, memory-mapped where the source is; null where a picture is a file."""
+    """The encoded bytes of pictures that lie in memory; null where a picture is in a file."""
     paths: tuple[str | None, ...]
-    """The files of pictures without bytes."""
+    """The files of the others."""
     rows: NDArray[np.int64]
-    """(n,) the row of `content` and `paths` that holds each picture."""
+    """(n,) the row of `content`, `paths` and `parts` that holds each picture."""
     columns: pa.Table
     """(n,) all other columns, to group and to slice by."""
     skipped: tuple[Skipped, ...]
-    mapped: tuple[Stamp, ...] = ()
-    """The files that `content` is mapped from, as they were when it was read."""
+    parts: Parts | None = None
+    """(rows, 2) where in its file a picture starts, and its bytes; -1 where it is the whole file. None: all are."""
 
     def picture(self, row: int) -> bytes:
-        """The encoded bytes of one picture.
-
-        Raises OSError where its file cannot be read, and DataError where the file that holds it has changed.
-        """
-        _check_mapped(self.mapped)
-        return _read(self.content, self.paths, int(self.rows[row]))
+        """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
+        return _read(self.content, self.paths, self.parts, int(self.rows[row]))
 
     def open(self, row: int) -> BinaryIO:
-        """The encoded bytes of one picture as a file, of which no more is read than is asked for.
-
-        Raises what `picture` raises.
-        """
-        _check_mapped(self.mapped)
-        path = self.paths[int(self.rows[row])]
-        value = self.content[int(self.rows[row])].as_py()
-        return io.BytesIO(value) if path is None or value is not None else Path(path).open("rb")
+        """The encoded bytes of one picture as a file, of which no more is read than is asked for. Raises OSError."""
+        held = int(self.rows[row])
+        path = self.paths[held]
+        is_part = self.parts is not None and self.parts[held, 0] >= 0
+        if path is None or is_part or self.content[held].is_valid:
+            return io.BytesIO(self.picture(row))
+        return Path(path).open("rb")
 
     def fingerprint(self) -> str:
         """A digest of everything that a study sees of this source."""
@@ -107,8 +103,11 @@ def read_source(data: Data) -> Source:
     content = table.column(CONTENT)
     paths = tuple(None if path is None else os.fsdecode(path) for path in table.column(PATH).to_pylist())
     ids = _ids(content, paths, splits, data)
-    digests, unreadable = _digests(content, paths, mapped)
     reasons = dict.fromkeys(_repeated(content, paths, labels, splits), "is listed before, with the same label")
+    content, tables, parts = find_parts(content, [file for file, _, _ in mapped])
+    paths = tuple(table or path for table, path in zip(tables, paths, strict=True))
+    digests, unreadable = _digests(content, paths, parts)
+    check_same(mapped)
     reasons |= {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
     order = sorted(
@@ -128,7 +127,7 @@ def read_source(data: Data) -> Source:
         np.arange(len(ids)),
         table.drop_columns([BROUGHT, CONTENT, PATH]),
         skipped,
-        mapped,
+        parts,
     )
     left_out = [Skipped(str(ids[row]), why, row in unreadable) for row, why in sorted(reasons.items())]
     return source.take(np.array(order), left_out)
@@ -241,16 +240,13 @@ def _folder(paths: tuple[str | None, ...], data: Data) -> str:
     return os.path.commonpath([os.path.dirname(path) for path in files])
 
 
-def _digests(
-    content: pa.ChunkedArray, paths: tuple[str | None, ...], mapped: tuple[Stamp, ...]
-) -> tuple[list[str], dict[int, str]]:
+def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Parts) -> tuple[list[str], dict[int, str]]:
     """The digest of each picture's encoded bytes; and the rows that cannot be read, with the reason."""
     unreadable: dict[int, str] = {}
 
     def digest(row: int) -> str:
-        _check_mapped(mapped)
         try:
-            return digest_of(_read(content, paths, row))
+            return digest_of(_read(content, paths, parts, row))
         except OSError as error:
             unreadable[row] = error.strerror or str(error)
             return ""
@@ -263,30 +259,15 @@ def _digests(
     return digests, unreadable
 
 
-def _check_mapped(files: tuple[Stamp, ...]) -> None:
-    """Raise DataError where one of the files that are mapped was written to, or is gone.
-
-    The bytes at an address are then others, and where the file became shorter, the system ends a process that looks at
-    them.
-    """
-    for before in files:
-        try:
-            same = stamp(before[0]) == before
-        except OSError:
-            same = False
-        if not same:
-            raise DataError(
-                f"{before[0]} changed while the study was reading it; run the command again when nothing writes to it."
-            )
-
-
-def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], row: int) -> bytes:
+def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Parts | None, row: int) -> bytes:
     value = content[row].as_py()
     path = paths[row]
     if value is not None:
         return bytes(value)
     if path is None:
         raise FileNotFoundError(0, "neither bytes nor a path")
+    if parts is not None and parts[row, 0] >= 0:
+        return read_part(path, *parts[row].tolist())
     try:
         found = os.stat(path)
     except ValueError as error:
