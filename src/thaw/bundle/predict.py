@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 """A path, an encoded picture, a PIL image, an array uint8 (h, w), (h, w, 3) or (h, w, 4), or a tensor uint8 (3, h, w)
 or (h, w, 3)."""
-BATCH_PIXELS = {"cpu": 128 * 224**2, "cuda": 256 * 224**2, "mps": 64 * 224**2}
+BATCH_PIXELS = {"cpu": 64 * 224**2, "cuda": 256 * 224**2, "mps": 64 * 224**2}
 """Pixels that the network sees at a time, by device, of one picture at least and MOST_PICTURES at most."""
 MOST_PICTURES = 1024
+TASK = 8
+"""Pictures that a thread decodes at a time."""
 AHEAD = {"cpu": 0, "cuda": 1, "mps": 1}
 """Batches that are decoded while the network runs, by device. On a CPU both want every core, and one after the other
 is faster than together."""
@@ -66,19 +68,21 @@ def predict(bundle: "Bundle", pictures: Iterable[Named]) -> Iterator[Batch]:
     """Batches of predictions, in the order of the pictures; two are in memory at most, however many there are."""
     device, source = bundle.compute.device.type, iter(pictures)
     size = min(MOST_PICTURES, max(1, BATCH_PIXELS[device] // bundle.preprocessing.size**2))
-    coming: deque[tuple[list[Named], Iterator[NDArray[np.uint8] | str]]] = deque()
+    coming: deque[tuple[list[Named], Iterator[list[NDArray[np.uint8] | str]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while True:
             while len(coming) <= AHEAD[device] and (few := list(islice(source, size))):
-                coming.append((few, pool.map(partial(_square_or_reason, bundle), few)))
+                tasks = [few[start : start + TASK] for start in range(0, len(few), TASK)]
+                coming.append((few, pool.map(partial(_squares, bundle), tasks)))
             if not coming:
                 return
-            yield _answer(bundle, *coming.popleft())
+            few, decoded = coming.popleft()
+            yield _answer(bundle, few, chain.from_iterable(decoded))
 
 
-def _answer(bundle: "Bundle", few: list[Named], decoded: Iterator[NDArray[np.uint8] | str]) -> Batch:
+def _answer(bundle: "Bundle", few: list[Named], squares: Iterable[NDArray[np.uint8] | str]) -> Batch:
     names, pixels, bad = [], [], []
-    for named, found in zip(few, decoded, strict=True):
+    for named, found in zip(few, squares, strict=True):
         if isinstance(found, str):
             bad.append((named.name, found))
         else:
@@ -161,8 +165,12 @@ def listed(pictures: Any) -> list[Picture]:
     return list(pictures)
 
 
-def _square_or_reason(bundle: "Bundle", named: Named) -> NDArray[np.uint8] | str:
-    try:
-        return square(named.picture, bundle.preprocessing, bundle.decode)
-    except BadImageError as error:
-        return str(error)
+def _squares(bundle: "Bundle", task: list[Named]) -> list[NDArray[np.uint8] | str]:
+    """The pixels of each picture of a task, or why it has none."""
+    found: list[NDArray[np.uint8] | str] = []
+    for named in task:
+        try:
+            found.append(square(named.picture, bundle.preprocessing, bundle.decode))
+        except BadImageError as error:
+            found.append(str(error))
+    return found
