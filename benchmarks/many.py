@@ -9,7 +9,6 @@ the pages of mapped files that were resident; `own` is without these, which the 
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import subprocess
@@ -25,7 +24,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from growth import perturbed
-from PIL import Image
 
 from thaw.data.source import read_source
 from thaw.recipe import Data
@@ -99,11 +97,7 @@ def make_part(source: str, count: int, worker: int, workers: int) -> Made:
     made = []
     for number in range(worker, count, workers):
         row, repeat = number % len(images.ids), number // len(images.ids)
-        with Image.open(io.BytesIO(perturbed(images.picture(row), np.random.default_rng([row, repeat])))) as picture:
-            small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=90)
-        content = buffer.getvalue()
+        content = perturbed(images.picture(row), np.random.default_rng([row, repeat]), SIDE)
         if number % 100 == 0:
             content = BROKEN[number // 100 % len(BROKEN)](content)
         made.append((number, images.classes[images.labels[row]], row, content))
