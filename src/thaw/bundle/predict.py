@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 """A path, an encoded picture, a PIL image, an array uint8 (h, w), (h, w, 3) or (h, w, 4), or a tensor uint8 (3, h, w)
 or (h, w, 3)."""
-BATCH_PIXELS = {"cpu": 64 * 224**2, "cuda": 256 * 224**2, "mps": 64 * 224**2}
+BATCH_PIXELS = {"cpu": 128 * 224**2, "cuda": 256 * 224**2, "mps": 64 * 224**2}
 """Pixels that the network sees at a time, by device, of one picture at least and MOST_PICTURES at most."""
 MOST_PICTURES = 1024
 TASK = 8
