@@ -120,7 +120,7 @@ def differences(run: Path) -> dict[str, tuple[float, int]]:
     folder, rows = run / "models" / "trained", found.predictions.to_pylist()
     bundle = thaw.load(folder, device="cpu", precision="fp32")
     files = [Path(found.recipe.data.source) / row["id"] for row in rows]
-    arrays = [np.array(upright_rgb(Image.open(file)))[None] for file in files]
+    arrays = [np.array(upright_rgb(Image.open(io.BytesIO(file.read_bytes()))))[None] for file in files]
     trained = np.array([[row[f"p_{name}"] for name in bundle.classes] for row in rows])
     answers = {
         "bundle": bundle.predict_proba(files),
