@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from thaw.data.splits import Splits, draw_groups
 from thaw.scoring.statistics import LEVEL
+from thaw.store import release
 
 Rows = NDArray[np.int64]
 
@@ -52,6 +53,7 @@ def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clus
     used = _whole_clusters(np.flatnonzero(part >= 0), clusters)
     labels, part, clusters = labels[used], part[used], np.unique(clusters[used], return_inverse=True)[1]
     inputs = features[used]
+    release(features)
     as_split = _right(inputs, labels, part)
     together = [_right(inputs, labels, drawn) for drawn in _drawn(labels, part, clusters)]
     if as_split is None or not together or any(right is None for right in together):

@@ -1,28 +1,34 @@
 """Images whose label is probably wrong: those that a probe trained on the other images contradicts."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from thaw.data.batches import Inputs, consecutive
 from thaw.progress import stage
 from thaw.scoring.metrics import Scores
 from thaw.scoring.statistics import Codes
 
 Part = tuple[Codes, Codes]
+Values = Callable[[Codes], Iterator[NDArray[np.float32]]]
 
 FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2)
 """Inverse strengths of regularisation that the probe chooses from."""
 ITERATIONS = 100
+PROBED, CHUNK = 10_000, 1024
+"""Images that a probe is trained on at most, drawn at random, and that are read at a time: however many images there
+are, no more memory is needed."""
 METHOD = (
-    "out-of-fold confidence of a logistic regression on what enters the pretrained backbone's head; a label is "
-    "contradicted where another class is at least as sure as it is on average for images that bear its label"
+    "out-of-fold confidence of a logistic regression on what enters the pretrained backbone's head, of "
+    f"{PROBED:,} images at most; a label is contradicted where another class is at least as sure as it is on average for images that bear its label"
 )
 GROUPED = "; mean of a probe that holds whole groups out and one that holds single images out"
 
@@ -60,8 +66,13 @@ def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | No
     shares does not vouch for itself, and without single images, so that their near duplicates can tell. Images of a
     class that no other image or group bears are not checked.
     """
-    values = features - features.mean(0)
-    values /= np.maximum(values.std(0), 1e-6)
+    mean, scale = _moments(features)
+
+    def values(rows: Codes) -> Iterator[NDArray[np.float32]]:
+        """The features of some rows, brought to mean 0 and deviation 1 over all images, some rows at a time."""
+        for (chunk,) in Inputs((features,), torch.device("cpu")).batches(consecutive(rows, CHUNK)):
+            yield (chunk.numpy() - mean) / scale
+
     kinds = [_folds(labels[pool], None)] + ([] if groups is None else [_folds(labels[pool], groups[pool])])
     found = []
     with stage("suspects", sum(map(len, kinds)) + len(kinds), "probes") as advance:
@@ -71,9 +82,7 @@ def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | No
     return np.asarray(np.mean(found, axis=0))
 
 
-def _probe(
-    values: NDArray[np.float32], labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]
-) -> Scores:
+def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]) -> Scores:
     """(n, classes) probabilities by probes that did not see the image; NaN where there is no such probe.
 
     Each part is the rows to train on and the rows held out. The strength of regularisation is the most likely one on
@@ -81,12 +90,17 @@ def _probe(
     """
     p = np.full((len(labels), int(labels.max()) + 1), np.nan)
     strength: float | None = None
-    for train, held in [*folds, last]:
+    for whole, held in [*folds, last]:
+        train = whole
+        if len(whole) > PROBED:
+            train = np.sort(np.random.default_rng(0).choice(whole, PROBED, replace=False))
         classes = np.unique(labels[train])
         rows = held[np.isin(labels[held], classes)]
         if len(classes) > 1 and len(rows) and (strength is not None or held is not last[1]):
             tried = STRENGTHS if strength is None else (strength,)
-            ways = [_fit(values[train], labels[train], way).predict_proba(values[rows]) for way in tried]
+            known = np.concatenate(list(values(train)))
+            probes = [_fit(known, labels[train], way) for way in tried]
+            ways = [np.concatenate([probe.predict_proba(chunk) for chunk in values(rows)]) for probe in probes]
             own = np.searchsorted(classes, labels[rows])
             best = int(np.argmin([-np.log(np.maximum(way[np.arange(len(rows)), own], 1e-12)).mean() for way in ways]))
             strength = tried[best]
@@ -94,6 +108,17 @@ def _probe(
             p[rows[:, None], classes] = ways[best]
         advance(1)
     return p
+
+
+def _moments(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean (d,) and standard deviation (d,), at least 1e-6, of features (n, d)."""
+    sums = np.zeros((2, features.shape[1]))
+    for (chunk,) in Inputs((features,), torch.device("cpu")).batches(consecutive(np.arange(len(features)), CHUNK)):
+        wide = chunk.numpy().astype(np.float64)
+        sums += [wide.sum(0), np.square(wide).sum(0)]
+    mean, square = sums / len(features)
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return mean.astype(np.float32), np.maximum(deviation, 1e-6).astype(np.float32)
 
 
 def _fit(values: NDArray[np.float32], labels: Codes, strength: float) -> Any:
