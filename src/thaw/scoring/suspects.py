@@ -28,7 +28,8 @@ PROBED, CHUNK = 10_000, 1024
 are, no more memory is needed."""
 METHOD = (
     "out-of-fold confidence of a logistic regression on what enters the pretrained backbone's head, of "
-    f"{PROBED:,} images at most; a label is contradicted where another class is at least as sure as it is on average for images that bear its label"
+    f"{PROBED:,} images at most; a label is contradicted where another class is at least as sure "
+    "as it is on average for images that bear its label"
 )
 GROUPED = "; mean of a probe that holds whole groups out and one that holds single images out"
 
