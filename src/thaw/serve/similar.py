@@ -20,9 +20,9 @@ from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
 from thaw.serve.watch import state_of
-from thaw.store import Field, Made, cached, key_of
+from thaw.store import key_of
 from thaw.study import load_dataset
-from thaw.training.describe import Describer, features
+from thaw.training.describe import Describer, keep_features
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,10 @@ def _describe(describer: Describer, dataset: Dataset, rows: Rows, compute: Compu
     The whole network runs: finding what could be computed once traces it, which must not happen while another thread
     runs a network.
     """
-
-    def make(first: int) -> Made:
-        for found in features(describer, dataset.pixels, rows, compute, first):
-            yield (found,), {}
-
-    width = next(features(describer, dataset.pixels, rows[:1], compute)).shape[1]
     given = {"pixels": dataset.key, "rows": rows.tolist(), "preprocessing": asdict(dataset.preprocessing)}
     how = [str(compute.device), compute.precision, torch.__version__]
     key = key_of(**given, network=fingerprint(describer), how=how)
-    return np.array(cached("described", key, len(rows), [Field((width,), "float32")], make).arrays[0])
+    return np.array(keep_features(describer, dataset.pixels, rows, compute, key))
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

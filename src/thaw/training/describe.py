@@ -63,16 +63,21 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     key = key_of(start=start, values=fingerprint(network.scorer), how=how)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
-    describer, rows = Describer(network.scorer, head), np.arange(len(dataset.source.ids))
+    rows = np.arange(len(dataset.source.ids))
+    return Features(keep_features(Describer(network.scorer, head), network.inputs, rows, compute, key), key)
+
+
+def keep_features(describer: Describer, inputs: Inputs, rows: Rows, compute: Compute, key: str) -> NDArray[np.float32]:
+    """(rows, features) mapped, from the cache under `key`, which stands for all that determines them, or made now."""
 
     def make(first: int) -> Made:
-        for found in features(describer, network.inputs, rows, compute, first):
+        for found in features(describer, inputs, rows, compute, first):
             yield (found,), {}
 
     with torch.inference_mode(), compute.autocast():
-        width = describer(*next(network.inputs.batches([rows[:1]]))).shape[1]
+        width = describer(*next(inputs.batches([rows[:1]]))).shape[1]
     (array,) = cached("features", key, len(rows), [Field((width,), "float32")], make).arrays
-    return Features(array, key)
+    return array
 
 
 def features(
