@@ -14,10 +14,10 @@ import torch
 from thaw.compute import choose_compute
 from thaw.data.audit import audit
 from thaw.data.duplicates import components, near_pairs
+from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.scoring.leak import leak_worth
-from thaw.study import load_dataset
 from thaw.training.describe import describe
 
 

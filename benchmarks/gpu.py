@@ -28,11 +28,11 @@ from growth import RECIPE, write_pictures
 from torch import nn
 
 from thaw.compute import Compute, choose_compute, hold_frozen
+from thaw.data.load import preprocessing_of
 from thaw.data.source import read_source
 from thaw.images.pixels import decode_picture
 from thaw.progress import in_order, workers
 from thaw.recipe import Recipe, load_recipe
-from thaw.study import preprocessing_of
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ import time
 import numpy as np
 
 from thaw.compute import choose_compute
+from thaw.data.load import load_dataset
 from thaw.data.splits import group_codes
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.scoring.suspects import find_suspects
-from thaw.study import load_dataset
 from thaw.training.describe import describe
 
 PLANTED, LOOKED = 0.05, 0.1

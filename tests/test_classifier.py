@@ -94,8 +94,8 @@ def test_it_is_an_arm_of_a_study(class_folder: Path, tmp_path: Path) -> None:
     resolved = thaw.load_recipe(str(tmp_path / "one.toml"), str(class_folder))
     thaw.run_study(resolved, tmp_path / "run")
     from thaw.compute import choose_compute
+    from thaw.data.load import load_dataset
     from thaw.progress import Clock
-    from thaw.study import load_dataset
 
     dataset = load_dataset(resolved, choose_compute("cpu", "fp32"), Clock())
     source, splits = dataset.source, dataset.splits

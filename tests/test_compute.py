@@ -12,6 +12,9 @@ from torch import nn
 from thaw import compute
 from thaw.compute import Compute, choose_compute, choose_layout, exact_fp32
 from thaw.eviction import cache_folder
+from thaw.images.preprocessing import Normalise, Preprocessing
+
+PREPROCESSING = Preprocessing(224, "squash", "bilinear", 1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_a_study_stays_with_its_layouts_without_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +37,15 @@ def test_a_study_stays_with_its_layouts_without_the_cache(tmp_path: Path, monkey
     assert channels_last(None)
     assert channels_last(tmp_path / "third")
     assert not channels_last(tmp_path / "first")
+
+
+def test_no_layout_is_tried_that_would_end_the_process() -> None:
+    network = nn.Sequential(Normalise(PREPROCESSING), nn.Conv2d(3, 48, 1, 2))
+    pixels = torch.zeros(8, 224, 224, 3, dtype=torch.uint8)
+    choose_layout(network, pytest.fail, choose_compute("cpu", "fp32"), "a network")
+    network(pixels).sum().backward()
+    assert not network[0].channels_last
+    assert network[1].weight.grad is not None
 
 
 def test_fp32_on_cuda_is_no_tf32() -> None:

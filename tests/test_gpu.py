@@ -18,12 +18,12 @@ from test_study import QUICK, break_off, metrics_of, thaw
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import Inputs, consecutive, make_inputs
 from thaw.data.duplicates import outlines
+from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.scoring.suspects import out_of_fold
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
-from thaw.study import load_dataset
 from thaw.training.loop import fit, make_optimizer, predict
 
 pytestmark = pytest.mark.gpu

@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from thaw.bundle.load import load
 from thaw.compute import choose_compute
+from thaw.data.load import load_dataset
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
@@ -26,7 +27,6 @@ from thaw.scoring.statistics import score_intervals, wilson
 from thaw.scoring.summary import Tested as Answers
 from thaw.scoring.suspects import Suspects, find_suspects
 from thaw.shown import Shown, for_gallery, for_suspects, show
-from thaw.study import load_dataset
 
 GROUPED = ("data.group=person",)
 TRAINED = {"scratch": 900, "head": 10, "everything": 900}

@@ -26,6 +26,7 @@ from thaw.bundle.save import bundle_config, save_bundle
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import make_inputs
 from thaw.data.dataset import Dataset
+from thaw.data.load import preprocessing_of
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.errors import DataError, DivergedError
@@ -36,7 +37,6 @@ from thaw.nets.lora import merge
 from thaw.progress import stage
 from thaw.recipe import Recipe, validate
 from thaw.store import key_of
-from thaw.study import preprocessing_of
 from thaw.training.final import train
 from thaw.training.prepare import prepare
 from thaw.training.search import search

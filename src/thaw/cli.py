@@ -7,18 +7,17 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
 from thaw.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.errors import StorageError, ThawError, first_line, out_of_memory
 from thaw.eviction import BUDGET, cache_folder, clear, entries
 from thaw.files import is_full, no_room, size
 from thaw.interrupt import ends_promptly
+from thaw.printing import print_audit, print_plan, print_results
 from thaw.progress import plain
 
 
@@ -73,11 +72,11 @@ def study(source: str | None, recipe: str | None, out: Path | None, settings: tu
     resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, settings)
     out = out or Path("runs") / (re.sub(r"[^\w.-]+", "-", resolved.name).strip(".-") or "study")
     if dry_run:
-        _print_plan(*plan_study(resolved))
+        print_plan(*plan_study(resolved))
         return
 
     found = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
-    _print_results(found)
+    print_results(found)
     click.echo(plain(f"Report: {out / 'report.html'}"))
 
 
@@ -126,7 +125,7 @@ def check(source: str | None, recipe: str | None, settings: tuple[str, ...], as_
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        _print_audit(found)
+        print_audit(found)
     return int(any(finding["severity"] == "error" for finding in found["findings"]))
 
 
@@ -380,51 +379,3 @@ def _stopped(arguments: list[str]) -> str:
 
 def _tell(message: str) -> None:
     click.echo(f"thaw: {plain(' '.join(message.split()))}", err=True)
-
-
-def _print_results(found: dict[str, Any]) -> None:
-    title = Text(plain(f"{found['recipe']}: {found['splits']['test']:,} test images"))
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for name in ("arm", "accuracy", "precision", "recall", "F1", "rate", "trained", "seconds"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
-    for arm, result in found["arms"].items():
-        test, spent = result["test"], result["seconds"]
-        scores = [f"{test[name]:.4f}" for name in ("accuracy", "precision", "recall", "f1")]
-        row = [arm, *scores, f"{result['learning_rate']:g}", f"{result['parameters']['trainable']:,}"]
-        table.add_row(*row, f"{spent['total']:.1f}", style="bold" if arm == found["best"] else "")
-    Console(highlight=False).print(table)
-    click.echo(f"Recommended: {found['recommended']}, {found['rule']}")
-
-
-def _print_audit(found: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    splits = ", ".join(f"{count:,} {split}" for split, count in found["splits"].items())
-    lines = [f"{found['images']:,} images: {splits}"]
-    lines.append(", ".join(f"{count:,} {name!r}" for name, count in found["classes"].items()))
-    if found["sizes"]:
-        sides = {name: f"{width} x {height}" for name, (width, height) in found["sizes"].items()}
-        lines.append("pixels: " + ", ".join(f"{size} {name}" for name, size in sides.items()))
-    lines += [f"{one['severity']}: {one['what']}" for one in found["findings"]] or ["nothing is wrong or odd"]
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
-    console = Console(highlight=False)
-    table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan, box=None, header_style="bold")
-    fates = {arm: {row["module"]: row["trained"] for row in notes["modules"]} for arm, notes in plan.items()}
-    for row in next(iter(plan.values()))["modules"]:
-        told = ["[bold]trained[/]" if fates[arm].get(row["module"]) else "frozen" for arm in plan]
-        table.add_row(row["module"], row["kind"], f"{row['parameters']:,}", *told)
-    console.print(table)
-    for arm, notes in plan.items():
-        parameters, frontier = notes["parameters"], notes["frontier"]
-        lines = [f"{arm}: trains {parameters['trainable']:,} of {parameters['total']:,} parameters"]
-        if frontier["nodes"]:
-            each = frontier["bytes_per_image"]
-            lines.append(f"computed once per image, up to {', '.join(frontier['nodes'])}")
-            lines.append(f"kept: {size(each)} an image, {size(each * images)} for all {images:,}")
-            lines.append(f"saves {frontier['share_saved']:.1%} of the arithmetic of each pass")
-        else:
-            lines.append(f"runs whole: {frontier['reason'] or 'nothing is frozen'}")
-        console.print("\n  ".join(lines), markup=False, soft_wrap=True)

@@ -131,6 +131,9 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
     """
     if not any(isinstance(module, CONVOLUTIONS) for module in network.modules()):
         return
+    if compute.device.type == "cpu" and any(map(_crashes_channels_last, network.modules())):
+        set_layout(network, channels_last=False)
+        return
 
     def trial() -> dict[str, Any]:
         seconds = {False: float("inf"), True: float("inf")}
@@ -161,6 +164,20 @@ def set_layout(network: nn.Module, channels_last: bool) -> None:
     for module in network.modules():
         if isinstance(module, Normalise):
             module.channels_last = channels_last
+
+
+def _crashes_channels_last(module: nn.Module) -> bool:
+    """Whether torch 2.14 ends the process, by oneDNN's kernel for AVX-512, at this module's gradient on a CPU.
+
+    Strided 1 x 1 convolutions of at most 16 channels do it, which fastvit applies to pixels.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.in_channels <= 16
+        and module.groups == 1
+        and module.kernel_size == (1, 1)
+        and max(map(int, module.stride)) > 1
+    )
 
 
 def _timed(step: Callable[[], object], compute: Compute) -> float:

@@ -1,41 +1,30 @@
 """A study, top to bottom: source, pixels, splits, activations, search, training, scores, report."""
 
-import importlib.metadata
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from thaw.arm import run_arm
 from thaw.bundle.card import complete_bundles
-from thaw.checkpoint import remember
-from thaw.compute import Compute, choose_compute
+from thaw.compute import choose_compute
 from thaw.data.audit import Audit, audit, with_worth
-from thaw.data.batches import make_inputs
 from thaw.data.dataset import Dataset
-from thaw.data.skipped import Skipped, check_bad
+from thaw.data.features import Features
+from thaw.data.load import load_dataset, preprocessing_of
 from thaw.data.source import read_source
-from thaw.data.splits import group_codes, make_splits, used_splits
-from thaw.eviction import cache_folder
-from thaw.images.pixels import make_pixels
-from thaw.images.preprocessing import Preprocessing, choose_preprocessing
+from thaw.data.splits import group_codes, used_splits
 from thaw.live import begin_arm, end_arm, follow
-from thaw.nets.backbones import default_preprocessing
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
-from thaw.recipes import embedded_weights
 from thaw.report.page import write_report
 from thaw.run import finish_run, open_run, work_folder
-from thaw.scoring.leak import leak_worth
+from thaw.scoring.leak import keep_worth
 from thaw.scoring.summary import Tested
-from thaw.scoring.suspects import Suspects, out_of_fold, rank
+from thaw.scoring.suspects import keep_suspects
 from thaw.shown import show
-from thaw.store import Field, Made, cached, key_of
-from thaw.training.describe import Features, describe
+from thaw.training.describe import describe
 from thaw.training.prepare import Kept, make_plan, notes, order_arms
 from thaw.training.probe import catch_up
 
@@ -75,7 +64,8 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     with clock("features"):
         features = describe(dataset, recipe, compute, kept)
     with clock("suspects"):
-        suspects = check_labels(features, dataset, recipe)
+        groups = group_codes(dataset.source, recipe.data)
+        suspects = keep_suspects(features, dataset.source.labels, groups, dataset.splits)
     with clock("audit"):
         checked = weigh_leak(audited, features, dataset)
     say_findings(checked["findings"][len(audited.found["findings"]) :])
@@ -88,34 +78,12 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     return found
 
 
-def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
-    """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
-    source = read_source(recipe.data)
-    source = source.take(used_splits(source, recipe.data))
-    preprocessing = preprocessing_of(recipe)
-    with clock("pixels"):
-        pixels = make_pixels(source, preprocessing, recipe.images.decode)
-    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)
-    source = source.take(good, [Skipped(str(source.ids[row]), why, True) for row, why in sorted(pixels.bad.items())])
-    check_bad(source.skipped, len(good), recipe.data)
-    splits = make_splits(source, recipe.data)
-    key = key_of(pixels=pixels.key, good=good.tolist())
-    inputs = make_inputs((pixels.array,), compute.device, good)
-    return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
-
-
 def weigh_leak(audited: Audit, features: Features, dataset: Dataset) -> dict[str, Any]:
     """The audit with what leaked images are worth, where there are enough of them for a probe to tell."""
     if not audited.leaks:
         return audited.found
-    labels, splits, clusters = dataset.source.labels, dataset.splits, audited.clusters
-
-    def worth() -> dict[str, Any] | None:
-        found = leak_worth(features.values, labels, splits, clusters)
-        return None if found is None else asdict(found)
-
-    key = _probing(features, labels, clusters, *splits.rows().values())
-    return with_worth(audited.found, remember(cache_folder() / "worth", key, worth))
+    worth = keep_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
+    return with_worth(audited.found, worth)
 
 
 def check_source(recipe: Recipe) -> dict[str, Any]:
@@ -133,25 +101,6 @@ def say_findings(findings: list[dict[str, str]]) -> None:
             say(f"{finding['severity']}: {finding['what']}")
 
 
-def check_labels(features: Features, dataset: Dataset, recipe: Recipe) -> Suspects:
-    """The images whose labels the others contradict, as the pretrained backbone describes them."""
-    splits, groups, labels = dataset.splits, group_codes(dataset.source, recipe.data), dataset.source.labels
-    pool = np.union1d(splits.train, splits.validation)
-
-    def make(_: int) -> Made:
-        yield (out_of_fold(features.values, labels, groups, pool, splits.test),), {}
-
-    key, fields = _probing(features, labels, groups, pool, splits.test), [Field((int(labels.max()) + 1,), "float64")]
-    return rank(cached("suspects", key, len(labels), fields, make).arrays[0], labels, groups is not None)
-
-
-def _probing(features: Features, *given: NDArray[np.int64] | None) -> str:
-    """A key of what probes of these features find: everything but them is in `given`."""
-    versions = {name: importlib.metadata.version(name) for name in ("thaw-vision", "scikit-learn")}
-    lists = [None if rows is None else rows.tolist() for rows in given]
-    return key_of(features=features.key, given=lists, versions=versions)
-
-
 def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:
     """What each arm would train, freeze and compute once, as the run notes it, and for how many images.
 
@@ -166,9 +115,3 @@ def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:
         for arm, plan in plans.items()
     }
     return noted, len(used_splits(source, recipe.data))
-
-
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """The backbone's own preprocessing with what the recipe says laid over it."""
-    default = default_preprocessing(recipe.model.backbone, embedded_weights(recipe.model.weights))
-    return choose_preprocessing(default, recipe.images)

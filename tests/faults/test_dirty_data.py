@@ -21,11 +21,11 @@ from conftest import picture
 from thaw.cli import main
 from thaw.compute import choose_compute
 from thaw.data.dataset import Dataset
+from thaw.data.load import load_dataset
 from thaw.errors import DataError
 from thaw.images.decode import to_square
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.study import load_dataset
 
 SETTINGS = ("images.size=16", "images.resize=squash", "train.device=cpu", "train.precision=fp32")
 

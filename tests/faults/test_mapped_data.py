@@ -12,10 +12,10 @@ import pytest
 from conftest import picture
 from thaw.compute import choose_compute
 from thaw.data.dataset import Dataset
+from thaw.data.load import load_dataset
 from thaw.images.pixels import CHUNK
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.study import load_dataset
 
 IMAGES, AFTER = 700, 600
 """The file changes in the second chunk of pixels, so that the first one is kept."""

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from thaw.compute import choose_compute
+from thaw.data.load import load_dataset
 from thaw.images.preprocessing import Normalise
 from thaw.nets.backbones import build_backbone
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
-from thaw.study import load_dataset
 from thaw.training.describe import describe
 
 

@@ -14,9 +14,9 @@ from torchvision import models, transforms
 from thaw.compute import Compute
 from thaw.data.batches import shuffled
 from thaw.data.dataset import Dataset
+from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import Recipe, load_recipe
-from thaw.study import load_dataset
 from thaw.training.loop import fit, make_criterion
 from thaw.training.network import epoch_seed, optimizer_of
 from thaw.training.prepare import prepare

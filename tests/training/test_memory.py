@@ -9,12 +9,12 @@ import pytest
 
 from thaw import cli
 from thaw.compute import choose_compute
+from thaw.data.load import load_dataset
 from thaw.data.source import Source
 from thaw.errors import DataError, out_of_memory
 from thaw.images import decode
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.study import load_dataset
 
 SHORT_OF_MEMORY = """
 import re

@@ -16,10 +16,10 @@ from thaw.bundle.export_onnx import quiet, runner, to_onnx
 from thaw.bundle.load import Bundle
 from thaw.compute import choose_compute
 from thaw.data.dataset import Dataset
+from thaw.data.load import load_dataset
 from thaw.errors import ExportError
 from thaw.progress import Clock, stage
 from thaw.recipe import load_recipe
-from thaw.study import load_dataset
 
 CALIBRATION, TRIAL = 200, 500
 """Training pictures that set the ranges of activations, and validation pictures that choose the kind."""

@@ -34,7 +34,9 @@ class Inputs:
 
     def image(self, row: int) -> Array:
         """The first array's row for one image."""
-        return np.array(self.arrays[0][self._rows(np.array([row]))[0]])
+        found = np.array(self.arrays[0][self._rows(np.array([row]))[0]])
+        release(self.arrays[0])
+        return found
 
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch of rows, the next one gathered while the last is computed."""

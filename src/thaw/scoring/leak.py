@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,10 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from thaw.checkpoint import remember
+from thaw.data.features import Features
 from thaw.data.splits import Splits, draw_groups
+from thaw.eviction import cache_folder
 from thaw.scoring.statistics import LEVEL
 from thaw.store import release
 
@@ -37,6 +41,17 @@ class Worth:
     interval: tuple[float, float]
     """Of the difference, 95%."""
     method: str
+
+
+def keep_worth(features: Features, labels: Rows, splits: Splits, clusters: Rows) -> dict[str, Any] | None:
+    """`leak_worth` as a dict, from the cache or found now."""
+
+    def make() -> dict[str, Any] | None:
+        found = leak_worth(features.values, labels, splits, clusters)
+        return None if found is None else asdict(found)
+
+    key = features.key_with(labels, clusters, *splits.rows().values())
+    return remember(cache_folder() / "worth", key, make)
 
 
 def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clusters: Rows) -> Worth | None:

@@ -12,9 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from thaw.data.batches import Inputs, consecutive
+from thaw.data.features import Features
+from thaw.data.splits import Splits
 from thaw.progress import stage
 from thaw.scoring.metrics import Scores
 from thaw.scoring.statistics import Codes
+from thaw.store import Field, Made, cached
 
 Part = tuple[Codes, Codes]
 Values = Callable[[Codes], Iterator[NDArray[np.float32]]]
@@ -49,6 +52,17 @@ class Suspects:
     contradicted: NDArray[np.bool_]
     """(n,) whether the suggestion is as sure as that class usually is."""
     method: str
+
+
+def keep_suspects(features: Features, labels: Codes, groups: Codes | None, splits: Splits) -> Suspects:
+    """As `find_suspects` of train and validation as the pool; the probabilities are from the cache or found now."""
+    pool, test = np.union1d(splits.train, splits.validation), splits.test
+
+    def make(_: int) -> Made:
+        yield (out_of_fold(features.values, labels, groups, pool, test),), {}
+
+    key, fields = features.key_with(labels, groups, pool, test), [Field((int(labels.max()) + 1,), "float64")]
+    return rank(cached("suspects", key, len(labels), fields, make).arrays[0], labels, groups is not None)
 
 
 def find_suspects(

@@ -12,6 +12,7 @@ from torch import nn
 from thaw.compute import Compute, choose_compute
 from thaw.data.batches import Rows
 from thaw.data.dataset import Dataset
+from thaw.data.load import load_dataset
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.activations import fingerprint
@@ -21,7 +22,6 @@ from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
 from thaw.serve.watch import state_of
 from thaw.store import key_of
-from thaw.study import load_dataset
 from thaw.training.describe import Describer, keep_features
 
 

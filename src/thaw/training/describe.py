@@ -1,7 +1,6 @@
 """The pretrained backbone's description of every image: what enters the head."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import timm
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, Rows, consecutive
 from thaw.data.dataset import Dataset
+from thaw.data.features import Features
 from thaw.nets.activations import BATCH, fingerprint
 from thaw.progress import stage
 from thaw.recipe import Arm, Recipe
@@ -20,16 +20,6 @@ from thaw.store import Field, Made, cached, key_of
 from thaw.training.prepare import Kept, prepare
 
 VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
-
-
-@dataclass(frozen=True)
-class Features:
-    """A description of every image."""
-
-    values: NDArray[np.float32]
-    """(images, features), mapped."""
-    key: str
-    """A digest of everything that determines them."""
 
 
 class Describer(nn.Module):

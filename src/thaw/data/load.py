@@ -1,0 +1,39 @@
+"""From a recipe to its images: read, decoded, split."""
+
+import numpy as np
+
+from thaw.compute import Compute
+from thaw.data.batches import make_inputs
+from thaw.data.dataset import Dataset
+from thaw.data.skipped import Skipped, check_bad
+from thaw.data.source import read_source
+from thaw.data.splits import make_splits, used_splits
+from thaw.images.pixels import make_pixels
+from thaw.images.preprocessing import Preprocessing, choose_preprocessing
+from thaw.nets.backbones import default_preprocessing
+from thaw.progress import Clock
+from thaw.recipe import Recipe
+from thaw.recipes import embedded_weights
+from thaw.store import key_of
+
+
+def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
+    """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
+    source = read_source(recipe.data)
+    source = source.take(used_splits(source, recipe.data))
+    preprocessing = preprocessing_of(recipe)
+    with clock("pixels"):
+        pixels = make_pixels(source, preprocessing, recipe.images.decode)
+    good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)
+    source = source.take(good, [Skipped(str(source.ids[row]), why, True) for row, why in sorted(pixels.bad.items())])
+    check_bad(source.skipped, len(good), recipe.data)
+    splits = make_splits(source, recipe.data)
+    key = key_of(pixels=pixels.key, good=good.tolist())
+    inputs = make_inputs((pixels.array,), compute.device, good)
+    return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """The backbone's own preprocessing with what the recipe says laid over it."""
+    default = default_preprocessing(recipe.model.backbone, embedded_weights(recipe.model.weights))
+    return choose_preprocessing(default, recipe.images)
