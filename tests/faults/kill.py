@@ -20,8 +20,8 @@ from typing import Any
 
 from short_study import PIECE, Short, ends, make_table, results, start
 
-SMALLEST = 96 << 10
-"""Bytes of the smallest disk that is filled; its size then grows by a constant factor."""
+DISK, SMALLEST = 64 << 20, 96 << 10
+"""Bytes of the disk that is filled, and those that are first left to a study; these then grow by a constant factor."""
 
 
 def main() -> None:
@@ -128,33 +128,36 @@ def together(reference: Short, folder: Path, studies: int) -> None:
 
 
 def fill(reference: Short, folder: Path, sizes: int) -> None:
-    """A disk that grows step by step: each time one sentence, and the study goes on where the last one stopped."""
-    need = sum(path.stat().st_size for path in reference.folder.rglob("*") if path.is_file())
+    """A small disk that is full: each time one sentence, and the study goes on where it stopped once there is room.
+
+    What fills it is a file that gives way step by step, so that every stage meets the end of the disk.
+    """
     full, stopped = Short(reference.recipe, folder / "full", folder / "full" / "cache"), Counter[str]()
     full.folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "thaw", full.folder], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "thaw", full.folder], check=False).returncode:
         print("skipped: a disk of its own cannot be mounted here")
         return
     try:
         full.clean(reference.cache)
-        code = None
         for step in range(sizes + 1):
-            size = int(SMALLEST * (2 * need / SMALLEST) ** (step / sizes))
-            subprocess.run(["mount", "-o", f"remount,size={size}", full.folder], check=True)
+            room = int(SMALLEST * (DISK / SMALLEST) ** (step / sizes))
+            with (full.folder / "others").open("wb") as others:
+                if room < DISK:
+                    os.posix_fallocate(others.fileno(), 0, DISK - room)
             before = len(full.said())
             code = ends(start(full))
             if code == 0:
                 break
             line = full.said()[before:].strip().splitlines()[-1]
             check(code == 2 and "there is no room in" in line, full, f"a full disk ended with {code}")
-            stopped[
-                "/".join(Path(line.split(" no room in ")[1].split(": ")[0]).relative_to(full.folder).parts[:2])
-            ] += 1
+            place = Path(line.split(" no room in ")[1].split(": ")[0]).relative_to(full.folder)
+            stopped["/".join(place.parts[:2])] += 1
         check(code == 0, full, "the study never ended")
         check_same(reference, full)
     finally:
         subprocess.run(["umount", full.folder], check=True)
-    print(f"a full disk {sum(stopped.values())} times ({told(stopped)}): one sentence each, same results in the end")
+    print(f"a disk of {DISK >> 20} MiB, full {sum(stopped.values())} times, the study's last {room / 2**20:.1f} MiB")
+    print(f"  one sentence each, same results in the end: {told(stopped)}")
 
 
 def check_same(reference: Short, broken: Short) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from accessibility import broken_rules
+
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=30_000)
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -104,6 +106,7 @@ def test_the_curves_of_a_running_study_grow(page: Page, address: str, going: Pat
     expect(page.locator("#loss circle.arm-3")).to_have_count(3)
     expect(page.locator("#accuracy polyline")).to_have_count(2)
     expect(page.locator("#bar")).to_have_attribute("value", "3")
+    assert broken_rules(page) == []
     tell(going, small_run, epochs=3, state="stopped", why="the disk is full; make room.")
     expect(page.locator("#stage")).to_have_text("Stopped: the disk is full; make room.")
     for name in ("metrics.json", "report.html", "progress.json"):
@@ -114,6 +117,7 @@ def test_the_curves_of_a_running_study_grow(page: Page, address: str, going: Pat
 
 
 def test_a_picture_is_looked_at(page: Page, address: str, small_run: Path, photographs: Path, tmp_path: Path) -> None:
+    page.emulate_media(color_scheme="dark")
     page.goto(address)
     page.get_by_label("Arm").select_option("everything")
     picture = photographs / "left" / "000.png"
@@ -125,6 +129,7 @@ def test_a_picture_is_looked_at(page: Page, address: str, small_run: Path, photo
     heat = answer.locator("img.heat")
     expect(heat).to_be_visible()
     assert heat.evaluate("image => image.complete && image.naturalWidth") == 14
+    assert broken_rules(page) == []
     answer.get_by_role("button", name="Hide the heat map").click()
     expect(heat).to_be_hidden()
     (tmp_path / "no-picture.jpg").write_bytes(b"hello")
