@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from thaw.bundle.predict import Named
 from thaw.data.folder import PICTURES
 from thaw.errors import DataError, first_line
+from thaw.images.decode import BadImageError
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Endings of file names that are taken for tables, in lower case."""
@@ -88,7 +89,7 @@ def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
         with path.open(encoding="utf-8-sig", newline="") as opened:
             for row in csv.DictReader(opened, delimiter=separator):
                 if row.get(column):
-                    yield Named(row[column], _below(root, row[column], path))
+                    yield Named(row[column], _below(root, row[column]))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
 
@@ -106,18 +107,20 @@ def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
                 if content is not None:
                     yield Named(name, content)
                 elif where:
-                    yield Named(name, _below(root, where, path))
+                    yield Named(name, _below(root, where))
                 else:
                     yield Named(name, b"")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
 
 
-def _below(root: Path, name: str, table: Path) -> Path:
-    full = (root / name).resolve()
-    if not full.is_relative_to(root):
-        raise DataError(f"{table} names the picture {name!r}, outside its folder {root}; give such paths by line to -.")
-    return full
+def _below(root: Path, name: str) -> Path | BadImageError:
+    """A table's picture, which must lie below the table's folder."""
+    try:
+        full = (root / name).resolve()
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        return BadImageError(f"cannot be read: {first_line(error)}")
+    return full if full.is_relative_to(root) else BadImageError(f"lies outside the table's folder {root}")
 
 
 def _check_column(names: list[str], column: str, path: Path) -> None:

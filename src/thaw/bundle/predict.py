@@ -48,7 +48,8 @@ class Named:
     """A picture and what to call it."""
 
     name: str
-    picture: Picture
+    picture: Picture | BadImageError
+    """Or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def _squares(bundle: "Bundle", task: list[Named]) -> list[NDArray[np.uint8] | st
     found: list[NDArray[np.uint8] | str] = []
     for named in task:
         try:
+            if isinstance(named.picture, BadImageError):
+                raise named.picture
             found.append(square(named.picture, bundle.preprocessing, bundle.decode))
         except BadImageError as error:
             found.append(str(error))
