@@ -12,6 +12,8 @@ from thaw.report import formats
         (formats.percent, 1.0, "100.0%"),
         (formats.points, -0.025, "2.5 points"),
         (formats.points, 0.01, "1.0 point"),
+        (formats.points, 0.755 - 0.7375, "1.8 points"),
+        (formats.points, 7 / 400, "1.8 points"),
         (formats.about, 26154, "27,000"),
         (formats.about, 9, "9"),
         (formats.about, 783, "790"),

@@ -42,7 +42,9 @@ def leak_findings(leak: dict[str, Any]) -> Iterator[Finding]:
     """What is to be said of how much leaked images are worth: an error where it is more than chance could be."""
     low, high = (100 * end for end in leak["interval"])
     accuracy = f"{leak['accuracy']:.1%} as they are split, {leak['accuracy_grouped']:.1%} with copies kept together"
-    worth = f"{100 * leak['worth']:.1f} points of test accuracy (95% interval {low:.1f} to {high:.1f})"
+    worth = f"{100 * leak['worth']:.1f} points of test accuracy (95% interval {low:.1f} to {high:.1f})".replace(
+        "-", "−"
+    )
     if low > 0:
         yield Finding("error", f"the copies across splits are worth {worth}: a linear probe has {accuracy}")
     else:

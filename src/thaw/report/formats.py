@@ -16,14 +16,19 @@ def percent(share: float) -> str:
 
 def points(difference: float) -> str:
     """A difference of two shares, without its sign: 0.025 is `2.5 points`."""
-    number = f"{100 * abs(difference):.1f}"
+    number = f"{_hundredths(abs(difference)):.1f}"
     return f"{number} point" if number == "1.0" else f"{number} points"
 
 
 def signed(difference: float) -> str:
     """A difference of two shares in points, with a sign where it is negative: -0.025 is `−2.5`."""
-    number = f"{100 * difference:.1f}"
+    number = f"{_hundredths(difference):.1f}"
     return "0.0" if number == "-0.0" else number.replace("-", "−")
+
+
+def _hundredths(difference: float) -> float:
+    """In points, without the noise of subtraction: 0.755 - 0.7375 and 7 / 400 are to be rounded alike."""
+    return round(100 * difference, 9)
 
 
 def probability(p: float) -> str:
