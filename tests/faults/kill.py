@@ -20,8 +20,8 @@ from typing import Any
 
 from short_study import PIECE, Short, ends, make_table, results, start
 
-DISK, SMALLEST = 64 << 20, 96 << 10
-"""Bytes of the disk that is filled, and those that are first left to a study; these then grow by a constant factor."""
+DISK = 64 << 20
+"""Bytes of the disk that is filled."""
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--interrupts", type=int, default=0)
     parser.add_argument("--together", type=int, default=0, help="studies at once")
-    parser.add_argument("--fill", type=int, default=0, help="sizes of a disk to be full at")
+    parser.add_argument("--fill", action="store_true", help="fill a disk at each stage")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)
@@ -50,7 +50,7 @@ def main() -> None:
         if options.together:
             together(reference, folder, options.together)
         if options.fill:
-            fill(reference, folder, options.fill)
+            fill(reference, folder)
 
 
 def kill(reference: Short, folder: Path, kills: int, seconds: float) -> None:
@@ -127,37 +127,33 @@ def together(reference: Short, folder: Path, studies: int) -> None:
     print(f"{studies} studies at once: same results, each of {len(chunks)} chunks made once")
 
 
-def fill(reference: Short, folder: Path, sizes: int) -> None:
-    """A small disk that is full: each time one sentence, and the study goes on where it stopped once there is room.
+def fill(reference: Short, folder: Path) -> None:
+    """A small disk that another program fills at the moment a stage begins, for every stage: one sentence.
 
-    What fills it is a file that gives way step by step, so that every stage meets the end of the disk.
+    Once there is room again, the study goes on. Stages that write nothing are stopped in the next one that does.
     """
-    full, stopped = Short(reference.recipe, folder / "full", folder / "full" / "cache"), Counter[str]()
-    full.folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "thaw", full.folder], check=False).returncode:
+    stages = list(dict.fromkeys(reference.stages()))
+    disk, stopped = folder / "full" / "disk", Counter[str]()
+    full = Short(reference.recipe, disk.parent, disk / "cache", disk)
+    disk.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "thaw", disk], check=False).returncode:
         print("skipped: a disk of its own cannot be mounted here")
         return
     try:
-        full.clean(reference.cache)
-        for step in range(sizes + 1):
-            room = int(SMALLEST * (DISK / SMALLEST) ** (step / sizes))
-            with (full.folder / "others").open("wb") as others:
-                if room < DISK:
-                    os.posix_fallocate(others.fileno(), 0, DISK - room)
-            before = len(full.said())
-            code = ends(start(full))
-            if code == 0:
-                break
-            line = full.said()[before:].strip().splitlines()[-1]
-            check(code == 2 and "there is no room in" in line, full, f"a full disk ended with {code}")
-            place = Path(line.split(" no room in ")[1].split(": ")[0]).relative_to(full.folder)
+        for stage in stages:
+            full.clean(reference.cache)
+            code = ends(start(full, fills_in=stage))
+            line = full.said().strip().splitlines()[-1]
+            check(code == 2 and "there is no room in" in line, full, f"a full disk, {stage}, ended with {code}")
+            place = Path(line.split(" no room in ")[1].split(": ")[0]).relative_to(disk)
             stopped["/".join(place.parts[:2])] += 1
-        check(code == 0, full, "the study never ended")
-        check_same(reference, full)
+            full.make_room()
+            check(ends(start(full)) == 0, full, f"the study did not go on after the disk was full, {stage}")
+            check_same(reference, full)
     finally:
-        subprocess.run(["umount", full.folder], check=True)
-    print(f"a disk of {DISK >> 20} MiB, full {sum(stopped.values())} times, the study's last {room / 2**20:.1f} MiB")
-    print(f"  one sentence each, same results in the end: {told(stopped)}")
+        subprocess.run(["umount", disk], check=True)
+    print(f"a disk of {DISK >> 20} MiB, full at each of {len(stages)} stages ({', '.join(stages)}):")
+    print(f"  one sentence each, where something was written ({told(stopped)}), and the same results in the end")
 
 
 def check_same(reference: Short, broken: Short) -> None:

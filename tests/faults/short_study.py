@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from thaw import study
 from thaw.cli import main
 from thaw.images import pixels
+from thaw.live import Live
 from thaw.nets import activations
 from thaw.store import cached
 
@@ -60,11 +61,13 @@ class Short:
     recipe: Path
     folder: Path
     cache: Path
+    disk: Path | None = None
+    """Another folder for the results, which may be a disk of its own."""
 
     @property
     def run(self) -> Path:
         """The run folder."""
-        return self.folder / "run"
+        return (self.disk or self.folder) / "run"
 
     def said(self) -> str:
         """What all commands so far have printed."""
@@ -74,6 +77,21 @@ class Short:
         """A line for each chunk that was begun, `KIND KEY ROW`, and for each step of an optimiser, `step`."""
         return (self.folder / "work.txt").read_text(encoding="utf-8").splitlines()
 
+    def stages(self) -> list[str]:
+        """The stages that began, in order."""
+        return (self.folder / "stages.txt").read_text(encoding="utf-8").splitlines()
+
+    def fill(self) -> None:
+        """Leave no byte of the disk."""
+        assert self.disk
+        with (self.disk / "others").open("wb") as others:
+            os.posix_fallocate(others.fileno(), 0, shutil.disk_usage(self.disk).free)
+
+    def make_room(self) -> None:
+        """Undo `fill`."""
+        assert self.disk
+        (self.disk / "others").unlink()
+
     def clean(self, layouts: Path | None = None) -> None:
         """Start from nothing but the memory layouts that a trial on this machine chose."""
         for old in (self.folder, self.cache):
@@ -81,7 +99,7 @@ class Short:
             old.mkdir(parents=True, exist_ok=True)
         if layouts:
             shutil.copytree(layouts / "layouts", self.cache / "layouts")
-        for name in ("said.txt", "work.txt"):
+        for name in ("said.txt", "work.txt", "stages.txt"):
             (self.folder / name).touch()
 
 
@@ -97,10 +115,11 @@ def make_table(folder: Path) -> Path:
     return folder / "short.toml"
 
 
-def start(short: Short, dies_at: int | None = None) -> int:
+def start(short: Short, dies_at: int | None = None, fills_in: str | None = None) -> int:
     """Begin `thaw study` in a process of its own; returns its number.
 
     It kills itself once it has noted so many pieces of work: at the beginning of a chunk, or after an optimiser step.
+    It fills the disk when the stage `fills_in` begins.
     """
     child = os.fork()
     if child:
@@ -114,6 +133,7 @@ def start(short: Short, dies_at: int | None = None) -> int:
         sys.addaudithook(_forbid_pickle)
         sys.argv = ["thaw", "study", "--recipe", str(short.recipe), "--out", str(short.run)]
         _note_work(os.open(short.folder / "work.txt", os.O_APPEND | os.O_WRONLY), dies_at)
+        _note_stages(short, fills_in)
         main()
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -173,6 +193,20 @@ def _note_work(log: int, dies_at: int | None) -> None:
 
     pixels.cached = activations.cached = noting  # type: ignore[assignment]
     register_optimizer_step_post_hook(lambda *_: note("step"))
+
+
+def _note_stages(short: Short, fills_in: str | None) -> None:
+    """Note each stage as it begins, and fill the disk at one."""
+    begin = Live.begin_stage
+
+    def begun(live: Live, name: str, total: int | None, unit: str, done: int) -> None:
+        begin(live, name, total, unit, done)
+        with (short.folder / "stages.txt").open("a", encoding="utf-8") as stages:
+            stages.write(f"{name}\n")
+        if name == fills_in:
+            short.fill()
+
+    Live.begin_stage = begun  # type: ignore[method-assign]
 
 
 assert study  # imported for the processes to come
