@@ -72,7 +72,9 @@ def test_no_gap_at_all():
 
 def test_small_slices_are_named():
     values = [{"value": "0-9", "count": 12, "small": True}, {"value": "10-19", "count": 400, "small": False}]
-    assert small_slices(column("age", None, values)).startswith("0-9 (12) has fewer than 30 images")
+    said = "0-9 (12) has fewer than 30 images: read with care"
+    assert small_slices(column("age", None, values)) == f"{said}."
+    assert small_slices(column("age", None, [*values, values[1]])) == f"{said}, and left out of the largest gap."
     assert small_slices(column("age", None, values[1:])) == ""
 
 

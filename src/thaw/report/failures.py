@@ -46,7 +46,8 @@ def small_slices(of_column: dict[str, Any]) -> str:
     if not small:
         return ""
     verb = "has" if len(small) == 1 else "have"
-    return f"{listed(small)} {verb} fewer than 30 images: read with care, and left out of the largest gap."
+    left_out = ", and left out of the largest gap" if len(of_column["values"]) > 2 else ""
+    return f"{listed(small)} {verb} fewer than 30 images: read with care{left_out}."
 
 
 def _slices(metrics: Metrics) -> str:
