@@ -20,6 +20,7 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=src $(BIN)/mypy --config-file= --ignore-missing-imports --follow-imports=silent benchmarks
 
 audit: $(VENV)/.installed
 	$(INSTALL) pip-audit

@@ -25,7 +25,7 @@ from thaw.recipe import Train
 from thaw.training.loop import fit, make_optimizer
 
 BATCH = 512
-ARMS = {"scratch": "all", "head": "head", "last-two-fc": ["classifier.4", "classifier.6"]}
+ARMS: dict[str, str | list[str]] = {"scratch": "all", "head": "head", "last-two-fc": ["classifier.4", "classifier.6"]}
 Values = tuple[torch.Tensor, ...]
 
 

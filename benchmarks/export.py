@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -144,7 +145,8 @@ def by_torch(folder: Path, arrays: list[NDArray[np.uint8]]) -> NDArray[np.float6
     """What torch says of the raw pictures, in a process that has nothing else."""
     path = export_bundle(folder, "torch").path
     raw, answers = folder / "pictures.npz", folder / "answers.npy"
-    np.savez(raw, **{f"{index:04d}": array for index, array in enumerate(arrays)})
+    named: dict[str, Any] = {f"{index:04d}": array for index, array in enumerate(arrays)}
+    np.savez(raw, **named)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", FRESH, str(path), str(raw), str(answers)], check=True, env=environment)
     return np.load(answers)

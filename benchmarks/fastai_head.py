@@ -211,7 +211,7 @@ def fastai_side(arguments: argparse.Namespace) -> None:
         model.load_state_dict(state)
         return model
 
-    def all_but_head(model: nn.Module) -> nn.Module:
+    def all_but_head(model: models.AlexNet) -> nn.Module:
         return nn.Sequential(model.features, model.avgpool, nn.Flatten(1), *model.classifier[:6])
 
     set_seed(0)

@@ -30,7 +30,7 @@ from torch import nn
 from thaw.compute import Compute, choose_compute, hold_frozen
 from thaw.data.load import preprocessing_of
 from thaw.data.source import read_source
-from thaw.images.pixels import decode_picture
+from thaw.images.decode import decode_picture
 from thaw.progress import in_order, workers
 from thaw.recipe import Recipe, load_recipe
 
@@ -140,7 +140,9 @@ def decode_speed(recipe: Recipe, count: int = 2000) -> float:
 
 def compiled(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
     """The study's step with both parts compiled."""
-    return step_of(trunk and torch.compile(trunk), torch.compile(tail), values, compute)
+    compiled_trunk: Any = trunk and torch.compile(trunk)
+    compiled_tail: Any = torch.compile(tail)
+    return step_of(compiled_trunk, compiled_tail, values, compute)
 
 
 def graphed(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:

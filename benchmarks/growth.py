@@ -105,8 +105,8 @@ def study(work: Path, count: int, arguments: argparse.Namespace) -> int:
     file.write_text(tomlkit.dumps(recipe))
     command = [sys.executable, "-m", "thaw", "study", "--recipe", str(file), "--out", str(run)]
     begun = time.perf_counter()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env={**os.environ, "THAW_CACHE": str(cache)}, **quiet)
+    environment = {**os.environ, "THAW_CACHE": str(cache)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"thaw failed: {' '.join(command)}")

@@ -33,7 +33,7 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.source, tuple(arguments.settings))
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, Clock())
-    features, groups = describe(dataset, recipe, compute, []), group_codes(dataset.source, recipe.data)
+    features, groups = describe(dataset, recipe, compute, []).values, group_codes(dataset.source, recipe.data)
     splits, clean = dataset.splits, dataset.source.labels
     pool, shares = np.union1d(splits.train, splits.validation), []
     for trial in range(arguments.trials):
