@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.special import softmax
 
 from thaw.bundle.load import load
@@ -20,7 +21,7 @@ from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.run import finish_run, open_run
+from thaw.run import finish_run, open_run, work_folder
 from thaw.scoring.comparison import compare
 from thaw.scoring.metrics import metrics
 from thaw.scoring.statistics import score_intervals, wilson
@@ -130,6 +131,25 @@ def test_a_second_study_in_the_same_folder_is_refused(tmp_path: Path, class_fold
             pass
     with open_run(run, recipe):  # what the first left half written is gone
         assert {path.name for path in run.iterdir()} == {"recipe.toml", ".lock"}
+
+
+def test_finished_work_is_that_of_its_splits_and_weights(tmp_path: Path, table: Path) -> None:
+    """Whatever the recipe, which names both but does not hold them."""
+    weights = tmp_path / "weights.safetensors"
+
+    def work(people: list[str], values: float) -> Path:
+        lines = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+        table.write_text("\n".join(f"{line},{person}" for line, person in zip(lines, people, strict=True)))
+        save_file({"x": torch.tensor([values])}, weights)
+        settings = (*GROUPED, "data.validation=6", "data.test=24", f"model.weights={weights}", "images.size=32")
+        recipe = load_recipe("photos", str(table), settings)
+        compute = choose_compute("cpu", "fp32")
+        return work_folder(tmp_path, load_dataset(recipe, compute, Clock()), recipe, compute)
+
+    pairs = ["person", *(f"{row // 2}" for row in range(60))]
+    others = ["person", *(f"{row % 30}" for row in range(60))]
+    assert work(pairs, 1.0) == work(pairs, 1.0)
+    assert len({work(pairs, 1.0), work(others, 1.0), work(pairs, 2.0)}) == 3
 
 
 def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, table: Path) -> None:

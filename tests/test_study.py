@@ -353,3 +353,20 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     assert timeless(metrics_of(run)) == timeless(metrics_of(tmp_path / "whole"))
     one, other = (pq.read_table(folder / "predictions.parquet") for folder in (run, tmp_path / "whole"))
     assert one.equals(other)
+
+
+def test_an_arm_without_its_model_is_trained_again(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or with another one, as a study of other images in the same folder leaves it."""
+    settings = (*QUICK, "search.steps=1", "train.refit=train")
+    run = tmp_path / "run"
+    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=settings) == 0
+    bundle, metrics = run / "models" / "head", metrics_of(run)
+    expected = (bundle / "model.safetensors").read_bytes()
+    shutil.rmtree(bundle)
+    shutil.copytree(run / "models" / "everything", bundle)
+    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=settings) == 0
+    assert (bundle / "model.safetensors").read_bytes() == expected
+    assert json.loads((bundle / "config.json").read_text())["arm"] == "head"
+    assert timeless(metrics_of(run)) == timeless(metrics)

@@ -13,6 +13,7 @@ from thaw.compute import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import DivergedError
 from thaw.files import require_room
+from thaw.nets.backbones import content_of
 from thaw.nets.lora import merge
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
@@ -44,10 +45,12 @@ def run_arm(
     them.
     """
     splits, labels = dataset.splits, dataset.labels(compute.device)
-    work = work_folder(run, dataset, compute) / f"{arm}-{seed}"
-    if done := load_state(work / "done.safetensors"):
+    work = work_folder(run, dataset, recipe, compute) / f"{arm}-{seed}"
+    bundle = run / "models" / arm if seed == recipe.train.seeds[0] else None
+    done = load_state(work / "done.safetensors")
+    if done and (bundle is None or done[1]["model"] == content_of(str(bundle / "model.safetensors"))):
         behind.append((arm, seed))
-        return done[1], answers_of(arm, seed, done[0])
+        return done[1]["result"], answers_of(arm, seed, done[0])
     own = Clock()
     with clock("activations"), own("prepare"):
         while behind:
@@ -56,12 +59,9 @@ def run_arm(
     require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
     try:
         if recipe.arms[arm].probe:
-            with own("probe"):
-                noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
-        with own("search"):
-            found = search(network, labels, splits, recipe, seed, compute, work)
-        with own("train"):
-            trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
+            noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
+        found = search(network, labels, splits, recipe, seed, compute, work)
+        trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
     except DivergedError as error:
         if compute.precision == "fp32":
             raise
@@ -74,6 +74,10 @@ def run_arm(
         answers["validation"] = test(network, splits.validation, recipe, compute)
     merge(network.model)
     scores = metrics(dataset.source.labels[splits.test], logits)
+    spent = {**own.seconds(), "search": found.seconds, "train": trained.seconds}
+    if "probe" in noted:
+        spent["probe"] = noted["probe"].pop("seconds")
+    spent["total"] = sum(seconds for stage, seconds in spent.items() if stage != "total")
     result = {
         "seed": seed,
         **asdict(found),
@@ -81,11 +85,13 @@ def run_arm(
         "test": scores,
         **noted,
         "precision": compute.precision,
-        "seconds": own.seconds(),
+        "seconds": spent,
     }
-    if seed == recipe.train.seeds[0]:
-        save_bundle(run / "models" / arm, network.model, bundle_config(recipe, arm, dataset, scores))
-    save_state(work / "done.safetensors", answers, result)
+    model = None
+    if bundle:
+        save_bundle(bundle, network.model, bundle_config(recipe, arm, dataset, scores))
+        model = content_of(str(bundle / "model.safetensors"))
+    save_state(work / "done.safetensors", answers, {"result": result, "model": model})
     (work / "epoch.safetensors").unlink(missing_ok=True)
     return result, answers_of(arm, seed, answers)
 

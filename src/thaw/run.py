@@ -21,7 +21,9 @@ from thaw.errors import StorageError
 from thaw.eviction import datasets_folder, using
 from thaw.files import PART, only, write_atomic, write_json, writing
 from thaw.live import FILE as PROGRESS
+from thaw.nets.backbones import content_of
 from thaw.recipe import Recipe, to_toml
+from thaw.recipes import embedded_weights
 from thaw.scoring.summary import Tested, slices_of_test, summarise
 from thaw.scoring.suspects import Suspects
 from thaw.shown import Shown
@@ -72,11 +74,14 @@ def _refuse_another(folder: Path, text: str) -> None:
         raise StorageError(f"{folder} holds another study ({differing}); give another folder with --out.")
 
 
-def work_folder(run: Path, dataset: Dataset, compute: Compute) -> Path:
-    """Where a run keeps its finished pieces; another folder for other data, another precision or other versions."""
+def work_folder(run: Path, dataset: Dataset, recipe: Recipe, compute: Compute) -> Path:
+    """Where a run keeps its finished pieces; another folder for other data or splits, another content of a weights
+    file, another precision or other versions.
+    """
     versions = {name: importlib.metadata.version(name) for name in ("thaw-vision", "torch", "torchvision", "timm")}
-    given = {"pixels": dataset.key, "source": dataset.source.fingerprint(), "splits": dataset.splits.how}
-    return run / "work" / key_of(**given, versions=versions, compute=[compute.device.type, compute.precision])
+    weights = {arm: content_of(embedded_weights(recipe.weights_of(arm))) for arm in recipe.arms}
+    how = {"versions": versions, "compute": [compute.device.type, compute.precision]}
+    return run / "work" / key_of(pixels=dataset.key, data=dataset.identity(), weights=weights, **how)
 
 
 def finish_run(
@@ -111,7 +116,7 @@ def finish_run(
         "splits": {split: len(rows) for split, rows in splits.rows().items()},
         "data": {
             "source": recipe.data.source,
-            "fingerprint": source.fingerprint(),
+            **dataset.identity(),
             "how": splits.how,
             "group": recipe.data.group,
             "counts": {

@@ -70,7 +70,7 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
         checked = weigh_leak(audited, features, dataset)
     say_findings(checked["findings"][len(audited.found["findings"]) :])
     with clock("heat maps"):
-        shown = show(run, work_folder(run, dataset, compute), recipe, tested, suspects, dataset, compute)
+        shown = show(run, work_folder(run, dataset, recipe, compute), recipe, tested, suspects, dataset, compute)
     seconds = clock.seconds()
     found = finish_run(run, recipe, dataset, results, tested, suspects, shown, checked, compute, seconds, command)
     complete_bundles(run, found)

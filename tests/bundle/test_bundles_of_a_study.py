@@ -59,7 +59,9 @@ def test_a_bundle_says_where_it_comes_from(run: thaw.Run) -> None:
     config, arm = run.bundle("head").config, run.metrics["arms"]["head"]
     assert config["test"]["accuracy"] == arm["test"]["accuracy"]
     assert config["test"]["intervals"] == arm["intervals"]
-    assert config["data"] == {"source": "pictures", "fingerprint": run.metrics["data"]["fingerprint"]}
+    told = run.metrics["data"]
+    assert config["data"] == {"source": "pictures", "fingerprint": told["fingerprint"], "splits": told["splits"]}
+    assert "confusion" not in config["test"]
     assert config["weights"]["name"] == "thaw:mobilenet_v2"
     assert {"torch", "torchvision", "timm", "thaw-vision"} <= config["versions"].keys()
     assert str(run.folder.parent) not in json.dumps(config) + (run.folder / "models/head/README.md").read_text()

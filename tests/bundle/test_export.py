@@ -25,13 +25,16 @@ from thaw.bundle.load import load
 from thaw.bundle.pictures import Pictures, check_pictures
 from thaw.bundle.save import save_bundle
 from thaw.cli import cli
+from thaw.compute import choose_compute
+from thaw.data.load import load_dataset
 from thaw.data.source import read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError
 from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.backbones import build_backbone
-from thaw.recipe import Data
+from thaw.progress import Clock
+from thaw.recipe import Data, load_recipe
 
 EMOJI = Path(export.__file__).parents[1] / "recipes" / "assets" / "emoji-people.parquet"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -136,7 +139,8 @@ def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_p
     run = tmp_path / "run"
     data = Data(source=str(class_folder), validation=15, test=25)
     source = read_source(data)
-    origin = {"source": "pictures", "fingerprint": source.fingerprint()}
+    recipe = load_recipe("photos", str(class_folder), ("data.validation=15", "data.test=25", "images.size=32"))
+    origin = {"source": "pictures", **load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).identity()}
     bundle = small_bundle(run / "models" / "head", data=origin, temperature=0.2)
     (run / "recipe.toml").write_text(
         f'[data]\nsource = "{class_folder}"\nvalidation = 15\ntest = 25\n[images]\nsize = 32\nresize = "squash"\n'

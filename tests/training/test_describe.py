@@ -41,6 +41,17 @@ def test_features_are_the_same_without_caches(class_folder: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
+def test_features_follow_the_normalisation(class_folder: Path) -> None:
+    """Also where they come from pixels, which are kept before it."""
+    compute, settings = choose_compute("cpu", "fp32"), ("images.size=32", "cache.activations=off")
+    found = []
+    for mean in ("[0.5, 0.4, 0.3]", "[0.1, 0.2, 0.3]"):
+        recipe = load_recipe("photos", str(class_folder), (*settings, f"images.mean={mean}"))
+        found.append(describe(load_dataset(recipe, compute, Clock()), recipe, compute, []))
+    assert found[0].key != found[1].key
+    assert not np.allclose(found[0].values, found[1].values)
+
+
 def test_features_are_computed_once(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("photos", str(class_folder), ("images.size=32", "train.precision=fp32"))
     compute = choose_compute("cpu", "fp32")

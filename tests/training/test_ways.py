@@ -10,6 +10,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
+from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute
 from thaw.data.batches import Inputs, _upload, consecutive, shuffled
 from thaw.data.splits import Splits
@@ -240,7 +241,7 @@ def test_training_that_diverges_keeps_the_last_good_epoch(pixels: np.ndarray, la
     def spoil(*_: object) -> None:
         nonlocal steps
         steps += 1
-        if steps == 2 * 5 + 3:
+        if steps == 2 * (5 + 2) + 3:  # five batches of an epoch, two of validation
             bad[:] = np.inf
 
     network.tail.register_forward_hook(spoil)
@@ -250,6 +251,33 @@ def test_training_that_diverges_keeps_the_last_good_epoch(pixels: np.ndarray, la
     assert all(torch.isfinite(p).all() for p in network.tail.parameters())
     with pytest.raises(DivergedError, match="fp32"):
         train(network, 1e-3, labels, splits, recipe, 0, Compute(CPU.device, "bf16"))
+
+
+@pytest.mark.parametrize(("refit", "rate"), [("train", 1e38), ("train+validation", 1e45)])
+def test_a_last_step_that_diverges_is_noticed(
+    pixels: np.ndarray, labels: Tensor, splits: Splits, refit: str, rate: float
+) -> None:
+    """The losses of an epoch are those before its steps: the only one here is finite."""
+    settings = ("train.batch_size=64", "train.optimizer=sgd", "train.epochs=2", f"train.refit={refit}")
+    network, recipe = toy_network(pixels), toy_recipe(*settings)
+    before = [p.detach().clone() for p in network.tail.parameters()]
+    trained = train(network, rate, labels, splits, recipe, 0, CPU)
+    assert trained.stopped == "the loss became infinite in epoch 1, so the weights of the epoch before it stand"
+    assert trained.epochs == []
+    assert all(torch.equal(one, other) for one, other in zip(before, network.tail.parameters(), strict=True))
+
+
+def test_seconds_of_what_an_earlier_run_did_are_counted(
+    pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path
+) -> None:
+    recipe = toy_recipe("train.epochs=3", "search.learning_rates=[1e-3]")
+    first, again = (search(toy_network(pixels), labels, splits, recipe, 0, CPU, tmp_path) for _ in range(2))
+    assert again.seconds == first.seconds > 0
+    train(toy_network(pixels), 1e-3, labels, splits, recipe, 0, CPU, tmp_path)
+    tensors, notes = load_state(tmp_path / "epoch.safetensors") or ({}, {})
+    assert len(notes["epochs"]) == 2
+    save_state(tmp_path / "epoch.safetensors", tensors, notes | {"seconds": 1000.0})
+    assert train(toy_network(pixels), 1e-3, labels, splits, recipe, 0, CPU, tmp_path).seconds > 1000
 
 
 @pytest.mark.parametrize("settings", [(), ("train.patience=3", "train.schedule=cosine")])

@@ -98,10 +98,11 @@ def probabilities(bundle: "Bundle", pixels: NDArray[np.uint8]) -> NDArray[np.flo
     """(n, classes) from pixels (n, size, size, 3) as `square` gives them: softmax of logits over temperature."""
     tensor, compute = torch.from_numpy(pixels), bundle.compute
     network = bundle.network  # made here, since what is made in inference mode knows no gradients ever after
-    if compute.device.type == "cuda":
+    pinned = compute.device.type == "cuda"
+    if pinned:
         tensor = tensor.pin_memory()
     with torch.inference_mode(), compute.autocast():
-        logits = network(tensor.to(compute.device, non_blocking=True)).float().cpu().numpy()
+        logits = network(tensor.to(compute.device, non_blocking=pinned)).float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise DataError("the model's output is infinite or no number; its weights are damaged: copy the bundle anew.")
     softmax: NDArray[np.float64] = np.exp(log_probabilities(logits / np.float32(bundle.temperature or 1)))

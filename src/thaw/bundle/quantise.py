@@ -101,10 +101,10 @@ def _dataset(bundle: Bundle, folder: Path) -> Dataset:
         )
     recipe = load_recipe(str(run / "recipe.toml"))
     dataset = load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
-    if dataset.source.fingerprint() != bundle.config["data"]["fingerprint"]:
+    if not dataset.identity().items() <= bundle.config["data"].items():
         raise ExportError(
-            f"{recipe.data.source} no longer holds the pictures that {folder.name} was trained and tested on; bring "
-            "them back, or run the study anew."
+            f"{recipe.data.source} no longer holds the pictures and splits that {folder.name} was trained and tested "
+            "on; bring them back, or run the study anew."
         )
     return dataset
 

@@ -32,7 +32,8 @@ def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
 def bundle_config(recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:
     """What the `config.json` of an arm's bundle holds.
 
-    `test` is what the study measured of this model on its test set. Paths of this machine do not travel with it: of the
+    `test` is what the study measured of this model on its test set; the confusion matrix, which grows with the square
+    of the classes, stays with the run. Paths of this machine do not travel with it: of the
     data and of a weights file only the name is kept.
     """
     told = _without_paths(recipe)
@@ -49,9 +50,9 @@ def bundle_config(recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, An
             "name": told.weights_of(arm),
             **origin(recipe.model.backbone, EMBEDDED_NAMES.get(weights, weights)),
         },
-        "data": {"source": told.data.source, "fingerprint": dataset.source.fingerprint()},
+        "data": {"source": told.data.source, **dataset.identity()},
         "recipe": to_toml(told),
-        "test": test,
+        "test": {name: value for name, value in test.items() if name != "confusion"},
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in PACKAGES},

@@ -46,13 +46,14 @@ class Inputs:
             for where, mirrored in zip(places, turned, strict=True):
                 yield _mirror(mirrored, tuple(tensor[where] for tensor in self.resident))
             return
+        pinned = self.device.type == "cuda"  # what is not may be gone before a copy has begun
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._gather, batches[0]) if batches else None
             for following in [*batches[1:], None]:
                 assert ahead is not None
                 gathered = ahead.result()
                 ahead = pool.submit(self._gather, following) if following is not None else None
-                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in gathered)
+                yield tuple(tensor.to(self.device, non_blocking=pinned) for tensor in gathered)
 
     def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
         gathered = tuple(_tensor(array[self._rows(rows)]) for array in self.arrays)

@@ -9,7 +9,7 @@ from thaw.data.batches import Inputs
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.images.preprocessing import Preprocessing
-from thaw.store import Array
+from thaw.store import Array, key_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Dataset:
     key: str
     """A digest of everything that determines the pixels."""
     preprocessing: Preprocessing
+
+    def identity(self) -> dict[str, str]:
+        """What tells this data from other: digests of the images with their labels, and of the split of each."""
+        rows = {split: rows.tolist() for split, rows in self.splits.rows().items()}
+        return {"fingerprint": self.source.fingerprint(), "splits": key_of(**rows)}
 
     def labels(self, device: torch.device) -> Tensor:
         """(n,) int64 on a device."""

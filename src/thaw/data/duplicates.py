@@ -62,6 +62,8 @@ def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
     change with colours, light, contrast, size and compression, so that a drawing in another skin tone, or a photograph
     saved again, keeps them; they do change when a picture is mirrored, turned, or cropped by more than 3%.
     """
+    if pixels.device.type == "mps":
+        pixels = pixels.cpu()  # it has no means over areas that do not divide, 224 into 64
     looks, grey = [], []
     for batch in torch.split(pixels, BATCH):
         small = functional.interpolate(

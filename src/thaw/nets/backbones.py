@@ -81,6 +81,15 @@ def default_preprocessing(backbone: str, weights: str | Path) -> Preprocessing:
     return Preprocessing(224, "crop", "bilinear", 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+def content_of(weights: str) -> str | None:
+    """The SHA-256 of a weights file; None of weights that are named, whose values their library answers for."""
+    file = Path(weights)
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    status = file.stat()
+    return _sha256(file, status.st_size, status.st_mtime_ns)
+
+
 def native_size(backbone: str) -> int:
     """The side in pixels of the images that a backbone is made for."""
     return default_preprocessing(backbone, "random").size

@@ -1,6 +1,7 @@
 """The pretrained backbone's description of every image: what enters the head."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import timm
@@ -50,7 +51,8 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     network, _ = prepare("head", 0, dataset, alone, compute, kept)
     start = next((one.key for one in kept if one.entry.arrays is network.inputs.arrays), dataset.key)
     how = [recipe.model.backbone, compute.device.type, compute.precision, VERSIONS, BATCH]
-    key = key_of(start=start, values=fingerprint(network.scorer), how=how)
+    normalised = asdict(dataset.preprocessing)
+    key = key_of(start=start, preprocessing=normalised, values=fingerprint(network.scorer), how=how)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
     rows = np.arange(len(dataset.source.ids))

@@ -1,6 +1,7 @@
 """The final training of an arm, at the rate that its search found."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.training.loop import fit, make_criterion, schedule
-from thaw.training.network import Network, epoch_seed, optimizer_of, restore, score, snapshot, views
+from thaw.training.network import Network, epoch_seed, is_finite, optimizer_of, restore, score, snapshot, views
 
 Epoch = dict[str, float]
 
@@ -30,6 +31,8 @@ class Trained:
     """A row of loss and accuracy for each epoch."""
     stopped: str | None
     """Why it ended before its last epoch."""
+    seconds: float = field(compare=False)
+    """What its epochs took, by this run of the study or an earlier one."""
 
 
 def train(
@@ -45,8 +48,9 @@ def train(
     """The final training, from the same start as every trial; it goes on from the last epoch kept in `work`.
 
     Loss and accuracy are means over an epoch's images as they were trained on. Without refit on validation, each epoch
-    is also scored there. With patience, the network is left as it was after the best epoch. A loss that is infinite or
-    no number ends it with the last good epoch; in bf16 it raises DivergedError instead, since fp32 may not diverge.
+    is also scored there. With patience, the network is left as it was after the best epoch. A loss, or a weight after
+    an epoch's last step, that is infinite or no number ends it with the last good epoch; in bf16 it raises
+    DivergedError instead, since fp32 may not diverge.
     """
     settings = recipe.train
     refit = settings.refit == "train+validation"
@@ -59,7 +63,8 @@ def train(
     criterion = make_criterion(settings, labels, rows)
     targets = views(labels, recipe)
     kept = None if work is None else work / "epoch.safetensors"
-    table, best = _go_on(kept, network, optimizer, learning_rate)
+    begun = time.perf_counter()
+    table, best, spent = _go_on(kept, network, optimizer, learning_rate)
     note("epochs", table)
     stopped = None
     with stage("training", sum(lengths), "steps") as advance:
@@ -71,16 +76,17 @@ def train(
                 *(network.trunk, [network.tail], [optimizer], criterion, network.inputs, targets, epochs[epoch]),
                 *(compute, advance, factors[epoch]),
             )
-            if curve.diverged():
+            row = curve.means()
+            if not refit:
+                scores = score(network, labels, splits.validation, recipe, compute)
+                row |= {f"validation_{name}": value for name, value in scores.items()}
+            if not np.isfinite(list(row.values())).all() or not is_finite(network.tail):
                 if compute.precision == "bf16":
                     raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
                 restore(network.tail, before)
                 stopped = f"the loss became infinite in epoch {epoch + 1}, so the weights of the epoch before it stand"
                 break
-            table.append(curve.means())
-            if not refit:
-                scores = score(network, labels, splits.validation, recipe, compute)
-                table[-1] |= {f"validation_{name}": value for name, value in scores.items()}
+            table.append(row)
             note("epochs", table)
             if settings.patience:
                 if _best(table) == epoch:
@@ -89,10 +95,10 @@ def train(
                     stopped = f"{settings.patience} epochs brought nothing better than epoch {_best(table) + 1}"
                     break
             if kept and epoch + 1 < settings.epochs:
-                _keep(kept, network, optimizer, learning_rate, table, best)
+                _keep(kept, network, optimizer, learning_rate, table, best, spent + time.perf_counter() - begun)
     if settings.patience and best:
         restore(network.tail, best)
-    return Trained(table, stopped)
+    return Trained(table, stopped, spent + time.perf_counter() - begun)
 
 
 def _best(table: list[Epoch]) -> int:
@@ -107,21 +113,22 @@ def _keep(
     learning_rate: float,
     table: list[Epoch],
     best: list[Tensor],
+    seconds: float,
 ) -> None:
     """Write down everything that the next epoch starts from."""
     tensors = {f"now.{index}": tensor for index, tensor in enumerate(snapshot(network.tail))}
     tensors |= {f"best.{index}": tensor for index, tensor in enumerate(best)}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
-    save_state(path, tensors, {"learning_rate": learning_rate, "epochs": table})
+    save_state(path, tensors, {"learning_rate": learning_rate, "epochs": table, "seconds": seconds})
 
 
 def _go_on(
     path: Path | None, network: Network, optimizer: torch.optim.Optimizer, learning_rate: float
-) -> tuple[list[Epoch], list[Tensor]]:
-    """Bring back what `_keep` wrote: the epochs so far and the best state; nothing where there is none."""
+) -> tuple[list[Epoch], list[Tensor], float]:
+    """Bring back what `_keep` wrote: the epochs so far, the best state, the seconds; nothing where there is none."""
     state = None if path is None else load_state(path)
     if state is None or state[1]["learning_rate"] != learning_rate:
-        return [], []
+        return [], [], 0.0
     tensors, notes = state
 
     def part(name: str) -> dict[str, Tensor]:
@@ -130,7 +137,7 @@ def _go_on(
     restore(network.tail, _in_order(part("now")))
     restore_optimizer(optimizer, part("optimizer"))
     epochs: list[Any] = notes["epochs"]
-    return epochs, _in_order(part("best"))
+    return epochs, _in_order(part("best")), notes["seconds"]
 
 
 def _in_order(numbered: dict[str, Tensor]) -> list[Tensor]:

@@ -66,6 +66,11 @@ def snapshot(network: nn.Module) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in _moving(network)]
 
 
+def is_finite(network: nn.Module) -> bool:
+    """Whether all that training changes is finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _moving(network))
+
+
 @torch.no_grad()
 def restore(network: nn.Module, values: list[Tensor]) -> None:
     """Bring a `snapshot` back, in place."""

@@ -43,7 +43,8 @@ def probe_head(
     trained = train(probe, found.learning_rate, labels, splits, alone, seed, compute, work)
     head = noted["head"]
     network.model.get_submodule(head).load_state_dict(probe.model.get_submodule(head).state_dict())
-    return {"learning_rate": found.learning_rate, "epochs": trained.epochs}
+    seconds = found.seconds + trained.seconds
+    return {"learning_rate": found.learning_rate, "epochs": trained.epochs, "seconds": seconds}
 
 
 def catch_up(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> None:

@@ -1,7 +1,8 @@
 """The learning-rate search: a grid, or successive halving over a range; the same budget for every arm."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,8 @@ class Found:
     """`lowest` or `highest` when the winner is at the edge of what was tried, so that a better rate may lie beyond."""
     search: list[Trial]
     """All trials, in the order in which they ran."""
+    seconds: float = field(compare=False)
+    """What all of them took, by this run of the study or an earlier one."""
 
 
 def search(
@@ -57,6 +60,7 @@ def search(
     and found there again. Raises DivergedError when every rate fails.
     """
     trials: dict[tuple[float, int], Trial] = {}
+    seconds: list[float] = []
 
     @cache
     def opening() -> Opening:
@@ -67,11 +71,14 @@ def search(
         new = [rate for rate in rates if (rate, steps) not in trials]
         for lane in _lanes(new, network):
 
-            def run(lane: list[float] = lane) -> list[Trial]:
-                return _try(network, lane, steps, labels, splits, recipe, seed, compute, opening())
+            def run(lane: list[float] = lane) -> dict[str, Any]:
+                begun = time.perf_counter()
+                tried = _try(network, lane, steps, labels, splits, recipe, seed, compute, opening())
+                return {"trials": tried, "seconds": time.perf_counter() - begun}
 
             found = remember(work, key_of(rates=lane, steps=steps), run) if work else run()
-            trials.update({(trial["learning_rate"], steps): trial for trial in found})
+            trials.update({(trial["learning_rate"], steps): trial for trial in found["trials"]})
+            seconds.append(found["seconds"])
             note("search", list(trials.values()))
         return sorted((trials[rate, steps] for rate in rates), key=_order)
 
@@ -95,7 +102,7 @@ def search(
         )
     rate = best["learning_rate"]
     edge = {min(rates): "lowest", max(rates): "highest"}.get(rate) if len(rates) > 1 else None
-    return Found(rate, edge, list(trials.values()))
+    return Found(rate, edge, list(trials.values()), sum(seconds))
 
 
 def _halve(rates: list[float], steps: int, attempt: Callable[[list[float], int], list[Trial]]) -> Trial:
