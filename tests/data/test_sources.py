@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -112,6 +113,26 @@ def test_the_order_of_classes_is_fixed(tmp_path: Path, labels: list[object], cla
     missing = sum(label is None for label in labels)
     assert len(source.ids) == 4 - missing
     assert [one.reason for one in source.skipped] == ["has no label"] * missing
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_classes_may_be_named_like_nothing(tmp_path: Path, ending: str) -> None:
+    words, gaps = ["N/A", "NA", "None", "null"], ["", "nan", "NaN"]
+    for seed in range(11):
+        (tmp_path / f"{seed:02d}.png").write_bytes(picture(seed))
+    cells = [[word, 30, 0.5] for word in [*words, *words[:3]]] + [["null", "", "nan"]] + [[gap] * 3 for gap in gaps]
+    with (tmp_path / f"table.{ending}").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if ending == "tsv" else ",")
+        writer.writerow(["image", "label", "age", "dose"])
+        writer.writerows([f"{row:02d}.png", *of_row] for row, of_row in enumerate(cells))
+    source = read(tmp_path / f"table.{ending}")
+    assert source.classes == tuple(words)
+    assert np.bincount(source.labels).tolist() == [2, 2, 2, 2]
+    assert [(one.id, one.reason) for one in source.skipped] == [
+        (f"{row:02d}.png", "has no label") for row in (8, 9, 10)
+    ]
+    assert Counter(source.columns["age"].to_pylist()) == {30.0: 7, None: 1}
+    assert Counter(source.columns["dose"].to_pylist()) == {0.5: 7, None: 1}
 
 
 def test_a_class_label_keeps_its_order(tmp_path: Path, class_folder: Path) -> None:
