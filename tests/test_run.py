@@ -132,6 +132,35 @@ def test_a_second_study_in_the_same_folder_is_refused(tmp_path: Path, class_fold
         assert {path.name for path in run.iterdir()} == {"recipe.toml", ".lock"}
 
 
+@pytest.mark.parametrize(
+    ("left", "refused"),
+    [
+        ((), ""),
+        ((".lock",), ""),
+        ((".lock", "progress.json", "recipe.toml"), ""),
+        (("progress.json", "recipe.toml"), ""),  # where the system removes the lock
+        (("recipe.toml",), "holds another study"),
+        ((".lock", "recipe.toml"), "holds another study"),
+        (("progress.json",), "holds no study"),
+        (("progress.json", "recipe.toml", "work"), "holds another study"),
+    ],
+)
+def test_only_a_study_that_ended_as_it_began_makes_way(
+    tmp_path: Path, class_folder: Path, left: tuple[str, ...], refused: str
+) -> None:
+    for name in left:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text('name = "other"\n')
+    recipe = load_recipe("photos", str(class_folder), ())
+    if refused:
+        with pytest.raises(StorageError, match=refused), open_run(tmp_path / "run", recipe):
+            pass
+        assert {path.name for path in (tmp_path / "run").iterdir()} == set(left)
+    else:
+        with open_run(tmp_path / "run", recipe) as run:
+            assert "other" not in (run / "recipe.toml").read_text(encoding="utf-8")
+
+
 def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, table: Path) -> None:
     found = finish(tmp_path, table)
     answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
