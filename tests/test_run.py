@@ -200,21 +200,22 @@ def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, tab
     assert agreement["none_right"] == (~right).all(axis=1).sum()
 
 
-def test_more_images_than_the_gallery_holds_are_those_with_the_least_likely_labels(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("classes", [2, 5])
+def test_more_images_than_the_gallery_holds_are_mistakes_then_those_with_the_least_likely_labels(
+    monkeypatch: pytest.MonkeyPatch, classes: int
 ) -> None:
     random = np.random.default_rng(0)
-    labels = random.integers(0, 2, 40)
-    tested = [Answers(arm, 0, random.normal(size=(40, 2)).astype(np.float32)) for arm in ("head", "everything")]
-    assert for_gallery(labels, tested).tolist() == list(range(40))
-    monkeypatch.setattr("thaw.shown.GALLERY", 30)
-    places = for_gallery(labels, tested)
-    assert len(places) == 30
-    assert (np.diff(places) > 0).all()
-    shares = np.stack([softmax(one.logits, 1)[np.arange(40), labels] for one in tested]).min(0)
-    assert shares[places].max() < np.delete(shares, places).min()
-    mistaken = np.any([one.logits.argmax(1) != labels for one in tested], axis=0)
-    assert set(np.flatnonzero(mistaken)) <= set(places)
+    labels = random.integers(0, classes, 400)
+    logits = random.normal(size=(2, 400, classes)).astype(np.float32)
+    logits[:, np.arange(400), labels] += 2
+    tested = [Answers(arm, 0, of_arm) for arm, of_arm in zip(("head", "everything"), logits, strict=True)]
+    assert for_gallery(labels, tested).tolist() == list(range(400))
+    shares = softmax(logits, 2)[:, np.arange(400), labels].min(0)
+    mistaken = (logits.argmax(2) != labels).any(0)
+    for held in (mistaken.sum() - 9, mistaken.sum() + 9):
+        monkeypatch.setattr("thaw.shown.GALLERY", held)
+        order = sorted(range(400), key=lambda row: (not mistaken[row], shares[row]))
+        assert for_gallery(labels, tested).tolist() == sorted(order[:held])
 
 
 def test_maps_are_those_of_the_saved_models_and_are_made_once(
