@@ -152,6 +152,35 @@ def test_finished_work_is_that_of_its_splits_and_weights(tmp_path: Path, table: 
     assert len({work(pairs, 1.0), work(others, 1.0), work(pairs, 2.0)}) == 3
 
 
+@pytest.mark.parametrize(
+    ("left", "refused"),
+    [
+        ((), ""),
+        ((".lock",), ""),
+        ((".lock", "progress.json", "recipe.toml"), ""),
+        (("progress.json", "recipe.toml"), ""),  # where the system removes the lock
+        (("recipe.toml",), "holds another study"),
+        ((".lock", "recipe.toml"), "holds another study"),
+        (("progress.json",), "holds no study"),
+        (("progress.json", "recipe.toml", "work"), "holds another study"),
+    ],
+)
+def test_only_a_study_that_ended_as_it_began_makes_way(
+    tmp_path: Path, class_folder: Path, left: tuple[str, ...], refused: str
+) -> None:
+    for name in left:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text('name = "other"\n')
+    recipe = load_recipe("photos", str(class_folder), ())
+    if refused:
+        with pytest.raises(StorageError, match=refused), open_run(tmp_path / "run", recipe):
+            pass
+        assert {path.name for path in (tmp_path / "run").iterdir()} == set(left)
+    else:
+        with open_run(tmp_path / "run", recipe) as run:
+            assert "other" not in (run / "recipe.toml").read_text(encoding="utf-8")
+
+
 def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, table: Path) -> None:
     found = finish(tmp_path, table)
     answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
@@ -191,21 +220,22 @@ def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, tab
     assert agreement["none_right"] == (~right).all(axis=1).sum()
 
 
-def test_more_images_than_the_gallery_holds_are_those_with_the_least_likely_labels(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("classes", [2, 5])
+def test_more_images_than_the_gallery_holds_are_mistakes_then_those_with_the_least_likely_labels(
+    monkeypatch: pytest.MonkeyPatch, classes: int
 ) -> None:
     random = np.random.default_rng(0)
-    labels = random.integers(0, 2, 40)
-    tested = [Answers(arm, 0, random.normal(size=(40, 2)).astype(np.float32)) for arm in ("head", "everything")]
-    assert for_gallery(labels, tested).tolist() == list(range(40))
-    monkeypatch.setattr("thaw.shown.GALLERY", 30)
-    places = for_gallery(labels, tested)
-    assert len(places) == 30
-    assert (np.diff(places) > 0).all()
-    shares = np.stack([softmax(one.logits, 1)[np.arange(40), labels] for one in tested]).min(0)
-    assert shares[places].max() < np.delete(shares, places).min()
-    mistaken = np.any([one.logits.argmax(1) != labels for one in tested], axis=0)
-    assert set(np.flatnonzero(mistaken)) <= set(places)
+    labels = random.integers(0, classes, 400)
+    logits = random.normal(size=(2, 400, classes)).astype(np.float32)
+    logits[:, np.arange(400), labels] += 2
+    tested = [Answers(arm, 0, of_arm) for arm, of_arm in zip(("head", "everything"), logits, strict=True)]
+    assert for_gallery(labels, tested).tolist() == list(range(400))
+    shares = softmax(logits, 2)[:, np.arange(400), labels].min(0)
+    mistaken = (logits.argmax(2) != labels).any(0)
+    for held in (mistaken.sum() - 9, mistaken.sum() + 9):
+        monkeypatch.setattr("thaw.shown.GALLERY", held)
+        order = sorted(range(400), key=lambda row: (not mistaken[row], shares[row]))
+        assert for_gallery(labels, tested).tolist() == sorted(order[:held])
 
 
 def test_maps_are_those_of_the_saved_models_and_are_made_once(

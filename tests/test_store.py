@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from thaw import eviction, store
 from thaw.errors import StorageError
@@ -178,6 +179,29 @@ def test_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not entry("mapped").made
     del view
     assert clear()[1] == 0
+
+
+def test_the_mark_of_a_killed_process_goes_where_a_file_that_is_open_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+
+    def as_on_windows(path: Path, missing_ok: bool = False) -> None:
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            raise PermissionError(13, "The process cannot access the file", str(path)) from None
+        unlink(path, missing_ok)
+
+    view = entry().arrays[0]
+    monkeypatch.setattr(Path, "unlink", as_on_windows)
+    (folder_of() / "1-dead.lock").touch()
+    assert clear()[1] == 1
+    (own,) = folder_of().glob("*.lock")
+    assert own.name.startswith(f"{os.getpid()}-")
+    del view
+    (folder_of() / "1-dead.lock").touch()
+    assert clear()[1] == 0
+    assert entries() == []
 
 
 def test_work_that_cannot_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,19 +107,24 @@ def mark(folder: Path) -> Callable[[], None]:
 
     def unmark() -> None:
         lock.release()
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # who just looks at the mark has it open, and removes it
+            path.unlink()
 
     return unmark
 
 
 def _is_marked(folder: Path) -> bool:
-    """Whether a process holds a mark in an entry; marks that were left by one that died are removed."""
+    """Whether a process holds a mark in an entry, whose lock is held; marks of processes that died are removed.
+
+    A mark is named once and made under the entry's lock, so that no one can take it after it was found free.
+    """
     held = False
     for path in folder.glob("*.lock"):
         with _if_free(path) as free:
-            if free:
-                path.unlink(missing_ok=True)
-        held = held or not free
+            held = held or not free
+        if free:
+            with contextlib.suppress(OSError):
+                path.unlink()
     return held
 
 

@@ -36,8 +36,8 @@ PACKAGES = (
 )
 LOCK = ".lock"
 """The file in a run directory that a running study holds locked."""
-BEGUN = {LOCK, "recipe.toml", PROGRESS}
-"""What a study leaves that ended before any of its work was done."""
+BEGUN = {"recipe.toml", PROGRESS}
+"""What a study leaves, beside the lock on some systems, that ended before any of its work was done."""
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def _refuse_another(folder: Path, text: str) -> None:
     A study that ended as it began does not count: a mistyped source must not take the folder from the right one.
     """
     names = {path.name for path in folder.iterdir() if not path.name.endswith(PART)}
-    if names <= {LOCK} or names == BEGUN:
+    if names - {LOCK} in (set(), BEGUN):
         return
     before = folder / "recipe.toml"
     if not before.exists():

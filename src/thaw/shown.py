@@ -68,12 +68,14 @@ def show(
 
 
 def for_gallery(labels: Rows, tested: list[Tested]) -> Rows:
-    """Places of the test images for the gallery, ascending: of too many, those whose label some arm holds least likely.
+    """Places of the test images for the gallery, ascending: of too many, first those that some arm gets wrong.
 
-    These are the surest mistakes, then the less sure ones, then right answers that were close. `labels` (n,).
+    Mistakes, and right answers after them, come by how likely some arm holds the label, the least first: the surest
+    mistakes before the less sure ones, close answers before the others. `labels` (n,).
     """
     own = [log_probabilities(one.logits)[np.arange(len(labels)), labels] for one in tested]
-    return np.sort(np.argsort(np.min(own, axis=0), kind="stable")[:GALLERY])
+    right = np.all([one.logits.argmax(1) == labels for one in tested], axis=0)
+    return np.sort(np.lexsort((np.min(own, axis=0), right))[:GALLERY])
 
 
 def for_suspects(suspects: Suspects) -> Rows:

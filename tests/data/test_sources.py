@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import picture
-from thaw.data.source import Source, read_source
+from thaw.data.source import Source, digest_of, read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError
 from thaw.recipe import Data
@@ -114,11 +115,47 @@ def test_the_order_of_classes_is_fixed(tmp_path: Path, labels: list[object], cla
     assert [one.reason for one in source.skipped] == ["has no label"] * missing
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_classes_may_be_named_like_nothing(tmp_path: Path, ending: str) -> None:
+    words, gaps = ["N/A", "NA", "None", "null"], ["", "nan", "NaN"]
+    for seed in range(11):
+        (tmp_path / f"{seed:02d}.png").write_bytes(picture(seed))
+    cells = [[word, 30, 0.5] for word in [*words, *words[:3]]] + [["null", "", "nan"]] + [[gap] * 3 for gap in gaps]
+    with (tmp_path / f"table.{ending}").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if ending == "tsv" else ",")
+        writer.writerow(["image", "label", "age", "dose"])
+        writer.writerows([f"{row:02d}.png", *of_row] for row, of_row in enumerate(cells))
+    source = read(tmp_path / f"table.{ending}")
+    assert source.classes == tuple(words)
+    assert np.bincount(source.labels).tolist() == [2, 2, 2, 2]
+    assert [(one.id, one.reason) for one in source.skipped] == [
+        (f"{row:02d}.png", "has no label") for row in (8, 9, 10)
+    ]
+    assert Counter(source.columns["age"].to_pylist()) == {30.0: 7, None: 1}
+    assert Counter(source.columns["dose"].to_pylist()) == {0.5: 7, None: 1}
+
+
 def test_a_class_label_keeps_its_order(tmp_path: Path, class_folder: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["z", "a"])})
     content = {"image": [{"bytes": picture(i), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
     datasets.Dataset.from_dict(content, features=features).to_parquet(str(tmp_path / "table.parquet"))
     assert read(tmp_path / "table.parquet").classes == ("z", "a")
+
+
+def test_names_of_a_class_label_that_no_row_has_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("vwzyxa"))})
+    content = {"image": [{"bytes": picture(i), "path": None} for i in range(6)], "label": [0, 2, 5, 5, 2, 2]}
+    whole = datasets.Dataset.from_dict(content, features=features)
+    whole.filter(lambda row: row["label"] > 0).save_to_disk(str(tmp_path / "filtered"))
+    source = read(tmp_path / "filtered")
+    assert source.classes == ("z", "a")
+    by_content = dict(zip(source.digests, source.labels.tolist(), strict=True))
+    assert [by_content[digest_of(picture(i))] for i in range(1, 6)] == [0, 1, 1, 0, 0]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "no row" in line]
+    assert line.endswith("filtered names classes that no row has, which are left out: 'v', 'w', 'y' and 1 more")
+    assert len(make_splits(source, Data(source="x", validation=1, test=1)).train) == 3
 
 
 def test_a_column_may_name_the_splits(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Splits: drawn by label or by group, reproducible, and said in words."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,46 @@ def test_the_founding_study_draws_validation_from_train_and_tests_on_validation(
     }
 
 
+@pytest.mark.parametrize(
+    ("sizes", "keys", "digest"),
+    [
+        ((17_711, 10_289), {"validation": 2000, "test": "validation"}, "31a8b6d3b84ea2b2"),
+        ((1004, 1004), {"validation": 0.15, "test": 0.25}, "2f10fbd2de463fd1"),
+        ((500, 500), {"validation": 75, "test": 75, "seed": 3}, "46db20925cb1a74a"),
+    ],
+)
+def test_draws_from_large_classes_stay_what_they_were(
+    sizes: tuple[int, int], keys: dict[str, object], digest: str
+) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], sizes)).tolist()
+    held = ["validation"] * 200 if keys["test"] == "validation" else []
+    whole = source([*labels, *[0, 1] * (len(held) // 2)], ["train"] * len(labels) + held)
+    drawn = make_splits(whole, data(**keys)).rows()
+    rows = np.concatenate([drawn["validation"], drawn["test"]]).astype("<i8").tobytes()
+    assert hashlib.sha256(rows).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("sizes", [[3] * 100, [2] * 100, [3, 3], [10] * 100, [1] * 60 + [30]])
+def test_small_classes_are_drawn_by_lot_and_each_keeps_an_image_for_train(sizes: list[int]) -> None:
+    labels, alike = np.repeat(np.arange(len(sizes)), sizes), np.array(sizes) == sizes[0]
+    drawn: dict[str, list[np.ndarray]] = {"validation": [], "test": []}
+    for seed in range(100):
+        splits = make_splits(source(labels.tolist()), data(seed=seed))
+        assert set(labels[splits.train]) == set(labels)
+        for part, of_seeds in drawn.items():
+            of_seeds.append(np.bincount(labels[splits.rows()[part]], minlength=len(sizes)))
+    for of_seeds in drawn.values():
+        assert {of_seed.sum() for of_seed in of_seeds} == {round(0.15 * len(labels))}
+        means = np.mean(of_seeds, axis=0)[alike]
+        assert np.abs(means - means.mean()).max() < 0.25  # five deviations of the mean of a hundred lots
+
+
+def test_a_part_takes_first_from_classes_of_which_earlier_parts_took_nothing() -> None:
+    labels = np.repeat(np.arange(100), 3)
+    splits = make_splits(source(labels.tolist()), data())
+    assert len({*labels[splits.validation], *labels[splits.test]}) == 90
+
+
 def test_groups_never_straddle_splits_and_labels_stay_near_their_shares() -> None:
     random = np.random.default_rng(0)
     people = random.integers(0, 80, 1000)
@@ -103,6 +144,11 @@ def test_a_split_that_is_not_used_is_named() -> None:
         ({"test": "tset"}, "is no split of pictures; it brings train, validation"),
         ({"test": "validation", "validation": "validation"}, "both 'validation'"),
         ({"test": 500}, "draw fewer"),
+        (
+            {"test": 0.5, "validation": 19},
+            "want 39 .* less than one of each of 2 classes to train on; draw fewer, or add",
+        ),
+        ({"test": 0.5, "validation": 20, "group": "person"}, "want 40 .* leaves none to train on; draw fewer, or add"),
         ({"test": "train"}, "left to train on"),
         ({"test": "validation", "validation": 10, "group": "person"}, "are in both train and test"),
     ],
@@ -116,8 +162,15 @@ def test_parts_that_cannot_be_had(keys: dict[str, object], said: str) -> None:
 
 def test_a_class_absent_from_train_is_an_error() -> None:
     whole = source([0, 1] * 20 + [2] * 10, ["train"] * 40 + ["test"] * 10)
-    with pytest.raises(DataError, match="no image of class 'class 2' is in train"):
+    with pytest.raises(DataError, match="no image of class 'class 2' is in train; add some, or leave the class out"):
         make_splits(whole, data(validation=10))
+
+
+def test_a_class_whose_groups_are_drawn_away_needs_other_draws() -> None:
+    grouped = source([3, 3, 3, 1, 0, 0, 2, 2, 0, 3], person=list("4104210271"))
+    with pytest.raises(DataError, match=r"is in train; add some, or draw other splits with data\.seed"):
+        make_splits(grouped, data(group="person"))
+    assert len(set(grouped.labels[make_splits(grouped, data(group="person", seed=1)).train])) == 4
 
 
 def test_rows_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:

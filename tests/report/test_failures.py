@@ -3,7 +3,7 @@
 import pytest
 
 from thaw.report.failures import failures, gaps, small_slices
-from thaw.report.limits import findings, leak, limits, narrow, people, sizes
+from thaw.report.limits import findings, harm, leak, limits, narrow, people, sizes
 
 
 def gap(low, high, difference, p):
@@ -138,6 +138,18 @@ def test_limits_of_a_plain_study():
     told = limits(study(comparisons=[comparison | {"images_needed": 9000}]))
     assert told["Test set"] == "1,000 test images cannot tell `all` from `head`; that is no proof that they are alike."
     assert "Choice" not in limits(study(arms=("head",)))
+
+
+def test_whom_a_model_serves_worse_or_why_that_is_not_known():
+    told = harm(study(column("age", gap("0-9", "20-29", 0.123, 0.00001)), column("camera", None)))
+    assert told.startswith("For `head`: age 0-9 is 12.3 points harder than age 20-29 (")
+    unknown = "so this study cannot say whom its models serve worse. Test on more images before"
+    few = [{"value": name, "count": count, "small": count < 30} for name, count in (("a", 29), ("b", 40), ("c", 3))]
+    told = harm(study(column("site", None, few)))
+    assert told.startswith(f"No column has two slices of 30 test images or more, {unknown}")
+    assert harm(study()).startswith(
+        "This study has no column to slice by, so it cannot say whom its models serve worse"
+    )
 
 
 def test_leak():

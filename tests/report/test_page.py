@@ -14,6 +14,7 @@ import pytest
 
 from synthetic_run import SEVEN, make_run, write_json
 from thaw.errors import StorageError
+from thaw.images.preprocessing import Preprocessing, shorter_side
 from thaw.report.formats import SPACE, about
 from thaw.report.page import write_report
 
@@ -194,6 +195,17 @@ def test_data_method_and_rerun_are_told(page, metrics):
         "torch 2.9.1",
     ):
         assert text in page.text
+
+
+@pytest.mark.parametrize(("size", "crop"), [(224, 224 / 232), (299, 0.875), (256, 0.95), (64, 1.0), (224, 1.0001)])
+def test_the_side_that_pictures_are_brought_to_is_told(tmp_path, no_figures, size, crop):
+    run = make_run(tmp_path, images=40, arms=("head",))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["images"] |= {"size": size, "resize": "crop", "crop": crop}
+    write_json(run / "metrics.json", metrics)
+    shorter = shorter_side(Preprocessing(size, "crop", "bilinear", crop, (0.5,) * 3, (0.5,) * 3))
+    told = f"is brought to {shorter} pixels and the middle {size} by {size} cut out"
+    assert told in Page(write_report(run)).text
 
 
 def test_figures_are_written_as_png(page, run, metrics):

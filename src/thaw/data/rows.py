@@ -18,6 +18,8 @@ from thaw.recipe import Data
 
 TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
 """Endings of the files of a dataset that hold rows."""
+GAPS = ["", "nan", "NaN"]
+"""Cells of a .csv or .tsv that hold nothing; other words that pandas takes so, such as None and NA, may be classes."""
 BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
 """Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
 
@@ -98,7 +100,8 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
             loaded = datasets.load_dataset(str(path), cache_dir=cache)
         else:
             kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "parquet"
-            options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            options = {"sep": separator, "keep_default_na": False, "na_values": GAPS} if kind == "csv" else {}
             loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, **options)
     except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError, pa.ArrowException) as error:
         if isinstance(error.__cause__, OSError) and is_full(error.__cause__):

@@ -21,7 +21,7 @@ from thaw.data.parts import Parts, find_parts, read_part
 from thaw.data.rows import BROUGHT, CONTENT, PATH, check_columns, check_same, read_rows
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
-from thaw.progress import stage, workers
+from thaw.progress import say, stage, workers
 from thaw.recipe import Data
 from thaw.store import key_of
 
@@ -141,13 +141,18 @@ def digest_of(content: bytes) -> str:
 def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names in their fixed order, and a label for each row, -1 where there is none.
 
-    A ClassLabel keeps its order, numbers are sorted as numbers and names as text.
+    A ClassLabel keeps its order, without names that no row has; numbers are sorted as numbers and names as text.
     """
     column = table.column(data.label)
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries().combine_chunks()
-        names = [str(name) for name in column.dictionary.to_pylist()]
-        values: list[Any] = [None if code is None else names[code] for code in column.indices.to_pylist()]
+        listed = [str(name) for name in column.dictionary.to_pylist()]
+        values: list[Any] = [None if code is None else listed[code] for code in column.indices.to_pylist()]
+        used = set(values)
+        names = [name for name in listed if name in used]
+        if unused := [repr(name) for name in listed if name not in used]:
+            shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3:,} more" if len(unused) > 3 else "")
+            say(f"{data.source} names classes that no row has, which are left out: {shown}")
     else:
         raw = column.to_pylist()
         if any(isinstance(value, (list, dict, bytes)) for value in raw):

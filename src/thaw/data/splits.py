@@ -13,6 +13,9 @@ from thaw.recipe import Data
 Rows = NDArray[np.int64]
 DEFAULT_FRACTION = 0.15
 """Share of the images drawn for validation, and for test, where the recipe and the source say nothing."""
+SMALL = 10
+"""Where a class has fewer images than this in a part, the part is shared out by what earlier ones left, and ties are
+broken by lot: one image is much of such a class. Elsewhere ties keep the order of the classes."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,23 @@ def make_splits(source: Source, data: Data) -> Splits:
     """Split a source as the recipe says.
 
     A part of the recipe that names a split of the source is that split. A number or fraction is drawn, stratified by
-    label, from the source's `train` split where it brings one, else from all that no part names; with a group column,
-    whole groups are drawn. Raises DataError when a part cannot be had, a group straddles two splits, or a class is
-    missing from train.
+    label, from the source's `train` split where it brings one, else from all that no part names, and one image of each
+    class stays for train; with a group column, whole groups are drawn. Raises DataError when a part cannot be had, a
+    group straddles two splits, or a class is missing from train.
     """
     wanted, pool_splits = _parts(source, data)
     named = {part: value for part, value in wanted.items() if isinstance(value, str)}
     pool = np.flatnonzero(np.isin(source.splits, pool_splits))
     pool_name = "the source" if pool_splits == ["all"] else f"the source's {_listed(pool_splits)}"
     counts = {part: _count(part, value, len(pool)) for part, value in wanted.items() if not isinstance(value, str)}
-    if sum(counts.values()) >= len(pool):
+    groups = group_codes(source, data)
+    kept = len(np.unique(source.labels[pool])) if groups is None else 1
+    if sum(counts.values()) > len(pool) - kept:
+        left = f"less than one of each of {kept:,} classes" if groups is None else "none"
         raise DataError(
             f"{_listed(list(counts))} want {sum(counts.values()):,} of the {len(pool):,} images in {pool_name}, "
-            "which leaves none to train on; draw fewer."
+            f"which leaves {left} to train on; draw fewer, or add images."
         )
-    groups = group_codes(source, data)
     drawn = _draw(source.labels[pool], None if groups is None else groups[pool], list(counts.values()), data.seed)
     parts = {part: pool[drawn == index] for index, part in enumerate(counts)}
     parts |= {part: np.flatnonzero(source.splits == value) for part, value in named.items()}
@@ -119,18 +124,28 @@ def _draw_rows(labels: Rows, counts: list[int], random: np.random.Generator) -> 
     sizes = np.array([len(rows) for rows in members])
     taken = np.zeros_like(sizes)
     for part, count in enumerate(counts):
-        quota = _apportion(count, sizes)
+        quota = _apportion(count, sizes, taken, random)
         for rows, start, number in zip(members, taken, quota, strict=True):
             drawn[rows[start : start + number]] = part
         taken += quota
     return drawn
 
 
-def _apportion(count: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Share `count` in proportion to `sizes` by largest remainders."""
-    exact = count * sizes / sizes.sum()
-    quota: NDArray[np.int64] = np.floor(exact).astype(np.int64)
-    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1
+def _apportion(count: int, sizes: Rows, taken: Rows, random: np.random.Generator) -> Rows:
+    """Share `count` in proportion to `sizes` by largest remainders, and keep one image of each class from being taken.
+
+    What a class cannot give is shared among those that can.
+    """
+    small = count * sizes.min() < SMALL * sizes.sum()
+    weights = sizes - taken if small else sizes
+    lots = random.permutation(len(sizes)) if small else np.arange(len(sizes))
+    most, quota = sizes - taken - 1, np.zeros_like(sizes)
+    while missing := count - quota.sum():
+        able = np.where(quota < most, weights, 0)
+        exact = missing * able / able.sum()
+        more = np.floor(exact).astype(np.int64)
+        more[np.lexsort((lots, more - exact))[: missing - more.sum()]] += 1
+        quota = np.minimum(quota + more, most)
     return quota
 
 
@@ -182,7 +197,8 @@ def _check(splits: Splits, source: Source, groups: Rows | None, data: Data) -> N
     present = np.bincount(source.labels[splits.train], minlength=len(source.classes))
     if (present == 0).any():
         missing = source.classes[int(present.argmin())]
-        raise DataError(f"no image of class {missing!r} is in train; add some, or draw other splits with data.seed.")
+        remedy = "leave the class out" if groups is None else "draw other splits with data.seed"
+        raise DataError(f"no image of class {missing!r} is in train; add some, or {remedy}.")
     if groups is not None:
         for part, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             both = np.intersect1d(groups[splits.rows()[part]], groups[splits.rows()[other]])

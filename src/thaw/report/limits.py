@@ -85,6 +85,11 @@ def harm(metrics: Metrics) -> str:
     found = gaps(metrics, arm)
     if found:
         return f"For {named(arm)}: {'; '.join(gap_told(column, gap) for column, gap in found[:3])}."
+    if metrics.get("slices"):
+        return (
+            "No column has two slices of 30 test images or more, so this study cannot say whom its models serve worse. "
+            "Test on more images before a model is used on people."
+        )
     return (
         "This study has no column to slice by, so it cannot say whom its models serve worse. Add columns such as age "
         "or skin tone to the data before a model is used on people."
