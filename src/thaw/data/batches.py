@@ -13,6 +13,9 @@ from thaw.store import Array, release
 
 Rows = NDArray[np.int64]
 
+READ = 32
+"""Rows that are read together: for each the system may map a MiB of the file around it (ext4's large folios)."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -34,9 +37,8 @@ class Inputs:
 
     def image(self, row: int) -> Array:
         """The first array's row for one image."""
-        found = np.array(self.arrays[0][self._rows(np.array([row]))[0]])
-        release(self.arrays[0])
-        return found
+        (found,) = _read(self.arrays[0], self._rows(np.array([row])))
+        return np.asarray(found)
 
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch of rows, the next one gathered while the last is computed."""
@@ -56,10 +58,8 @@ class Inputs:
                 yield tuple(tensor.to(self.device, non_blocking=pinned) for tensor in gathered)
 
     def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
-        gathered = tuple(_tensor(array[self._rows(rows)]) for array in self.arrays)
+        gathered = tuple(_tensor(_read(array, self._rows(rows))) for array in self.arrays)
         tensors = _mirror(torch.from_numpy(self._turned(rows)), gathered)
-        for array in self.arrays:
-            release(array)
         if self.device.type == "cuda":
             return tuple(tensor.pin_memory() for tensor in tensors)
         return tensors
@@ -113,6 +113,16 @@ def on_device(batches: list[Rows], device: torch.device) -> list[Tensor]:
         return []
     together = torch.from_numpy(np.concatenate(batches)).to(device)
     return list(torch.split_with_sizes(together, [len(rows) for rows in batches]))
+
+
+def _read(array: Array, rows: Rows) -> Array:
+    """Rows of a mapped array, in memory of their own; what the system maps around each is given back on the way."""
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    for start in range(0, len(rows), READ):
+        part = rows[start : start + READ]
+        np.take(array, part, axis=0, out=found[start : start + len(part)], mode="clip")
+        release(array)
+    return found
 
 
 def _mirror(turned: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
