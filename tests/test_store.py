@@ -76,6 +76,16 @@ def test_an_entry_goes_on_from_its_last_finished_chunk() -> None:
     assert not (folder_of() / "chunks.jsonl").exists()
 
 
+def test_an_entry_whose_chunks_are_all_there_only_lacks_its_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a process was killed just before it would have written that."""
+    with monkeypatch.context() as killed:
+        killed.setattr(store, "write_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            entry()
+    assert not (folder_of() / "manifest.json").exists()
+    assert is_whole(entry(make=lambda _: pytest.fail("nothing is to be made")))
+
+
 def _torn(folder: Path) -> int:
     """A chunk and its line that were half written; the next row to make."""
     with (folder / "data-0.bin").open("ab") as data, (folder / "chunks.jsonl").open("a") as lines:

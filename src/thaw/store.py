@@ -97,7 +97,7 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
             if start:
                 say(f"{kind}: {start:,} of {rows:,} rows are kept from before; going on from there")
             make_room(folder, wanted - start * wanted // rows)
-            _write(folder, rows, fields, kept, make(start))
+            _write(folder, rows, fields, kept, make(start) if start < rows else iter(()))
             notes = _find(folder, rows, fields)
         if notes is None:
             raise StorageError(f"the cache entry {folder} changed while it was written; run the command again.")

@@ -280,6 +280,11 @@ def test_seconds_of_what_an_earlier_run_did_are_counted(
     assert train(toy_network(pixels), 1e-3, labels, splits, recipe, 0, CPU, tmp_path).seconds > 1000
 
 
+def test_no_batches_are_none(pixels: np.ndarray) -> None:
+    """As where a study was killed after its last chunk was made and before that was noted."""
+    assert list(Inputs((pixels,), CPU.device).batches([])) == []
+
+
 @pytest.mark.parametrize("settings", [(), ("train.patience=3", "train.schedule=cosine")])
 def test_training_goes_on_from_the_last_epoch_kept(
     pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path, settings: tuple[str, ...]

@@ -42,6 +42,8 @@ class Inputs:
 
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch of rows, the next one gathered while the last is computed."""
+        if not batches:
+            return
         if self.resident:
             places = on_device([self._rows(rows) for rows in batches], self.device)
             turned = on_device([self._turned(rows) for rows in batches], self.device)
@@ -50,11 +52,11 @@ class Inputs:
             return
         pinned = self.device.type == "cuda"  # what is not may be gone before a copy has begun
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._gather, batches[0]) if batches else None
+            ahead = pool.submit(self._gather, batches[0])
             for following in [*batches[1:], None]:
-                assert ahead is not None
                 gathered = ahead.result()
-                ahead = pool.submit(self._gather, following) if following is not None else None
+                if following is not None:
+                    ahead = pool.submit(self._gather, following)
                 yield tuple(tensor.to(self.device, non_blocking=pinned) for tensor in gathered)
 
     def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
