@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure() -> None:
-    """Have the processes that tests start hear Ctrl-C, which a shell's background jobs ignore, and all that they start."""
+    """Have the processes that tests start hear Ctrl-C, which those of a shell in the background ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
