@@ -267,6 +267,14 @@ def test_a_last_step_that_diverges_is_noticed(
     assert all(torch.equal(one, other) for one, other in zip(before, network.tail.parameters(), strict=True))
 
 
+def test_an_infinite_mask_is_no_divergence(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
+    network = toy_network(pixels)
+    network.tail.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    trained = train(network, 1e-3, labels, splits, toy_recipe("train.epochs=2"), 0, CPU)
+    assert trained.stopped is None
+    assert len(trained.epochs) == 2
+
+
 def test_seconds_of_what_an_earlier_run_did_are_counted(
     pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path
 ) -> None:

@@ -33,8 +33,8 @@ def bundle_config(recipe: Recipe, arm: str, dataset: Dataset, test: dict[str, An
     """What the `config.json` of an arm's bundle holds.
 
     `test` is what the study measured of this model on its test set; the confusion matrix, which grows with the square
-    of the classes, stays with the run. Paths of this machine do not travel with it: of the
-    data and of a weights file only the name is kept.
+    of the classes, stays with the run. Paths of this machine do not travel with it: of the data and of a weights file
+    only the name is kept.
     """
     told = _without_paths(recipe)
     weights = recipe.weights_of(arm)

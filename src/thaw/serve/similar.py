@@ -60,7 +60,9 @@ def read_training(run: Path) -> Training:
     dataset = load_dataset(recipe, compute, Clock())
     told = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["data"]
     if not dataset.identity().items() <= told.items():
-        raise StorageError(f"{recipe.data.source} holds other images than when the study ran; run it again.")
+        raise StorageError(
+            f"{recipe.data.source} holds other images, or splits, than when the study ran; run it again."
+        )
     splits = dataset.splits
     refit = recipe.train.refit == "train+validation"
     rows = np.union1d(splits.train, splits.validation) if refit else splits.train

@@ -67,8 +67,8 @@ def snapshot(network: nn.Module) -> list[Tensor]:
 
 
 def is_finite(network: nn.Module) -> bool:
-    """Whether all that training changes is finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in _moving(network))
+    """Whether every trained parameter is; buffers may hold infinity on purpose, as masks of attention do."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters() if parameter.requires_grad)
 
 
 @torch.no_grad()
