@@ -22,7 +22,7 @@ from thaw.nets.probe import macs
 from thaw.nets.split import split
 from thaw.nets.trunk import cut_trunk
 from thaw.recipe import Train
-from thaw.training.loop import fit, make_optimizer
+from thaw.training.loop import Task, fit, make_optimizer
 
 BATCH = 512
 ARMS: dict[str, str | list[str]] = {"scratch": "all", "head": "head", "last-two-fc": ["classifier.4", "classifier.6"]}
@@ -119,9 +119,10 @@ def step_of(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: C
     inputs = make_inputs(arrays, compute.device)
     optimizer = make_optimizer(Train(), [p for p in tail.parameters() if p.requires_grad], 1e-4)
     labels, batches = torch.zeros(BATCH, dtype=torch.int64, device=compute.device), consecutive(np.arange(BATCH), BATCH)
+    task = Task(trunk, inputs, labels, nn.CrossEntropyLoss(), compute)
 
     def step() -> None:
-        fit(trunk, [tail], [optimizer], nn.CrossEntropyLoss(), inputs, labels, batches, compute, lambda _: None)
+        fit(task, [tail], [optimizer], batches, lambda _: None)
 
     return step
 

@@ -24,7 +24,7 @@ from thaw.recipe import load_recipe
 from thaw.scoring.suspects import out_of_fold
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
-from thaw.training.loop import fit, make_optimizer, predict
+from thaw.training.loop import Task, fit, make_optimizer, predict
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -98,7 +98,8 @@ def test_a_batch_that_the_memory_does_not_hold_is_computed_in_halves() -> None:
                     parameter.copy_(value)
             optimizer = make_optimizer(load_recipe("photos").train, list(network.parameters()), 1e-3)
             criterion = nn.CrossEntropyLoss()
-            (curve,) = fit(None, [network], [optimizer], criterion, inputs, labels, batches, compute, lambda _: None)
+            task = Task(None, inputs, labels, criterion, compute)
+            (curve,) = fit(task, [network], [optimizer], batches, lambda _: None)
             ends.append((curve.losses[0], predict(network, inputs, batches, compute)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

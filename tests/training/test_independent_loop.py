@@ -17,8 +17,8 @@ from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import Recipe, load_recipe
-from thaw.training.loop import fit, make_criterion
-from thaw.training.network import epoch_seed, optimizer_of
+from thaw.training.loop import fit
+from thaw.training.network import epoch_seed, optimizer_of, task_of
 from thaw.training.prepare import prepare
 
 FP32 = Compute(torch.device("cpu"), "fp32")
@@ -95,17 +95,9 @@ def test_losses_are_those_of_a_plain_loop(recipe: Recipe, class_folder: Path, ar
     expected = plain_losses(start, arm, Photographs(class_folder, dataset), batches, rate)
     labels = dataset.labels(FP32.device)
     torch.manual_seed(epoch_seed(0, 0))
-    (curve,) = fit(
-        network.trunk,
-        [network.tail],
-        [optimizer_of(network, network.tail, rate, recipe)],
-        make_criterion(recipe.train, labels, dataset.splits.train),
-        network.inputs,
-        labels,
-        batches,
-        FP32,
-        lambda _: None,
-    )
+    task = task_of(network, labels, dataset.splits.train, recipe, FP32)
+    optimizer = optimizer_of(network, network.tail, rate, recipe)
+    (curve,) = fit(task, [network.tail], [optimizer], batches, lambda _: None)
     assert curve.losses / curve.images == pytest.approx(expected, abs=1e-4)
     assert len(expected) == 4
     assert min(expected) > 0.01

@@ -28,7 +28,7 @@ from thaw.compute import choose_compute
 from thaw.data.batches import make_inputs
 from thaw.nets.backbones import build_backbone
 from thaw.recipe import Train
-from thaw.training.loop import fit, make_optimizer
+from thaw.training.loop import Task, fit, make_optimizer
 
 IMAGES = 16
 pixels = np.random.default_rng(0).random((IMAGES, 3, 224, 224), dtype=np.float32)
@@ -39,9 +39,8 @@ def step(count):
     model, _ = build_backbone("timm/vit_tiny_patch16_224", "random", 2, seed=0)
     optimizer = make_optimizer(Train(optimizer="sgd"), list(model.parameters()), 1e-2)
     labels, inputs = torch.arange(IMAGES) % 2, make_inputs((pixels,), compute.device)
-    (curve,) = fit(
-        None, [model], [optimizer], nn.CrossEntropyLoss(), inputs, labels, [np.arange(count)], compute, lambda _: None
-    )
+    task = Task(None, inputs, labels, nn.CrossEntropyLoss(), compute)
+    (curve,) = fit(task, [model], [optimizer], [np.arange(count)], lambda _: None)
     return float(curve.losses[0]), torch.cat([p.detach().flatten() for p in model.parameters()])
 
 

@@ -19,7 +19,7 @@ from thaw.nets.graph import twin
 from thaw.recipe import Recipe, Train, load_recipe
 from thaw.training import loop
 from thaw.training.final import train
-from thaw.training.loop import fit, make_criterion, make_optimizer, predict, schedule
+from thaw.training.loop import Task, fit, make_criterion, make_optimizer, predict, schedule
 from thaw.training.network import Network, epoch_seed
 from thaw.training.search import Trial, _beyond, _halve, search
 
@@ -123,10 +123,10 @@ def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
     ends = []
     whole = loop._add_gradients
 
-    def small(trunk: Any, tails: Any, criterion: Any, tensors: Any, target: Tensor, pieces: int, compute: Any) -> Any:
+    def small(task: Task, tails: Any, tensors: Any, target: Tensor, pieces: int) -> Any:
         if -(-len(target) // pieces) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(trunk, tails, criterion, tensors, target, pieces, compute)
+        return whole(task, tails, tensors, target, pieces)
 
     for limited in (False, True):
         network = toy_network(pixels)
@@ -135,9 +135,8 @@ def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
         optimizer = make_optimizer(Train(), list(network.tail.parameters()), 1e-2)
         criterion = nn.CrossEntropyLoss(torch.tensor([1.0, 3.0]), label_smoothing=0.1)
         batches = shuffled(np.arange(IMAGES), 25, 0, 0)
-        (curve,) = fit(
-            None, [network.tail], [optimizer], criterion, network.inputs, labels, batches, CPU, lambda _: None
-        )
+        task = Task(None, network.inputs, labels, criterion, CPU)
+        (curve,) = fit(task, [network.tail], [optimizer], batches, lambda _: None)
         ends.append((curve.losses, curve.correct, [p.detach().clone() for p in network.tail.parameters()]))
     np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-5)
     assert (ends[0][1] == ends[1][1]).all()

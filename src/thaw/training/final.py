@@ -17,8 +17,8 @@ from thaw.errors import DivergedError
 from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
-from thaw.training.loop import fit, make_criterion, schedule
-from thaw.training.network import Network, epoch_seed, is_finite, optimizer_of, restore, score, snapshot, views
+from thaw.training.loop import fit, schedule
+from thaw.training.network import Network, epoch_seed, is_finite, optimizer_of, restore, score, snapshot, task_of
 
 Epoch = dict[str, float]
 
@@ -60,8 +60,7 @@ def train(
     lengths = [len(batches) for batches in epochs]
     factors = np.split(schedule(settings, sum(lengths)), np.cumsum(lengths)[:-1])
     optimizer = optimizer_of(network, network.tail, learning_rate, recipe)
-    criterion = make_criterion(settings, labels, rows)
-    targets = views(labels, recipe)
+    task = task_of(network, labels, rows, recipe, compute)
     kept = None if work is None else work / "epoch.safetensors"
     begun = time.perf_counter()
     table, best, spent = _go_on(kept, network, optimizer, learning_rate)
@@ -72,10 +71,7 @@ def train(
         for epoch in range(len(table), settings.epochs):
             before = snapshot(network.tail)
             compute.seed(epoch_seed(seed, epoch))
-            (curve,) = fit(
-                *(network.trunk, [network.tail], [optimizer], criterion, network.inputs, targets, epochs[epoch]),
-                *(compute, advance, factors[epoch]),
-            )
+            (curve,) = fit(task, [network.tail], [optimizer], epochs[epoch], advance, factors[epoch])
             row = curve.means()
             if not refit:
                 scores = score(network, labels, splits.validation, recipe, compute)

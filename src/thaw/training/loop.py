@@ -15,6 +15,21 @@ from thaw.errors import out_of_memory
 from thaw.progress import say
 from thaw.recipe import Train
 
+
+@dataclass(frozen=True)
+class Task:
+    """What networks are trained on, and how: the same for all that are trained side by side."""
+
+    trunk: nn.Module | None
+    """Holds nothing trainable and yet changes from step to step, through its random numbers; its output, which enters
+    the tails, is the same for all of them and computed once."""
+    inputs: Inputs
+    labels: Tensor
+    """(rows of the inputs,) int64, on the device."""
+    criterion: nn.CrossEntropyLoss
+    compute: Compute
+
+
 Losses = list[tuple[Tensor, Tensor]]
 """For each tail the mean loss of a batch and how many of its images were classified rightly."""
 
@@ -97,43 +112,29 @@ class Opening:
     random_state: Tensor
 
 
-def open_trials(
-    trunk: nn.Module | None,
-    tail: nn.Module,
-    criterion: nn.CrossEntropyLoss,
-    inputs: Inputs,
-    labels: Tensor,
-    rows: Rows,
-    compute: Compute,
-) -> Opening:
+def open_trials(task: Task, tail: nn.Module, rows: Rows) -> Opening:
     """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `tail` is left as it was."""
-    (tensors,) = inputs.batches([rows])
+    (tensors,) = task.inputs.batches([rows])
     before = [buffer.clone() for buffer in tail.buffers()]
-    losses, _ = _gradients(trunk, [tail], criterion, tensors, _at(labels, rows), 1, compute)
+    losses, _ = _gradients(task, [tail], tensors, _at(task.labels, rows), 1)
     buffers = [buffer.clone() for buffer in tail.buffers()]
     gradients = [parameter.grad for parameter in tail.parameters()]
     _begin_at([tail], [None] * len(gradients), before)
-    return Opening(losses, gradients, buffers, compute.random_state())
+    return Opening(losses, gradients, buffers, task.compute.random_state())
 
 
 def fit(
-    trunk: nn.Module | None,
+    task: Task,
     tails: list[nn.Module],
     optimizers: list[torch.optim.Optimizer],
-    criterion: nn.CrossEntropyLoss,
-    inputs: Inputs,
-    labels: Tensor,
     batches: list[Rows],
-    compute: Compute,
     advance: Callable[[int], None],
     factors: NDArray[np.float64] | None = None,
     opening: Opening | None = None,
 ) -> list[Curve]:
     """One optimiser step a batch, for each tail side by side; returns what happened to each.
 
-    `trunk` is the part that holds nothing trainable and yet changes from step to step, through its random numbers; its
-    output is the same for all tails and computed once. Each tail then draws the random numbers that it would draw
-    alone. `labels` (rows of the inputs,) int64 lies on the device. `factors` (steps,) multiplies the learning rates.
+    Each tail draws the random numbers that it would draw alone. `factors` (steps,) multiplies the learning rates.
     `opening` is what `open_trials` found for the first of the batches, which is then not computed again. Where the
     memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step, but for
     rounding, where nothing in the tails looks at the batch as a whole or draws random numbers for it.
@@ -141,14 +142,14 @@ def fit(
     noted: list[Losses] = [[] for _ in tails]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     pieces = 1
-    targets = (labels[rows] for rows in on_device(batches, labels.device))
-    for step, (target, tensors) in enumerate(zip(targets, inputs.batches(batches), strict=True)):
+    targets = (task.labels[rows] for rows in on_device(batches, task.labels.device))
+    for step, (target, tensors) in enumerate(zip(targets, task.inputs.batches(batches), strict=True)):
         if opening is not None and step == 0:
             _begin_at(tails, opening.gradients, opening.buffers)
-            compute.set_random_state(opening.random_state)
+            task.compute.set_random_state(opening.random_state)
             losses = opening.losses * len(tails)
         else:
-            losses, pieces = _gradients(trunk, tails, criterion, tensors, target, pieces, compute)
+            losses, pieces = _gradients(task, tails, tensors, target, pieces)
         for index, (optimizer, (loss, correct)) in enumerate(zip(optimizers, losses, strict=True)):
             if factors is not None:
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
@@ -185,48 +186,37 @@ def _logits(network: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -
 
 
 def _gradients(
-    trunk: nn.Module | None,
-    tails: list[nn.Module],
-    criterion: nn.CrossEntropyLoss,
-    tensors: tuple[Tensor, ...],
-    target: Tensor,
-    pieces: int,
-    compute: Compute,
+    task: Task, tails: list[nn.Module], tensors: tuple[Tensor, ...], target: Tensor, pieces: int
 ) -> tuple[Losses, int]:
     """Each tail's gradients of one batch's mean loss, and in how many pieces the memory held it: `pieces` or more."""
     buffers = [buffer for tail in tails for buffer in tail.buffers()]
-    state, statistics = compute.random_state(), [buffer.clone() for buffer in buffers]
+    state, statistics = task.compute.random_state(), [buffer.clone() for buffer in buffers]
     while True:
         for tail in tails:
             tail.zero_grad(set_to_none=True)
         try:
-            return _add_gradients(trunk, tails, criterion, tensors, target, pieces, compute), pieces
+            return _add_gradients(task, tails, tensors, target, pieces), pieces
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or 2 * pieces > len(target):
                 raise
         pieces *= 2
         say(f"the memory does not hold a batch of {len(target)} images; its gradient is computed in {pieces} pieces")
-        compute.set_random_state(state)
+        task.compute.set_random_state(state)
         for buffer, value in zip(buffers, statistics, strict=True):
             buffer.copy_(value)
 
 
 def _add_gradients(
-    trunk: nn.Module | None,
-    tails: list[nn.Module],
-    criterion: nn.CrossEntropyLoss,
-    tensors: tuple[Tensor, ...],
-    target: Tensor,
-    pieces: int,
-    compute: Compute,
+    task: Task, tails: list[nn.Module], tensors: tuple[Tensor, ...], target: Tensor, pieces: int
 ) -> Losses:
     """Add to each tail's gradients those of one batch's mean loss, computed in so many pieces."""
+    compute = task.compute
     noted: list[Losses] = [[] for _ in tails]
-    for values, wanted, share in _pieces(tensors, target, pieces, criterion.weight):
+    for values, wanted, share in _pieces(tensors, target, pieces, task.criterion.weight):
         entering: Any = values
-        if trunk is not None:
+        if task.trunk is not None:
             with torch.no_grad(), compute.autocast():
-                entering = trunk(*values)
+                entering = task.trunk(*values)
         state = compute.random_state() if len(tails) > 1 else None
         for index, tail in enumerate(tails):
             if state is not None and index:
@@ -235,7 +225,7 @@ def _add_gradients(
             own = entering if index == len(tails) - 1 else tuple(map(_copied, entering))
             with compute.autocast():
                 logits = tail(*own)
-            loss = criterion(logits.float(), wanted) * share
+            loss = task.criterion(logits.float(), wanted) * share
             torch.autograd.backward(loss)
             noted[index].append((loss.detach(), (logits.detach().argmax(1) == wanted).sum()))
     sums = [[torch.stack(values).sum() for values in zip(*of_tail, strict=True)] for of_tail in noted]

@@ -11,7 +11,7 @@ from thaw.compute import Compute
 from thaw.data.batches import Inputs, Rows, consecutive
 from thaw.recipe import Recipe
 from thaw.scoring.metrics import metrics
-from thaw.training.loop import make_optimizer, predict
+from thaw.training.loop import Task, make_criterion, make_optimizer, predict
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,11 @@ def optimizer_of(network: Network, tail: nn.Module, learning_rate: float, recipe
     return make_optimizer(recipe.train, trained, learning_rate, network.scales)
 
 
-def views(labels: Tensor, recipe: Recipe) -> Tensor:
-    """The labels of all rows that a study's inputs have: those of the images (n,), and of their mirror images."""
-    return labels.repeat(2 if recipe.train.flips else 1)
+def task_of(network: Network, labels: Tensor, rows: Rows, recipe: Recipe, compute: Compute) -> Task:
+    """What the network's tail, or copies of it, are trained on: `rows` of the images and their labels (n,)."""
+    criterion = make_criterion(recipe.train, labels, rows)
+    of_views = labels.repeat(2 if recipe.train.flips else 1)  # those of the mirror images follow
+    return Task(network.trunk, network.inputs, of_views, criterion, compute)
 
 
 def test(network: Network, rows: Rows, recipe: Recipe, compute: Compute) -> Tensor:

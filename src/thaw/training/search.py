@@ -20,8 +20,8 @@ from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.store import key_of
-from thaw.training.loop import Opening, fit, make_criterion, open_trials
-from thaw.training.network import Network, copy_of, epoch_seed, optimizer_of, restore, score, snapshot, views
+from thaw.training.loop import Opening, Task, fit, open_trials
+from thaw.training.network import Network, copy_of, epoch_seed, optimizer_of, restore, score, snapshot, task_of
 
 SIDE_BY_SIDE_BYTES = 2 << 30
 """Rates are tried side by side while their copies of the tail, with gradients and Adam's moments, fit in this."""
@@ -59,12 +59,22 @@ def search(
     Of equal accuracies the lower validation loss wins, then the smaller rate. Trials are kept in `work`, where given,
     and found there again. Raises DivergedError when every rate fails.
     """
+    task = task_of(network, labels, splits.train, recipe, compute)
     trials: dict[tuple[float, int], Trial] = {}
     seconds: list[float] = []
 
+    def epochs(steps: int) -> list[list[Rows]]:
+        return _until(splits.train, recipe, len(labels), seed, steps)
+
     @cache
     def opening() -> Opening:
-        return _open(network, labels, splits, recipe, seed, compute)
+        """The first step of every trial, up to the optimiser: all have the same batch, start and random numbers."""
+        ((rows,),) = epochs(1)
+        compute.seed(epoch_seed(seed, 0))
+        return open_trials(task, network.tail, rows)
+
+    def validate() -> dict[str, float]:
+        return score(network, labels, splits.validation, recipe, compute)
 
     def attempt(rates: list[float], steps: int) -> list[Trial]:
         """A trial for each rate, the best first."""
@@ -73,7 +83,7 @@ def search(
 
             def run(lane: list[float] = lane) -> dict[str, Any]:
                 begun = time.perf_counter()
-                tried = _try(network, lane, steps, labels, splits, recipe, seed, compute, opening())
+                tried = _try(network, task, lane, epochs(steps), recipe, seed, opening(), validate)
                 return {"trials": tried, "seconds": time.perf_counter() - begun}
 
             found = remember(work, key_of(rates=lane, steps=steps), run) if work else run()
@@ -141,45 +151,33 @@ def _lanes(rates: list[float], network: Network) -> list[list[float]]:
     return [rates[start : start + width] for start in range(0, len(rates), width)]
 
 
-def _open(network: Network, labels: Tensor, splits: Splits, recipe: Recipe, seed: int, compute: Compute) -> Opening:
-    """The first step of every trial, up to the optimiser: all have the same batch, start and random numbers."""
-    ((rows,),) = _until(splits.train, recipe, len(labels), seed, 1)
-    compute.seed(epoch_seed(seed, 0))
-    criterion = make_criterion(recipe.train, labels, splits.train)
-    return open_trials(network.trunk, network.tail, criterion, network.inputs, views(labels, recipe), rows, compute)
-
-
 def _try(
     network: Network,
+    task: Task,
     lane: list[float],
-    steps: int,
-    labels: Tensor,
-    splits: Splits,
+    epochs: list[list[Rows]],
     recipe: Recipe,
     seed: int,
-    compute: Compute,
     opening: Opening,
+    validate: Callable[[], dict[str, float]],
 ) -> list[Trial]:
     """Train from the network's present state at each rate, side by side, and score; the state is as before then."""
     start = snapshot(network.tail)
     tails = [network.tail] if len(lane) == 1 else [copy_of(network.tail) for _ in lane]
     optimizers = [optimizer_of(network, tail, rate, recipe) for tail, rate in zip(tails, lane, strict=True)]
-    criterion = make_criterion(recipe.train, labels, splits.train)
+    steps = sum(map(len, epochs))
     diverged = [False] * len(lane)
     with stage("search", steps, "steps") as advance:
-        for epoch, batches in enumerate(_until(splits.train, recipe, len(labels), seed, steps)):
-            compute.seed(epoch_seed(seed, epoch))
-            curves = fit(
-                *(network.trunk, tails, optimizers, criterion, network.inputs, views(labels, recipe), batches),
-                *(compute, advance, None, None if epoch else opening),
-            )
+        for epoch, batches in enumerate(epochs):
+            task.compute.seed(epoch_seed(seed, epoch))
+            curves = fit(task, tails, optimizers, batches, advance, opening=None if epoch else opening)
             diverged = [before or curve.diverged() for before, curve in zip(diverged, curves, strict=True)]
     trials = []
     for rate, tail, failed in zip(lane, tails, diverged, strict=True):
         trial: Trial = {"learning_rate": rate, "steps": steps}
         if not failed:
             restore(network.tail, snapshot(tail))
-            trial |= score(network, labels, splits.validation, recipe, compute)
+            trial |= validate()
         if failed or not np.isfinite(trial["loss"]):
             trial |= {"accuracy": 0.0, "loss": None, "failed": "the loss became infinite"}
         trials.append(trial)
