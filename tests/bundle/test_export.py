@@ -19,7 +19,7 @@ from torch import nn
 
 from bundle.small_bundle import small_bundle, small_config
 from conftest import picture
-from thaw.bundle import export
+from thaw.bundle import export, quantise
 from thaw.bundle.export import ExportError, export_bundle
 from thaw.bundle.load import load
 from thaw.bundle.pictures import Pictures, check_pictures
@@ -135,18 +135,22 @@ def test_torch_export_agrees_with_the_bundle(tmp_path: Path) -> None:
     assert str(Path(export.__file__).parent).encode() not in exported.path.read_bytes()
 
 
-def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    data = Data(source=str(class_folder), validation=15, test=25)
-    source = read_source(data)
+def origin_of(class_folder: Path, run: Path) -> dict[str, Any]:
+    """The folder of a run on `class_folder` with the recipe alone, and what its bundles say of their data."""
     recipe = load_recipe("photos", str(class_folder), ("data.validation=15", "data.test=25", "images.size=32"))
-    origin = {"source": "pictures", **load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).identity()}
-    bundle = small_bundle(run / "models" / "head", data=origin, temperature=0.2)
+    run.mkdir()
     (run / "recipe.toml").write_text(
         f'[data]\nsource = "{class_folder}"\nvalidation = 15\ntest = 25\n[images]\nsize = 32\nresize = "squash"\n'
         'interpolation = "bilinear"\nmean = [0.5, 0.4, 0.3]\nstd = [0.2, 0.25, 0.3]\n'
         '[model]\nbackbone = "timm/test_resnet"\nweights = "random"\n[arms.head]\ntrain = "head"\n'
     )
+    return {"source": "pictures", **load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).identity()}
+
+
+def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_path: Path) -> None:
+    data = Data(source=str(class_folder), validation=15, test=25)
+    source, origin = read_source(data), origin_of(class_folder, tmp_path / "run")
+    bundle = small_bundle(tmp_path / "run" / "models" / "head", data=origin, temperature=0.2)
     exported = export_bundle(bundle, "int8")
     session = onnxruntime.InferenceSession(exported.path)
     rows = make_splits(source, data).test
@@ -165,6 +169,23 @@ def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_p
     (class_folder / "left" / "000.png").write_bytes(picture(999))
     with pytest.raises(ExportError, match="no longer holds the pictures"):
         export_bundle(bundle, "int8")
+
+
+def test_int8_is_smaller_than_full_precision(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every kind tried; int8 of matrix products alone would leave MobileNetV2's convolutions as they are."""
+    monkeypatch.setattr(quantise, "CHANGE", -1.0)
+    folder, backbone = tmp_path / "run" / "models" / "head", "torchvision/mobilenet_v2"
+    config = small_config(data=origin_of(class_folder, tmp_path / "run"), backbone=backbone, temperature=0.05)
+    save_bundle(folder, build_backbone(backbone, "random", 2, seed=3)[0], config)
+    exported, full = export_bundle(folder, "int8"), export_bundle(folder, "onnx")
+    assert exported.path.stat().st_size < 0.5 * full.path.stat().st_size
+    moved = exported.metadata["quantisation"]["mean_change_on_validation"]
+    spared = ", grouped convolutions in full precision"
+    seven, eight = "7-bit weights, 8-bit activations", "8-bit weights and activations"
+    assert list(moved) == [seven, f"{seven}{spared}", f"{eight}{spared}"]
+    assert moved[exported.metadata["quantisation"]["kind"]] == min(moved.values())
 
 
 def test_int8_without_its_run_says_what_is_missing(tmp_path: Path) -> None:

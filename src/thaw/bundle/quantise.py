@@ -25,6 +25,8 @@ CALIBRATION, TRIAL = 200, 500
 """Training pictures that set the ranges of activations, and validation pictures that choose the kind."""
 CHANGE = 0.01
 """How far, on average, int8 may move the probabilities of validation pictures before a gentler kind is tried."""
+SMALLER = 0.5
+"""A kind is worth a file where it takes at most this share of the bytes of the network in full precision."""
 BATCH = 32
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
 """What is computed in int8; normalisations and attention's softmax lose too much."""
@@ -45,8 +47,9 @@ def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, A
     """A model from raw pictures to probabilities with int8 weights, and its `quantisation` and `accuracy`.
 
     The first kind is kept, fastest first, that moves the probabilities of validation pictures by no more than CHANGE
-    on average, or the one that moves them least. The test pictures are looked at once, after this choice. Raises
-    ExportError where the bundle lies in no run, or the run's pictures are no longer what they were.
+    on average, or, of those that make the file smaller, the one that moves them least. The test pictures are looked at
+    once, after this choice. Raises ExportError where the bundle lies in no run, or the run's pictures are no longer
+    what they were.
     """
     dataset = _dataset(bundle, folder)
     splits, labels = dataset.splits, dataset.source.labels
@@ -57,19 +60,30 @@ def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, A
     )
     network = to_onnx(FromSquares(bundle), "squares", "probabilities", bundle.preprocessing.size)
     squares = _squares(dataset, calibration)
-    kinds: dict[str, Callable[[], onnx.ModelProto]] = {
-        "7-bit weights, 8-bit activations": lambda: _static(network, squares, QuantType.QInt8),
-        "8-bit weights and activations": lambda: _static(network, squares, QuantType.QUInt8),
-        "8-bit weights": lambda: _dynamic(network),
+    spared = _grouped(network)
+    but = ", grouped convolutions in full precision" if spared else ""
+    kinds: dict[str, Callable[[], onnx.ModelProto]] = {  # without grouped convolutions the second is the first
+        "7-bit weights, 8-bit activations": lambda: _static(network, squares, QuantType.QInt8, []),
+        f"7-bit weights, 8-bit activations{but}": lambda: _static(network, squares, QuantType.QInt8, spared),
+        f"8-bit weights and activations{but}": lambda: _static(network, squares, QuantType.QUInt8, spared),
+        "8-bit weights of matrix products": lambda: _dynamic(network),
     }
     full = _probabilities(network, dataset, trial, "full precision")
     made: dict[str, onnx.ModelProto] = {}
     moved: dict[str, float] = {}
     for kind, make in kinds.items():
-        made[kind] = make()
-        moved[kind] = float(np.abs(_probabilities(made[kind], dataset, trial, kind) - full).mean())
+        smaller = make()
+        if smaller.ByteSize() > SMALLER * network.ByteSize():
+            continue
+        made[kind] = smaller
+        moved[kind] = float(np.abs(_probabilities(smaller, dataset, trial, kind) - full).mean())
         if moved[kind] <= CHANGE:
             break
+    if not moved:
+        raise ExportError(
+            f"the network of {folder.name} has too few convolutions and matrix products for int8 to make it smaller; "
+            "--to onnx writes it in full precision."
+        )
     chosen = min(moved, key=lambda kind: moved[kind])
 
     def accuracy(model: onnx.ModelProto, name: str) -> float:
@@ -123,8 +137,22 @@ def _probabilities(model: onnx.ModelProto, dataset: Dataset, rows: NDArray[np.in
     return np.concatenate(parts)
 
 
-def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8], weights: QuantType) -> onnx.ModelProto:
-    """Activations, and weights by channel.
+def _grouped(network: onnx.ModelProto) -> list[str]:
+    """The names of the grouped convolutions, depthwise ones among them.
+
+    They hold few of the weights, and lose most by one range for the activations of all channels.
+    """
+    return [
+        node.name
+        for node in network.graph.node
+        if any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+    ]
+
+
+def _static(
+    network: onnx.ModelProto, calibration: NDArray[np.uint8], weights: QuantType, spared: list[str]
+) -> onnx.ModelProto:
+    """Activations, and weights by channel, of all products but the nodes `spared`.
 
     Signed weights have 7 bits, since x86 CPUs without VNNI overflow on the sum of two products of 8; unsigned ones
     have 8 and take longer.
@@ -137,6 +165,7 @@ def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8], weights: Q
             _Squares(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=PRODUCTS,
+            nodes_to_exclude=spared,
             per_channel=True,
             reduce_range=weights == QuantType.QInt8,
             activation_type=QuantType.QUInt8,
