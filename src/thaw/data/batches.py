@@ -37,7 +37,7 @@ class Inputs:
 
     def image(self, row: int) -> Array:
         """The first array's row for one image."""
-        (found,) = _read(self.arrays[0], self._rows(np.array([row])))
+        (found,) = read_rows(self.arrays[0], self._rows(np.array([row])))
         return np.asarray(found)
 
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
@@ -60,7 +60,7 @@ class Inputs:
                 yield tuple(tensor.to(self.device, non_blocking=pinned) for tensor in gathered)
 
     def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
-        gathered = tuple(_tensor(_read(array, self._rows(rows))) for array in self.arrays)
+        gathered = tuple(_tensor(read_rows(array, self._rows(rows))) for array in self.arrays)
         tensors = _mirror(torch.from_numpy(self._turned(rows)), gathered)
         if self.device.type == "cuda":
             return tuple(tensor.pin_memory() for tensor in tensors)
@@ -109,15 +109,7 @@ def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) ->
     return batches
 
 
-def on_device(batches: list[Rows], device: torch.device) -> list[Tensor]:
-    """Each batch of indices as a tensor on the device, all brought there at once: a copy waits for what runs there."""
-    if not batches:
-        return []
-    together = torch.from_numpy(np.concatenate(batches)).to(device)
-    return list(torch.split_with_sizes(together, [len(rows) for rows in batches]))
-
-
-def _read(array: Array, rows: Rows) -> Array:
+def read_rows(array: Array, rows: Rows) -> Array:
     """Rows of a mapped array, in memory of their own; what the system maps around each is given back on the way."""
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for start in range(0, len(rows), READ):
@@ -125,6 +117,14 @@ def _read(array: Array, rows: Rows) -> Array:
         np.take(array, part, axis=0, out=found[start : start + len(part)], mode="clip")
         release(array)
     return found
+
+
+def on_device(batches: list[Rows], device: torch.device) -> list[Tensor]:
+    """Each batch of indices as a tensor on the device, all brought there at once: a copy waits for what runs there."""
+    if not batches:
+        return []
+    together = torch.from_numpy(np.concatenate(batches)).to(device)
+    return list(torch.split_with_sizes(together, [len(rows) for rows in batches]))
 
 
 def _mirror(turned: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

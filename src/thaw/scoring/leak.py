@@ -12,11 +12,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from thaw.checkpoint import remember
+from thaw.data.batches import read_rows
 from thaw.data.features import Features
 from thaw.data.splits import Splits, draw_groups
 from thaw.eviction import cache_folder
 from thaw.scoring.statistics import LEVEL
-from thaw.store import release
 
 Rows = NDArray[np.int64]
 
@@ -67,8 +67,7 @@ def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clus
         part[rows] = code
     used = _whole_clusters(np.flatnonzero(part >= 0), clusters)
     labels, part, clusters = labels[used], part[used], np.unique(clusters[used], return_inverse=True)[1]
-    inputs = features[used]
-    release(features)
+    inputs = read_rows(features, used)
     as_split = _right(inputs, labels, part)
     together = [_right(inputs, labels, drawn) for drawn in _drawn(labels, part, clusters)]
     if as_split is None or not together or any(right is None for right in together):
@@ -107,12 +106,16 @@ def _right(inputs: NDArray[np.float32], labels: Rows, part: Rows) -> tuple[Rows,
     train, test = np.flatnonzero(part == 0), np.flatnonzero(part == 2)
     if not len(test) or len(np.unique(labels[train])) < 2:
         return None
-    mean, scale = inputs[train].mean(0), np.maximum(inputs[train].std(0), 1e-6)
+    known, asked = inputs[train], inputs[test]
+    mean, scale = known.mean(0), np.maximum(known.std(0), 1e-6)
+    for values in (known, asked):  # in place: known may be most of what a probe is allowed
+        values -= mean
+        values /= scale
     probe = LogisticRegression(C=0.1, tol=1e-3, max_iter=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that stops early is as good for comparing
-        probe.fit((inputs[train] - mean) / scale, labels[train])
-    return test, probe.predict((inputs[test] - mean) / scale) == labels[test]
+        probe.fit(known, labels[train])
+    return test, probe.predict(asked) == labels[test]
 
 
 def _mean(rows: Rows, right: NDArray[np.bool_], clusters: Rows, count: int) -> tuple[float, NDArray[np.float64]]:

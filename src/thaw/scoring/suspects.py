@@ -1,17 +1,16 @@
 """Images whose label is probably wrong: those that a probe trained on the other images contradicts."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from thaw.data.batches import Inputs, consecutive
+from thaw.data.batches import consecutive, read_rows
 from thaw.data.features import Features
 from thaw.data.splits import Splits
 from thaw.progress import stage
@@ -20,7 +19,7 @@ from thaw.scoring.statistics import Codes
 from thaw.store import Field, Made, cached
 
 Part = tuple[Codes, Codes]
-Values = Callable[[Codes], Iterator[NDArray[np.float32]]]
+Values = Callable[[Codes], NDArray[np.float32]]
 
 FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2)
@@ -83,10 +82,12 @@ def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | No
     """
     mean, scale = _moments(features)
 
-    def values(rows: Codes) -> Iterator[NDArray[np.float32]]:
-        """The features of some rows, brought to mean 0 and deviation 1 over all images, some rows at a time."""
-        for (chunk,) in Inputs((features,), torch.device("cpu")).batches(consecutive(rows, CHUNK)):
-            yield (chunk.numpy() - mean) / scale
+    def values(rows: Codes) -> NDArray[np.float32]:
+        """The features of some rows, brought to mean 0 and deviation 1 over all images."""
+        found = read_rows(features, rows)
+        found -= mean
+        found /= scale
+        return found
 
     kinds = [_folds(labels[pool], None)] + ([] if groups is None else [_folds(labels[pool], groups[pool])])
     found = []
@@ -113,9 +114,9 @@ def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance
         rows = held[np.isin(labels[held], classes)]
         if len(classes) > 1 and len(rows) and (strength is not None or held is not last[1]):
             tried = STRENGTHS if strength is None else (strength,)
-            known = np.concatenate(list(values(train)))
+            known, asked = values(train), consecutive(rows, CHUNK)
             probes = [_fit(known, labels[train], way) for way in tried]
-            ways = [np.concatenate([probe.predict_proba(chunk) for chunk in values(rows)]) for probe in probes]
+            ways = [np.concatenate([probe.predict_proba(values(chunk)) for chunk in asked]) for probe in probes]
             own = np.searchsorted(classes, labels[rows])
             best = int(np.argmin([-np.log(np.maximum(way[np.arange(len(rows)), own], 1e-12)).mean() for way in ways]))
             strength = tried[best]
@@ -128,8 +129,8 @@ def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance
 def _moments(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean (d,) and standard deviation (d,), at least 1e-6, of features (n, d)."""
     sums = np.zeros((2, features.shape[1]))
-    for (chunk,) in Inputs((features,), torch.device("cpu")).batches(consecutive(np.arange(len(features)), CHUNK)):
-        wide = chunk.numpy().astype(np.float64)
+    for rows in consecutive(np.arange(len(features)), CHUNK):
+        wide = read_rows(features, rows).astype(np.float64)
         sums += [wide.sum(0), np.square(wide).sum(0)]
     mean, square = sums / len(features)
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
