@@ -26,8 +26,10 @@ def test_a_study_stays_with_its_layouts_without_the_cache(tmp_path: Path, monkey
 
     def channels_last(noted: Path | None) -> bool:
         network = nn.Sequential(nn.Conv2d(3, 8, 3))
-        choose_layout(network, lambda: None, replace(choose_compute("cpu", "fp32"), layouts=noted), "a network")
-        return network[0].weight.is_contiguous(memory_format=torch.channels_last)
+        chosen = replace(choose_compute("cpu", "fp32"), layouts=noted)
+        found = choose_layout(network, lambda: None, chosen, "a network")
+        assert found == network[0].weight.is_contiguous(memory_format=torch.channels_last)
+        return found
 
     trials(1.0, 2.0)
     assert not channels_last(tmp_path / "first")
@@ -42,7 +44,7 @@ def test_a_study_stays_with_its_layouts_without_the_cache(tmp_path: Path, monkey
 def test_no_layout_is_tried_that_would_end_the_process() -> None:
     network = nn.Sequential(Normalise(PREPROCESSING), nn.Conv2d(3, 48, 1, 2))
     pixels = torch.zeros(8, 224, 224, 3, dtype=torch.uint8)
-    choose_layout(network, pytest.fail, choose_compute("cpu", "fp32"), "a network")
+    assert not choose_layout(network, pytest.fail, choose_compute("cpu", "fp32"), "a network")
     network(pixels).sum().backward()
     assert not network[0].channels_last
     assert network[1].weight.grad is not None

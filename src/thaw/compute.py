@@ -123,17 +123,18 @@ def hold_frozen(network: nn.Module, compute: Compute) -> nn.Module:
     return held
 
 
-def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compute, what: str) -> None:
+def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compute, what: str) -> bool:
     """Bring the convolutions of `network` into the memory layout, contiguous or channels last, that runs faster.
 
-    `step` runs the network once on a sample. The outcome of the trial is kept in the cache under `what`, so that the
-    same study on the same machine always computes in the same layout, and in the study's own notes.
+    Returns whether they are channels last. `step` runs the network once on a sample. The outcome of the trial is kept
+    in the cache under `what`, so that the same study on the same machine always computes in the same layout, and in the
+    study's own notes.
     """
     if not any(isinstance(module, CONVOLUTIONS) for module in network.modules()):
-        return
+        return False
     if compute.device.type == "cpu" and any(map(_crashes_channels_last, network.modules())):
         set_layout(network, channels_last=False)
-        return
+        return False
 
     def trial() -> dict[str, Any]:
         seconds = {False: float("inf"), True: float("inf")}
@@ -155,6 +156,7 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
     )
     found = remember(compute.layouts, key, of_machine) if compute.layouts else of_machine()
     set_layout(network, found["channels_last"])
+    return bool(found["channels_last"])
 
 
 def set_layout(network: nn.Module, channels_last: bool) -> None:

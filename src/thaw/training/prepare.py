@@ -120,13 +120,14 @@ def prepare(
         trunk, tail = None, nn.Sequential(normalise, plan.model)
         scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
         inputs = _views(dataset, recipe)
-    _lay_out(nn.ModuleList([tail] if trunk is None else [trunk, tail]), inputs, compute, _what(arm, dataset, recipe))
+    trains = nn.ModuleList([tail] if trunk is None else [trunk, tail])
+    channels_last = _lay_out(trains, inputs, compute, _what(arm, dataset, recipe))
     trunk = None if trunk is None else hold_frozen(trunk, compute)
     tail, scorer = hold_frozen(tail, compute), hold_frozen(scorer, compute)
     rates = depth_scales(plan.model, plan.head, recipe.arms[arm].layer_decay, native_size(recipe.model.backbone))
     scales = tuple(rates[parameter] for parameter in tail.parameters() if parameter.requires_grad)
     network = Network(plan.model, trunk, tail, scorer, inputs, scales)
-    return network, notes(plan, entry is not None, compute)
+    return network, notes(plan, entry is not None, compute) | {"channels_last": channels_last}
 
 
 def _activations(
@@ -164,8 +165,11 @@ def _views(dataset: Dataset, recipe: Recipe) -> Inputs:
     return replace(dataset.pixels, mirrors=recipe.train.flips)
 
 
-def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) -> None:
-    """Choose the memory layout of parts that run one after the other by a trial; weights and statistics stay."""
+def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) -> bool:
+    """Choose the memory layout of parts that run one after the other by a trial; weights and statistics stay.
+
+    Returns whether it is channels last.
+    """
     tensors = next(inputs.batches([np.arange(TRIAL_BATCH) % len(inputs)]))
     trained = [p for p in parts.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in parts.buffers()]
@@ -178,11 +182,12 @@ def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) 
         if trained:
             torch.autograd.backward(functional.log_softmax(values.float(), 1).mean())
 
-    choose_layout(parts, step, compute, what)
+    channels_last = choose_layout(parts, step, compute, what)
     for parameter in trained:
         parameter.grad = None
     for buffer, value in buffers:
         buffer.copy_(value)
+    return channels_last
 
 
 def notes(plan: Plan, cached: bool, compute: Compute) -> dict[str, Any]:
