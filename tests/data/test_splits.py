@@ -160,10 +160,12 @@ def test_parts_that_cannot_be_had(keys: dict[str, object], said: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_class_absent_from_train_is_an_error() -> None:
-    whole = source([0, 1] * 20 + [2] * 10, ["train"] * 40 + ["test"] * 10)
+@pytest.mark.parametrize("group", [None, "person"])
+def test_a_class_absent_from_train_is_an_error(group: str | None) -> None:
+    people = [row // 2 for row in range(50)]
+    whole = source([0, 1] * 20 + [2] * 10, ["train"] * 40 + ["test"] * 10, person=people)
     with pytest.raises(DataError, match="no image of class 'class 2' is in train; add some, or leave the class out"):
-        make_splits(whole, data(validation=10))
+        make_splits(whole, data(validation=10, group=group))
 
 
 def test_a_class_whose_groups_are_drawn_away_needs_other_draws() -> None:

@@ -60,7 +60,7 @@ def make_splits(source: Source, data: Data) -> Splits:
     splits.how.update(_how(splits, wanted, pool_name, data))
     if unused := sorted(set(source.splits.tolist()) - {*pool_splits, *named.values()}):
         splits.how["unused"] = f"the source's {_listed(unused)} ({np.isin(source.splits, unused).sum():,} images)"
-    _check(splits, source, groups, data)
+    _check(splits, source, groups, data, list(counts))
     return splits
 
 
@@ -190,15 +190,16 @@ def _how(splits: Splits, wanted: Mapping[str, object], pool_name: str, data: Dat
     return how
 
 
-def _check(splits: Splits, source: Source, groups: Rows | None, data: Data) -> None:
+def _check(splits: Splits, source: Source, groups: Rows | None, data: Data, drawn: list[str]) -> None:
     for part, rows in splits.rows().items():
         if not len(rows):
             raise DataError(f"the {part} split of {data.source} is empty; draw more images for it.")
     present = np.bincount(source.labels[splits.train], minlength=len(source.classes))
     if (present == 0).any():
-        missing = source.classes[int(present.argmin())]
-        remedy = "leave the class out" if groups is None else "draw other splits with data.seed"
-        raise DataError(f"no image of class {missing!r} is in train; add some, or {remedy}.")
+        missing = int(present.argmin())
+        others = groups is not None and any((source.labels[splits.rows()[part]] == missing).any() for part in drawn)
+        remedy = "draw other splits with data.seed" if others else "leave the class out"
+        raise DataError(f"no image of class {source.classes[missing]!r} is in train; add some, or {remedy}.")
     if groups is not None:
         for part, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             both = np.intersect1d(groups[splits.rows()[part]], groups[splits.rows()[other]])
