@@ -1,6 +1,7 @@
 """What a leak is worth: nothing where there is none, what was planted where there is, with its coverage."""
 
 import numpy as np
+import pytest
 
 from thaw.data.splits import Splits
 from thaw.scoring import leak
@@ -58,9 +59,11 @@ def test_the_interval_is_what_resampling_clusters_gives() -> None:
     assert abs(np.sqrt(50 / 49 * shares @ shares) / np.std(resampled) - 1) < 0.06
 
 
-def test_what_cannot_be_kept_together_is_worth_no_number() -> None:
+def test_what_cannot_be_kept_together_is_worth_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels, _ = drawn(0)
     part = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [150, 30, 60]))
+    assert leak_worth(features, labels, split(part), np.zeros(240, np.int64)) is None
+    monkeypatch.setattr(leak, "PROBED", 200)  # the one cluster is larger than a probe may see
     assert leak_worth(features, labels, split(part), np.zeros(240, np.int64)) is None
 
 

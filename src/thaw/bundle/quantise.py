@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -25,8 +26,6 @@ CALIBRATION, TRIAL = 200, 500
 """Training pictures that set the ranges of activations, and validation pictures that choose the kind."""
 CHANGE = 0.01
 """How far, on average, int8 may move the probabilities of validation pictures before a gentler kind is tried."""
-SMALLER = 0.5
-"""A kind is worth a file where it takes at most this share of the bytes of the network in full precision."""
 BATCH = 32
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
 """What is computed in int8; normalisations and attention's softmax lose too much."""
@@ -47,9 +46,8 @@ def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, A
     """A model from raw pictures to probabilities with int8 weights, and its `quantisation` and `accuracy`.
 
     The first kind is kept, fastest first, that moves the probabilities of validation pictures by no more than CHANGE
-    on average, or, of those that make the file smaller, the one that moves them least. The test pictures are looked at
-    once, after this choice. Raises ExportError where the bundle lies in no run, or the run's pictures are no longer
-    what they were.
+    on average, or the one that moves them least. The test pictures are looked at once, after this choice. Raises
+    ExportError where the bundle lies in no run, or the run's pictures are no longer what they were.
     """
     dataset = _dataset(bundle, folder)
     splits, labels = dataset.splits, dataset.source.labels
@@ -60,30 +58,19 @@ def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, A
     )
     network = to_onnx(FromSquares(bundle), "squares", "probabilities", bundle.preprocessing.size)
     squares = _squares(dataset, calibration)
-    spared = _grouped(network)
-    but = ", grouped convolutions in full precision" if spared else ""
-    kinds: dict[str, Callable[[], onnx.ModelProto]] = {  # without grouped convolutions the second is the first
-        "7-bit weights, 8-bit activations": lambda: _static(network, squares, QuantType.QInt8, []),
-        f"7-bit weights, 8-bit activations{but}": lambda: _static(network, squares, QuantType.QInt8, spared),
-        f"8-bit weights and activations{but}": lambda: _static(network, squares, QuantType.QUInt8, spared),
-        "8-bit weights of matrix products": lambda: _dynamic(network),
+    kinds: dict[str, Callable[[], onnx.ModelProto]] = {
+        "7-bit weights, 8-bit activations": lambda: _static(network, squares),
+        "8-bit weights, 8-bit activations of matrix products": lambda: _stored(_dynamic(network)),
+        "8-bit weights": lambda: _stored(network),
     }
     full = _probabilities(network, dataset, trial, "full precision")
     made: dict[str, onnx.ModelProto] = {}
     moved: dict[str, float] = {}
     for kind, make in kinds.items():
-        smaller = make()
-        if smaller.ByteSize() > SMALLER * network.ByteSize():
-            continue
-        made[kind] = smaller
-        moved[kind] = float(np.abs(_probabilities(smaller, dataset, trial, kind) - full).mean())
+        made[kind] = make()
+        moved[kind] = float(np.abs(_probabilities(made[kind], dataset, trial, kind) - full).mean())
         if moved[kind] <= CHANGE:
             break
-    if not moved:
-        raise ExportError(
-            f"the network of {folder.name} has too few convolutions and matrix products for int8 to make it smaller; "
-            "--to onnx writes it in full precision."
-        )
     chosen = min(moved, key=lambda kind: moved[kind])
 
     def accuracy(model: onnx.ModelProto, name: str) -> float:
@@ -137,25 +124,10 @@ def _probabilities(model: onnx.ModelProto, dataset: Dataset, rows: NDArray[np.in
     return np.concatenate(parts)
 
 
-def _grouped(network: onnx.ModelProto) -> list[str]:
-    """The names of the grouped convolutions, depthwise ones among them.
+def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Activations, and weights by channel, of all products.
 
-    They hold few of the weights, and lose most by one range for the activations of all channels.
-    """
-    return [
-        node.name
-        for node in network.graph.node
-        if any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
-    ]
-
-
-def _static(
-    network: onnx.ModelProto, calibration: NDArray[np.uint8], weights: QuantType, spared: list[str]
-) -> onnx.ModelProto:
-    """Activations, and weights by channel, of all products but the nodes `spared`.
-
-    Signed weights have 7 bits, since x86 CPUs without VNNI overflow on the sum of two products of 8; unsigned ones
-    have 8 and take longer.
+    Weights have 7 bits, since x86 CPUs without VNNI overflow on the sum of two products of 8.
     """
 
     def quantised(prepared: Path, out: Path) -> None:
@@ -165,11 +137,10 @@ def _static(
             _Squares(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=PRODUCTS,
-            nodes_to_exclude=spared,
             per_channel=True,
-            reduce_range=weights == QuantType.QInt8,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
-            weight_type=weights,
+            weight_type=QuantType.QInt8,
         )
 
     return _quantised(network, quantised)
@@ -182,6 +153,42 @@ def _dynamic(network: onnx.ModelProto) -> onnx.ModelProto:
         quantize_dynamic(prepared, out, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QUInt8)
 
     return _quantised(network, quantised)
+
+
+def _stored(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The same arithmetic on weights that are rounded to 8 bits by channel, and stored so.
+
+    A cast and a product bring them back, which a runtime does once, when it loads the file; onnxruntime would compute
+    DequantizeLinear anew for each picture.
+    """
+    stored = onnx.ModelProto()
+    stored.CopyFrom(network)
+    graph = stored.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    restored: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        name = node.input[1] if node.op_type in PRODUCTS else ""
+        if name in weights and weights[name].data_type == onnx.TensorProto.FLOAT:
+            if name not in restored:
+                by_rows = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
+                values = numpy_helper.to_array(weights[name])
+                channel = 0 if by_rows else values.ndim - 1
+                others = tuple(axis for axis in range(values.ndim) if axis != channel)
+                scale = np.maximum(np.abs(values).max(others, keepdims=True), np.finfo(np.float32).tiny) / np.float32(
+                    127
+                )
+                parts = (np.rint(values / scale).astype(np.int8), f"{name}.int8"), (scale, f"{name}.scale")
+                graph.initializer.remove(weights[name])
+                graph.initializer.extend(numpy_helper.from_array(*part) for part in parts)
+                restored[name] = [
+                    helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=onnx.TensorProto.FLOAT),
+                    helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [f"{name}.restored"]),
+                ]
+            node.input[1] = f"{name}.restored"
+    nodes = [*(new for pair in restored.values() for new in pair), *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return stored
 
 
 def _quantised(network: onnx.ModelProto, work: Callable[[Path, Path], None]) -> onnx.ModelProto:

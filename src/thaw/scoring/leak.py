@@ -66,6 +66,8 @@ def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clus
     for code, rows in enumerate(splits.rows().values()):
         part[rows] = code
     used = _whole_clusters(np.flatnonzero(part >= 0), clusters)
+    if not len(used):
+        return None
     labels, part, clusters = labels[used], part[used], np.unique(clusters[used], return_inverse=True)[1]
     inputs = read_rows(features, used)
     as_split = _right(inputs, labels, part)

@@ -38,7 +38,7 @@ def optimizer_of(network: Network, tail: nn.Module, learning_rate: float, recipe
 
 
 def task_of(network: Network, labels: Tensor, rows: Rows, recipe: Recipe, compute: Compute) -> Task:
-    """What the network's tail, or copies of it, are trained on: `rows` of the images and their labels (n,)."""
+    """What the network's tail, or copies of it, are trained on; `rows`, the images trained on, weigh the classes."""
     criterion = make_criterion(recipe.train, labels, rows)
     of_views = labels.repeat(2 if recipe.train.flips else 1)  # those of the mirror images follow
     return Task(network.trunk, network.inputs, of_views, criterion, compute)
