@@ -16,11 +16,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-tests lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+# the tests for GPUs, too, since most machines run them never
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=src $(BIN)/mypy --config-file= --ignore-missing-imports --follow-imports=silent benchmarks
+	MYPYPATH=src:tests $(BIN)/mypy --config-file= --ignore-missing-imports --follow-imports=silent \
+	  --explicit-package-bases benchmarks tests/test_gpu.py
 
 audit: $(VENV)/.installed
 	$(INSTALL) pip-audit
