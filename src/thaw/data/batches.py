@@ -113,8 +113,8 @@ def read_rows(array: Array, rows: Rows) -> Array:
     """Rows of a mapped array, in memory of their own; what the system maps around each is given back on the way."""
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for start in range(0, len(rows), READ):
-        part = rows[start : start + READ]
-        np.take(array, part, axis=0, out=found[start : start + len(part)], mode="clip")
+        part = slice(start, start + READ)
+        found[part] = array[rows[part]]
         release(array)
     return found
 
