@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-tests lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-# the tests for GPUs, too, since most machines run them never
+# the tests for GPUs too, since most machines never run them
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

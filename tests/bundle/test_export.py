@@ -137,22 +137,18 @@ def test_torch_export_agrees_with_the_bundle(tmp_path: Path) -> None:
     assert str(Path(export.__file__).parent).encode() not in exported.path.read_bytes()
 
 
-def origin_of(class_folder: Path, run: Path) -> dict[str, Any]:
-    """The folder of a run on `class_folder` with the recipe alone, and what its bundles say of their data."""
+def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    data = Data(source=str(class_folder), validation=15, test=25)
+    source = read_source(data)
     recipe = load_recipe("photos", str(class_folder), ("data.validation=15", "data.test=25", "images.size=32"))
-    run.mkdir()
+    origin = {"source": "pictures", **load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).identity()}
+    bundle = small_bundle(run / "models" / "head", data=origin, temperature=0.2)
     (run / "recipe.toml").write_text(
         f'[data]\nsource = "{class_folder}"\nvalidation = 15\ntest = 25\n[images]\nsize = 32\nresize = "squash"\n'
         'interpolation = "bilinear"\nmean = [0.5, 0.4, 0.3]\nstd = [0.2, 0.25, 0.3]\n'
         '[model]\nbackbone = "timm/test_resnet"\nweights = "random"\n[arms.head]\ntrain = "head"\n'
     )
-    return {"source": "pictures", **load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).identity()}
-
-
-def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_path: Path) -> None:
-    data = Data(source=str(class_folder), validation=15, test=25)
-    source, origin = read_source(data), origin_of(class_folder, tmp_path / "run")
-    bundle = small_bundle(tmp_path / "run" / "models" / "head", data=origin, temperature=0.2)
     exported = export_bundle(bundle, "int8")
     session = onnxruntime.InferenceSession(exported.path)
     rows = make_splits(source, data).test

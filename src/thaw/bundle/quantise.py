@@ -164,31 +164,30 @@ def _stored(network: onnx.ModelProto) -> onnx.ModelProto:
     stored = onnx.ModelProto()
     stored.CopyFrom(network)
     graph = stored.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    restored: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        name = node.input[1] if node.op_type in PRODUCTS else ""
-        if name in weights and weights[name].data_type == onnx.TensorProto.FLOAT:
-            if name not in restored:
-                by_rows = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
-                values = numpy_helper.to_array(weights[name])
-                channel = 0 if by_rows else values.ndim - 1
-                others = tuple(axis for axis in range(values.ndim) if axis != channel)
-                scale = np.maximum(np.abs(values).max(others, keepdims=True), np.finfo(np.float32).tiny) / np.float32(
-                    127
-                )
-                parts = (np.rint(values / scale).astype(np.int8), f"{name}.int8"), (scale, f"{name}.scale")
-                graph.initializer.remove(weights[name])
-                graph.initializer.extend(numpy_helper.from_array(*part) for part in parts)
-                restored[name] = [
-                    helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=onnx.TensorProto.FLOAT),
-                    helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [f"{name}.restored"]),
-                ]
-            node.input[1] = f"{name}.restored"
-    nodes = [*(new for pair in restored.values() for new in pair), *graph.node]
+    channels = {node.input[1]: _channel(node) for node in graph.node if node.op_type in PRODUCTS}
+    restore = []
+    for tensor in list(graph.initializer):
+        if tensor.name not in channels or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        others = tuple(np.delete(np.arange(values.ndim), channels[name]))
+        largest = np.maximum(np.abs(values).max(others, keepdims=True), np.finfo(np.float32).tiny)
+        scale = largest / np.float32(127)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}.int8"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+        restore.append(helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=onnx.TensorProto.FLOAT))
+        restore.append(helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [name]))
+    nodes = [*restore, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     return stored
+
+
+def _channel(product: onnx.NodeProto) -> int:
+    """The axis of a product's weights that counts its outputs."""
+    by_rows = product.op_type == "Conv" or any(a.name == "transB" and a.i for a in product.attribute)
+    return 0 if by_rows else -1
 
 
 def _quantised(network: onnx.ModelProto, work: Callable[[Path, Path], None]) -> onnx.ModelProto:

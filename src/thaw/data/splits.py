@@ -197,8 +197,8 @@ def _check(splits: Splits, source: Source, groups: Rows | None, data: Data, draw
     present = np.bincount(source.labels[splits.train], minlength=len(source.classes))
     if (present == 0).any():
         missing = int(present.argmin())
-        others = groups is not None and any((source.labels[splits.rows()[part]] == missing).any() for part in drawn)
-        remedy = "draw other splits with data.seed" if others else "leave the class out"
+        drawn_away = any((source.labels[splits.rows()[part]] == missing).any() for part in drawn)
+        remedy = "draw other splits with data.seed" if drawn_away else "leave the class out"
         raise DataError(f"no image of class {source.classes[missing]!r} is in train; add some, or {remedy}.")
     if groups is not None:
         for part, other in (("train", "validation"), ("train", "test"), ("validation", "test")):

@@ -114,9 +114,10 @@ def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance
         rows = held[np.isin(labels[held], classes)]
         if len(classes) > 1 and len(rows) and (strength is not None or held is not last[1]):
             tried = STRENGTHS if strength is None else (strength,)
-            known, asked = values(train), consecutive(rows, CHUNK)
+            known = values(train)
             probes = [_fit(known, labels[train], way) for way in tried]
-            ways = [np.concatenate([probe.predict_proba(values(chunk)) for chunk in asked]) for probe in probes]
+            told = [[probe.predict_proba(few) for probe in probes] for few in map(values, consecutive(rows, CHUNK))]
+            ways = [np.concatenate(parts) for parts in zip(*told, strict=True)]
             own = np.searchsorted(classes, labels[rows])
             best = int(np.argmin([-np.log(np.maximum(way[np.arange(len(rows)), own], 1e-12)).mean() for way in ways]))
             strength = tried[best]
