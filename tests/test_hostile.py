@@ -63,8 +63,14 @@ def test_recipes_sources_and_errors_are_inert_in_a_terminal(
 def test_the_name_of_a_recipe_is_neither_markup_nor_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    score = {"test": dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.5), "seconds": {"total": 1.0}}
-    arm = score | {"learning_rate": 0.1, "parameters": {"trainable": 1}}
+    means = {name: {"mean": 0.5} for name in ("accuracy", "precision", "recall", "f1")}
+    arm = {
+        "over_seeds": means,
+        "runs": [{}],
+        "seconds": {"total": 1.0},
+        "learning_rate": 0.1,
+        "parameters": {"trainable": 1},
+    }
     found = {"splits": {"test": 2}, "arms": {"head": arm}, "best": "head", "recommended": "head", "rule": ""}
     outs: list[Path] = []
 

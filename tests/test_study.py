@@ -59,7 +59,9 @@ def test_a_study_leaves_everything_that_was_promised(
 ) -> None:
     run = tmp_path / "run"
     assert thaw(monkeypatch, "study", class_folder, "--out", run, "--set", "train.seeds=[0,3]") == 0
-    assert capsys.readouterr().out.strip().endswith(f"Report: {run / 'report.html'}")
+    out = capsys.readouterr().out
+    assert out.strip().endswith(f"Report: {run / 'report.html'}")
+    assert "9 test images, the mean of 2 seeds" in out
     names = {"recipe.toml", "metrics.json", "predictions.parquet", "report.html", "environment.json", "figures"}
     names |= {"gallery.parquet", "suspects.parquet"}
     assert names <= {path.name for path in run.iterdir()}
@@ -77,6 +79,12 @@ def test_a_study_leaves_everything_that_was_promised(
         assert [row["learning_rate"] for row in found["search"]] == [1e-3, 1e-2]
         assert len(found["epochs"]) == 2
         assert (run / "models" / arm / "config.json").exists()
+        mean, low, high = (f"{value:.4f}" for value in (found["over_seeds"]["f1"]["mean"], *found["intervals"]["f1"]))
+        assert (
+            f"| F1 | {found['test']['f1']:.4f} | {mean} | {low} to {high} |"
+            in (run / "models" / arm / "README.md").read_text()
+        )
+        assert f"{found['over_seeds']['accuracy']['mean']:.4f}" in out
         assert all(len(heat) == 14 * 14 for of in shown for heat in of[f"heat:{arm}"])
         for one in found["runs"]:
             rows = table[(table["arm"] == arm) & (table["seed"] == one["seed"])]

@@ -13,15 +13,16 @@ from thaw.progress import plain
 
 def print_results(found: dict[str, Any]) -> None:
     """A row of scores for each arm of a finished study, and the recommended one."""
-    title = Text(plain(f"{found['recipe']}: {found['splits']['test']:,} test images"))
+    seeds = max(len(result["runs"]) for result in found["arms"].values())
+    means = f", the mean of {seeds} seeds; rate and seconds of the first" if seeds > 1 else ""
+    title = Text(plain(f"{found['recipe']}: {found['splits']['test']:,} test images{means}"))
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for name in ("arm", "accuracy", "precision", "recall", "F1", "rate", "trained", "seconds"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for arm, result in found["arms"].items():
-        test, spent = result["test"], result["seconds"]
-        scores = [f"{test[name]:.4f}" for name in ("accuracy", "precision", "recall", "f1")]
+        scores = [f"{result['over_seeds'][name]['mean']:.4f}" for name in ("accuracy", "precision", "recall", "f1")]
         row = [arm, *scores, f"{result['learning_rate']:g}", f"{result['parameters']['trainable']:,}"]
-        table.add_row(*row, f"{spent['total']:.1f}", style="bold" if arm == found["best"] else "")
+        table.add_row(*row, f"{result['seconds']['total']:.1f}", style="bold" if arm == found["best"] else "")
     Console(highlight=False).print(table)
     click.echo(f"Recommended: {found['recommended']}, {found['rule']}")
 

@@ -54,9 +54,9 @@ class Run:
             marks = [name for name in ("recommended", "best") if self.metrics[name] == arm]
             cells = (
                 arm,
-                f"{it['test']['accuracy']:.4f}",
+                f"{it['over_seeds']['accuracy']['mean']:.4f}",
                 between(it["intervals"]["accuracy"]),
-                f"{it['test']['f1']:.4f}",
+                f"{it['over_seeds']['f1']['mean']:.4f}",
                 parameters(it["parameters"]["trainable"]),
                 f"{it['seconds']['total']:.1f}",
                 ", ".join(marks),

@@ -132,9 +132,14 @@ def add_statistics(
     labels: NDArray[np.int64],
     predicted: dict[str, NDArray[np.int64]],
     group: str | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> None:
-    """What a study adds to `metrics.json` from labels (n,) and each arm's predictions (seeds, n)."""
-    groups = np.arange(len(labels)) // 5 if group else None
+    """What a study adds to `metrics.json` from labels (n,) and each arm's predictions (seeds, n).
+
+    `groups` (n,), where `group` names their column; of five images each where not given.
+    """
+    if group and groups is None:
+        groups = np.arange(len(labels)) // 5
     metrics["data"]["group"] = group
     for arm, it in metrics["arms"].items():
         values = [run["test"]["accuracy"] for run in it["runs"]]

@@ -6,6 +6,7 @@ import pytest
 from synthetic_run import add_statistics
 from thaw.report.analysis import analysis
 from thaw.report.formats import SPACE, about
+from thaw.report.limits import limits
 from thaw.report.standing import leads, pairs, verdict
 
 
@@ -19,7 +20,7 @@ def arm(right, *, images=1000, seeds=None, curve=(0.8, 0.9, 0.905), edge=None, t
             "edge": edge,
             "epochs": [{"loss": 0.5, "accuracy": value} for value in curve],
             "test": {"accuracy": one / images, "confusion": confusion(one, images)},
-            "seconds": {"search": 1.0, "train": 2.0, "test": 0.1},
+            "seconds": {"prepare": 1.5, "search": 1.0, "train": 2.0, "test": 0.1},
         }
         for seed, one in enumerate(rights)
     ]
@@ -124,6 +125,24 @@ def test_each_pair_in_doubt_has_its_number_of_images():
     assert text in told(metrics)
 
 
+def test_groups_too_few_for_any_difference_leave_the_best():
+    metrics = study(tail=arm(950), head=arm(600, trained=5))
+    labels = np.repeat([0, 1], 500)
+    predicted = {
+        name: np.stack([guesses(labels, it["test"]["confusion"], np.random.default_rng(1))])
+        for name, it in metrics["arms"].items()
+    }
+    add_statistics(metrics, labels, predicted, "person", groups=np.arange(1000) % 5)
+    assert metrics["recommended"] == "tail"
+    few = (
+        "the 1,000 test images share 5 values of person, too few to show any difference between arms, however large; "
+        "it takes at least 6."
+    )
+    assert f"The most accurate by 35.0 points, but {few}" in verdict(metrics)
+    metrics["data"]["source"] = "pictures"
+    assert limits(metrics)["Test set"] == few.capitalize()
+
+
 def test_a_tie_is_called_one():
     metrics = study(head=arm(900), tail=arm(900, trained=5))
     assert "`head` is right on as many, and trains 10 parameters against 5." in verdict(metrics)
@@ -161,7 +180,12 @@ def test_pretraining_and_training_everything_are_weighed():
     worse = told(study(**arms | {"whole": arm(880, train="all")}))
     assert "Training every layer (`whole`) gives 3.0 points less than training the head alone" in worse
     reverse = told(study(scratch=arm(930, weights="random", train="all"), head=arm(910)))
-    assert "Pretrained weights do not help here: `scratch` is 2.0 points ahead of `head` without" in reverse
+    assert (
+        "Pretrained weights do not help here: `scratch` is 2.0 points ahead of `head` without, if there is a "
+        "difference: the test set cannot tell." in reverse
+    )
+    level = told(study(scratch=arm(930, weights="random", train="all"), head=arm(930)))
+    assert "Pretrained weights do not help here: `scratch` is as accurate without as `head`." in level
 
 
 def test_convergence_tells_settled_rising_and_falling_apart():
@@ -198,6 +222,9 @@ def test_mistakes_of_two_classes_are_told_both_ways():
         in text
     )
     assert "The commonest mistake of `head` is to take cat for dog (75 times, the reverse 25 times)." in text
+    metrics = study(head=arm(900))
+    metrics["arms"]["head"]["runs"][0]["test"]["confusion"] = [[500, 0], [100, 400]]
+    assert "`head` takes dog for cat (100 times, 20.0% of dog) and cat for dog (never, 0.0% of cat)." in told(metrics)
 
 
 def test_mistakes_of_many_classes_name_the_pair_and_the_hardest():
@@ -216,6 +243,7 @@ def test_no_mistake_at_all():
 def test_cost_is_told_for_every_arm():
     text = told(study(head=arm(900, trained=8194), tail=arm(960, trained=16_789_506)))
     assert "`tail` trains 16.8 M of the network's 57.0 M parameters in 2.0 s, `head` 8,194 in 2.0 s." in text
+    assert "Building the networks, and computing once what is frozen, took another 3.0 s." in text
 
 
 def test_each_further_point_has_its_price():

@@ -100,6 +100,8 @@ def test_what_temperatures_do_is_told(errors, of):
         metrics["arms"][arm]["calibration"] = calibration(0.9, 0.9, after)
     told = f"A temperature, fitted on others, lowers the calibration error on test of {of}."
     assert failures(metrics)["calibration"].endswith(told)
+    metrics["arms"]["third"] = {**metrics["arms"]["head"], "calibration": calibration(0.9, 0.9)}
+    assert failures(metrics)["calibration"].endswith(f"{told} None was fitted for `third`: fitted on others.")
 
 
 def test_intervals_of_small_test_sets_are_called_narrow():
@@ -114,6 +116,10 @@ def test_agreement():
     assert failures(study(agreement=found))["agreement"] == (
         "Every arm is right on 800 of 1,000 test images and none on 1; `all` is alone in being right on 40, more than "
         "any other arm."
+    )
+    found["only"] = {"head": 3, "all": 3}
+    assert failures(study(agreement=found))["agreement"].endswith(
+        "`head` and `all` are each alone in being right on 3."
     )
     found["only"] = {"head": 0, "all": 0}
     assert failures(study(agreement=found))["agreement"].endswith("no arm is alone in being right on any.")

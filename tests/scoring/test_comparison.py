@@ -59,7 +59,7 @@ def test_a_single_arm_has_no_comparison() -> None:
 
 
 def comparison(first: str, second: str, p: float) -> dict[str, object]:
-    return {"arms": [first, second], "p_holm": p}
+    return {"arms": [first, second], "p_holm": p, "p_least": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,19 @@ def test_the_rule(p_head: float, p_tail: float, named: str) -> None:
     found = [comparison("head", "all", p_head), comparison("all", "tail", p_tail), comparison("head", "tail", 0.9)]
     accuracy = {"head": 0.9, "tail": 0.93, "all": 0.94}
     assert recommend("all", accuracy, {"head": 10, "tail": 100, "all": 1000}, found) == named
+
+
+@pytest.mark.parametrize(("groups", "arms", "named"), [(5, 2, "all"), (6, 2, "head"), (7, 3, "head"), (6, 3, "all")])
+def test_with_too_few_groups_for_any_difference_the_best_is_named(groups: int, arms: int, named: str) -> None:
+    codes = np.repeat(np.arange(groups), 10)
+    always = np.ones((1, len(codes)), np.bool_)
+    right = {"all": always, "head": ~always, "tail": always}
+    right["head"][0, :10] = True  # level in one group, so that no p is small enough to tell the arms apart
+    right = dict(list(right.items())[:arms])
+    found = compare(right, codes)
+    accuracy = {arm: float(of_arm.mean()) for arm, of_arm in right.items()}
+    assert {it["groups"] for it in found} == {groups}
+    assert recommend("all", accuracy, {"head": 1, "tail": 2, "all": 3}, found) == named
 
 
 def test_of_equally_cheap_arms_the_more_accurate_is_named() -> None:

@@ -50,6 +50,13 @@ def test_many_numbers_are_cut_into_fifths_at_round_numbers() -> None:
     assert len(cut([0] * 500 + list(range(20))).values) > 2
 
 
+@pytest.mark.parametrize("first", [20240301, 1_700_000_000, 1_700_000_000_000, 1_700_000_000.5])
+def test_numbers_that_differ_in_late_digits_have_bins_of_their_own(first: float) -> None:
+    found = cut([first + day for day in range(31)])
+    assert len(found.values) == 5
+    assert min(sizes(found).values()) > 1
+
+
 numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(-1e6, 1e6, allow_subnormal=False))
 
 

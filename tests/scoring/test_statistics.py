@@ -176,6 +176,8 @@ def test_nothing_is_claimed_where_nothing_varies() -> None:
     assert set(score_intervals(labels, labels[None], 2, pairs).values()) == {wilson(1, 10)}
     same = np.zeros(20)
     assert bootstrap_difference(same) == (-wilson(0, 20)[1], wilson(0, 20)[1])
+    assert bootstrap_difference(same + 1) == pytest.approx((1 - 2 * wilson(0, 20)[1], 1))
+    assert images_needed(np.array([1, 1]), None, 0.05) == 6  # of 2 heads in a row, p is 0.5; of 6, 0.03
     assert sign_flips(same.astype(np.int64)) == mcnemar(0, 0) == 1
     assert images_needed(same.astype(np.int64), None, 0.05) is None
     # a single group says nothing of other groups

@@ -111,9 +111,12 @@ def _use(config: dict[str, Any]) -> str:
 
 
 def _scores(config: dict[str, Any], found: dict[str, Any]) -> str:
-    test = config["test"]
+    test, of_arm = config["test"], found["arms"][config["arm"]]
+    seeds, means = len(of_arm["runs"]), of_arm["over_seeds"]
+    mean = {score: f" {means[score]['mean']:.4f} |" if seeds > 1 else "" for score in SCORES}
     rows = [
-        f"| {title} | {test[score]:.4f} | {_interval(test['intervals'][score])} |" for score, title in SCORES.items()
+        f"| {title} | {test[score]:.4f} |{mean[score]} {_interval(test['intervals'][score])} |"
+        for score, title in SCORES.items()
     ]
     lines = [
         "## Scores",
@@ -121,15 +124,17 @@ def _scores(config: dict[str, Any], found: dict[str, Any]) -> str:
         f"On {test['images']:,} test images that neither training nor any choice had seen "
         f"({_plain(found['data']['how']['test'])}). Precision, recall and F1 are weighted by class.",
         "",
-        "| score | value | 95% interval |",
-        "|---|---|---|",
+        f"| score | this model | mean of {seeds} seeds | 95% interval of it |"
+        if seeds > 1
+        else "| score | value | 95% interval |",
+        "|---|---|---|---|" if seeds > 1 else "|---|---|---|",
         *rows,
     ]
     return "\n".join(lines)
 
 
 def _slices(config: dict[str, Any], found: dict[str, Any]) -> str:
-    lines = []
+    lines, seeds = [], len(found["arms"][config["arm"]]["runs"])
     for one in found.get("slices") or []:
         for value in one["values"]:
             it = value["arms"].get(config["arm"])
@@ -144,6 +149,7 @@ def _slices(config: dict[str, Any], found: dict[str, Any]) -> str:
     head = [
         "## Scores by slice",
         "",
+        *([f"Means of {seeds} seeds, of which this model is the first.", ""] if seeds > 1 else []),
         "| column | value | test images | accuracy | 95% interval |",
         "|---|---|---|---|---|",
     ]

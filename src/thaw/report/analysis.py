@@ -7,7 +7,18 @@ from numpy.typing import NDArray
 
 from thaw.report.figures import mean_curve
 from thaw.report.formats import count, listed, named, parameters, percent, points, seconds, short
-from thaw.report.standing import Metrics, certainty, choice, leads, mean_accuracies, price, seeds, standing
+from thaw.report.standing import (
+    DOUBT,
+    Metrics,
+    certainty,
+    choice,
+    leads,
+    mean_accuracies,
+    pairs,
+    price,
+    seeds,
+    standing,
+)
 
 NEAR = 0.01
 """A difference in training accuracy of less than a point is called none."""
@@ -46,21 +57,28 @@ def _starts(metrics: Metrics) -> str:
     sentences = []
     if random and pretrained:
         one, other = max(random, key=random.__getitem__), max(pretrained, key=pretrained.__getitem__)
-        gap = pretrained[other] - random[one]
+        gap, doubt = pretrained[other] - random[one], _doubt(metrics, one, other)
         if gap > 0:
-            told = f"Starting from pretrained weights is worth {points(gap)} ({named(other)} against {named(one)})."
+            told = f"Starting from pretrained weights is worth {points(gap)} ({named(other)} against {named(one)})"
+        elif gap:
+            told = f"Pretrained weights do not help here: {named(one)} is {points(gap)} ahead of {named(other)} without"
         else:
-            told = (
-                f"Pretrained weights do not help here: {named(one)} is {points(gap)} ahead of {named(other)} without."
-            )
-        sentences.append(told)
+            told = f"Pretrained weights do not help here: {named(one)} is as accurate without as {named(other)}"
+        sentences.append(f"{told}{doubt}.")
     heads = [arm for arm in pretrained if arms[arm]["train"] == "head"]
     whole = [arm for arm in pretrained if arms[arm]["train"] == "all"]
     if heads and whole:
         gap = means[whole[0]] - means[heads[0]]
         more = f"{points(gap)} {'more' if gap > 0 else 'less'} than" if gap else "the same accuracy as"
-        sentences.append(f"Training every layer ({named(whole[0])}) gives {more} training the head alone.")
+        doubt = _doubt(metrics, whole[0], heads[0])
+        sentences.append(f"Training every layer ({named(whole[0])}) gives {more} training the head alone{doubt}.")
     return " ".join(sentences)
+
+
+def _doubt(metrics: Metrics, one: str, other: str) -> str:
+    """What to add to a difference of two arms where the test set does not show it."""
+    lead = next(lead for lead in pairs(metrics) if {lead.ahead, lead.over} == {one, other})
+    return "" if lead.clear or not lead.gap else DOUBT
 
 
 def _convergence(metrics: Metrics) -> str:
@@ -126,7 +144,9 @@ def _mistakes(metrics: Metrics) -> str:
         often = f"{_times(int(wrong[true, predicted]))}, {percent(shares[true, predicted])} of {names[true]}"
         return f"{names[true]} for {names[predicted]} ({often})"
 
+    np.fill_diagonal(wrong, -1)  # the last of all, also where other cells are empty
     commonest = [int(cell) for cell in np.argsort(-wrong, axis=None, kind="stable")]
+    np.fill_diagonal(wrong, 0)
     runs = len(metrics["arms"][best]["runs"])
     made = f"{count(wrong.sum(), 'mistake')} over {runs} seeds" if runs > 1 else count(wrong.sum(), "mistake")
     if len(names) == 2:
@@ -165,7 +185,9 @@ def _cost(metrics: Metrics) -> str:
         f"{named(best)} trains {parameters(size['trainable'])} of the network's {parameters(size['total'])} parameters "
         f"in {seconds(spent[best])}"
     )
-    return f"{own}, {listed(others)}." if others else f"{own}."
+    once = sum(run["seconds"].get("prepare", 0) for it in arms.values() for run in it["runs"])
+    apart = f" Building the networks, and computing once what is frozen, took another {seconds(once)}." if once else ""
+    return f"{', '.join([own, listed(others)]) if others else own}.{apart}"
 
 
 def _training_accuracy(metrics: Metrics, arm: str) -> NDArray[np.float64]:

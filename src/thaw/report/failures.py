@@ -94,14 +94,21 @@ def _calibration(metrics: Metrics) -> str:
 def _temperature(metrics: Metrics) -> str:
     """What fitted temperatures do to the calibration error on test, or why there are none."""
     found = {arm: it["calibration"] for arm, it in metrics["arms"].items() if it.get("calibration")}
-    unfitted = [it["why"] for it in found.values() if it["temperature"] is None]
-    if unfitted:
-        return f"No temperature was fitted: {unfitted[0]}."
-    lower = [named(arm) for arm, it in found.items() if it["ece_after"] < it["ece"]]
-    higher = [named(arm) for arm, it in found.items() if it["ece_after"] >= it["ece"]]
-    of = "no arm" if not lower else listed(lower) + (f", not of {listed(higher)}" if higher else "")
-    why = next(it["why"] for it in found.values())
-    return f"A temperature, {why}, lowers the calibration error on test of {of}."
+    without: dict[str, list[str]] = {}
+    for arm, it in found.items():
+        if it["temperature"] is None:
+            without.setdefault(it["why"], []).append(named(arm))
+    fitted = {arm: it for arm, it in found.items() if it["temperature"] is not None}
+    if not fitted and len(without) == 1:
+        return f"No temperature was fitted: {next(iter(without))}."
+    sentences = [f"None was fitted for {listed(arms)}: {why}." for why, arms in without.items()]
+    if fitted:
+        lower = [named(arm) for arm, it in fitted.items() if it["ece_after"] < it["ece"]]
+        higher = [named(arm) for arm, it in fitted.items() if it["ece_after"] >= it["ece"]]
+        of = "no arm" if not lower else listed(lower) + (f", not of {listed(higher)}" if higher else "")
+        why = next(it["why"] for it in fitted.values())
+        sentences.insert(0, f"A temperature, {why}, lowers the calibration error on test of {of}.")
+    return " ".join(sentences)
 
 
 def _agreement(metrics: Metrics) -> str:
@@ -109,14 +116,18 @@ def _agreement(metrics: Metrics) -> str:
     if not found or len(metrics["arms"]) == 1:
         return ""
     images = metrics["splits"]["test"]
+    seeds = max(len(it["runs"]) for it in metrics["arms"].values())
     sentence = (
-        f"Every arm is right on {count(found['all_right'])} of {count(images, 'test image')} and none on "
-        f"{count(found['none_right'])}"
+        f"{'With the first seed, every' if seeds > 1 else 'Every'} arm is right on {count(found['all_right'])} of "
+        f"{count(images, 'test image')} and none on {count(found['none_right'])}"
     )
-    arm, alone = max(found["only"].items(), key=lambda pair: pair[1])
-    if not alone:
+    most = max(found["only"].values())
+    alone = [named(arm) for arm, images in found["only"].items() if images == most]
+    if not most:
         return f"{sentence}; no arm is alone in being right on any."
-    return f"{sentence}; {named(arm)} is alone in being right on {count(alone)}, more than any other arm."
+    if len(alone) > 1:
+        return f"{sentence}; {listed(alone)} are each alone in being right on {count(most)}."
+    return f"{sentence}; {alone[0]} is alone in being right on {count(most)}, more than any other arm."
 
 
 def _suspects(metrics: Metrics) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from thaw.report.failures import gap_told, gaps
 from thaw.report.formats import count, listed, named, percent, points, short, signed
-from thaw.report.standing import Metrics, pairs
+from thaw.report.standing import Metrics, pairs, too_few
 
 PEOPLE = {
     *("woman", "women", "man", "men", "girl", "girls", "boy", "boys", "female", "male", "gender", "sex"),
@@ -116,6 +116,8 @@ def _new_images(metrics: Metrics) -> str:
 def _test_set(metrics: Metrics) -> str:
     unclear = [lead for lead in pairs(metrics) if not lead.clear]
     images = count(metrics["splits"]["test"], "test image")
+    if few := too_few(metrics):
+        return f"{few[0].upper()}{few[1:]}."
     if not unclear:
         return f"{images} tell every pair of arms apart." if len(metrics["arms"]) > 1 else ""
     told = [f"{named(lead.ahead)} from {named(lead.over)}" for lead in unclear]

@@ -1,6 +1,6 @@
 """Who leads, how surely, and which arm to use: sentences computed from the comparisons in `metrics.json`."""
 
-import statistics
+import math
 from typing import Any, NamedTuple
 
 from thaw.report.formats import (
@@ -19,6 +19,7 @@ from thaw.report.formats import (
 from thaw.scoring.comparison import ALPHA
 
 Metrics = dict[str, Any]
+DOUBT = ", if there is a difference: the test set cannot tell"
 
 
 class Lead(NamedTuple):
@@ -50,7 +51,7 @@ def accuracies(metrics: Metrics) -> dict[str, list[float]]:
 
 def mean_accuracies(metrics: Metrics) -> dict[str, float]:
     """Test accuracy of each arm, the mean over its seeds."""
-    return {arm: statistics.fmean(values) for arm, values in accuracies(metrics).items()}
+    return {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in metrics["arms"].items()}
 
 
 def pairs(metrics: Metrics) -> list[Lead]:
@@ -86,6 +87,9 @@ def _why(metrics: Metrics, behind: list[Lead]) -> str:
     best, chosen = metrics["best"], metrics["recommended"]
     images = count(metrics["splits"]["test"], "test image")
     trains = {arm: parameters(it["parameters"]["trainable"]) for arm, it in metrics["arms"].items()}
+    if few := too_few(metrics):
+        gap, level = behind[0].gap, named(behind[0].over)
+        return f"{f'The most accurate by {points(gap)}' if gap else f'As accurate as {level}'}, but {few}."
     if chosen != best:
         lead = next(lead for lead in behind if lead.over == chosen)
         if not lead.gap:
@@ -102,6 +106,22 @@ def _why(metrics: Metrics, behind: list[Lead]) -> str:
     return (
         f"The most accurate, and of the arms that {images} cannot tell from it, "
         f"{listed([named(lead.over) for lead in unclear])}, none trains fewer parameters.{_needed(unclear)}"
+    )
+
+
+def too_few(metrics: Metrics) -> str:
+    """That no difference between arms could be significant with so few test images, or groups; empty where it could."""
+    number = len(metrics["comparisons"])
+    if not number or metrics["comparisons"][0].get("p_least", 0) < ALPHA:
+        return ""
+    least, groups = math.floor(math.log2(2 * number / ALPHA)) + 1, metrics["comparisons"][0]["groups"]
+    images = count(metrics["splits"]["test"], "test image")
+    if groups is None:
+        return f"{images} are too few to show any difference between arms, however large; it takes at least {least}"
+    shared = count(groups, "value")
+    return (
+        f"the {images} share {shared} of {short(metrics['data']['group'])}, too few to show any difference between "
+        f"arms, however large; it takes at least {least}"
     )
 
 
@@ -167,7 +187,7 @@ def price(metrics: Metrics) -> str:
     for step in metrics["prices"]:
         time = step["seconds_per_point"]
         spent = f"{seconds(abs(time))} {'more' if time >= 0 else 'less'} of search and training"
-        doubt = "" if {step["from"], step["to"]} in clear else ", if there is a difference: the test set cannot tell"
+        doubt = "" if {step["from"], step["to"]} in clear else DOUBT
         told.append(
             f"from {named(step['from'])} to {named(step['to'])} ({points(step['points'] / 100)}) each point costs "
             f"{parameters(round(step['parameters_per_point']))} more trained parameters and {spent}{doubt}"

@@ -13,7 +13,8 @@ ALPHA = 0.05
 """A pair whose corrected p is below this is told apart."""
 RULE = (
     "the arm with the fewest trained parameters that is not significantly less accurate than the best "
-    f"(p of {ALPHA} or more, corrected by Holm's method for all pairs of arms); of equally many, the most accurate"
+    f"(p of {ALPHA} or more, corrected by Holm's method for all pairs of arms); of equally many, the most accurate; "
+    "where test images, or groups of them, are too few for any difference to be significant, the best"
 )
 
 
@@ -24,11 +25,13 @@ def compare(right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None)
     codes from 0 with none left out. One seed and no groups: the exact McNemar test. Otherwise signs are flipped of
     whole groups, or of images, whose lead is summed over the seeds; either way the seeds' models are taken as they are,
     and p is about other images, not about training again. `p_holm` is corrected for the number of pairs.
-    `images_needed` would tell a pair apart, even as the smallest p of all, if it is as far apart as it seems; None
-    where it is told apart already, or level.
+    `groups` is the number of test groups, None without; `p_least` the smallest `p_holm` that so many groups or images
+    can give at all. `images_needed` would tell a pair apart, even as the smallest p of all, if it is as far apart as it
+    seems; None where it is told apart already, or level.
     """
     pairs = list(combinations(right, 2))
-    seeds = len(next(iter(right.values())))
+    seeds, images = next(iter(right.values())).shape
+    units = images if groups is None else int(groups.max()) + 1
     leads = [right[first].sum(0) - right[second].sum(0) for first, second in pairs]
     p = np.array([_test(lead, seeds, groups) for lead in leads])
     corrected = holm(p)
@@ -44,6 +47,8 @@ def compare(right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None)
             else "exact McNemar"
             if seeds == 1
             else "image permutation",
+            "groups": None if groups is None else units,
+            "p_least": min(1.0, len(pairs) * 2 * 0.5**units),
             "images_needed": images_needed(lead, groups, ALPHA / len(pairs)) if of_all >= ALPHA else None,
         }
         for pair, lead, own, of_all in zip(pairs, leads, p, corrected, strict=True)
@@ -54,6 +59,8 @@ def recommend(
     best: str, accuracy: Mapping[str, float], trained: Mapping[str, int], comparisons: list[dict[str, Any]]
 ) -> str:
     """The arm that `RULE` names, from the accuracy and the number of trained parameters of each."""
+    if all(it["p_least"] >= ALPHA for it in comparisons):
+        return best
     level = {best}
     level.update(arm for it in comparisons if best in it["arms"] and it["p_holm"] >= ALPHA for arm in it["arms"])
     return min((arm for arm in accuracy if arm in level), key=lambda arm: (trained[arm], -accuracy[arm]))

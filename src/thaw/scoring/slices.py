@@ -232,11 +232,11 @@ def _bin_names(edges: NDArray[np.float64], whole: bool) -> list[str]:
     """`3–9` between whole numbers, both ends meant, and `0.5 to 0.75`, the end left out, between others."""
     pairs = list(pairwise(edges.tolist()))
     if not whole:
-        inner = [f"{low:g} to {high:g}" for low, high in pairs]
-        return [f"below {edges[0]:g}", *inner, f"{edges[-1]:g} and more"]
+        inner = [f"{_number(low)} to {_number(high)}" for low, high in pairs]
+        return [f"below {_number(edges[0])}", *inner, f"{_number(edges[-1])} and more"]
     dash = "–" if edges[0] >= 0 else " to "
-    inner = [f"{low:g}{dash}{high - 1:g}" if high - low > 1 else f"{low:g}" for low, high in pairs]
-    return [f"up to {edges[0] - 1:g}", *inner, f"{edges[-1]:g} and more"]
+    inner = [_number(low) + (f"{dash}{_number(high - 1)}" if high - low > 1 else "") for low, high in pairs]
+    return [f"up to {_number(edges[0] - 1)}", *inner, f"{_number(edges[-1])} and more"]
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
@@ -255,4 +255,5 @@ def _text(value: object) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if value % 1 == 0 else str(value)
+    """As short as tells it from every other number, since the names of slices must differ."""
+    return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else str(float(value))

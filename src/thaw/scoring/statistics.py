@@ -123,16 +123,18 @@ def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Code
 def bootstrap_difference(differences: NDArray[np.float64], groups: Codes | None = None) -> Interval:
     """The 95% interval of the mean of `differences`, (n,), one for each test image, by resampling images or groups.
 
-    Where none differs from 0 no resample does either: then the interval is what the Wilson interval of a share of 0
-    allows in either direction; a single group says nothing. For the method see `_interval`.
+    Where all images, or groups, differ alike, so does every resample: then as many of them may be otherwise, by as much
+    as can be, as the Wilson interval of a share of 0 allows; a single group says nothing. For the method see
+    `_interval`.
     """
     draws = _draws(groups, len(differences))
-    if draws == 1 or not differences.any():
-        reach = wilson(0.0, draws if draws > 1 else 0)[1]
-        return -reach, reach
     if groups is None:
         groups = np.arange(len(differences))
     sums, sizes = np.bincount(groups, differences), np.bincount(groups)
+    if draws == 1 or np.allclose(sums / sizes, sums[0] / sizes[0]):
+        reach = wilson(0.0, draws if draws > 1 else 0)[1]
+        alike = float(sums[0] / sizes[0])
+        return alike - reach * (1 + alike), alike + reach * (1 - alike)
     # groups of the same size and sum are alike, so it is enough to draw how many there are of each kind
     kinds, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
     weights = np.random.default_rng(0).multinomial(draws, counts / draws, RESAMPLES)
@@ -192,7 +194,7 @@ def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | Non
     Sample size for testing differences in proportions for the paired-sample design (Biometrics 43, 1987), where q is
     the share of images that only one of the arms is right on. With groups, d and q are of the groups' sums and n counts
     groups, each of as many images as they have here on average. It takes the lead seen for the true one; None where
-    that is 0.
+    that is 0. Never fewer than hold as many leads, of the share seen, as the exact tests need to reach `alpha` at all.
     """
     sums = leads if groups is None else np.bincount(groups, leads)
     mean, square = float(sums.mean()), float((sums**2).mean())
@@ -200,6 +202,7 @@ def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | Non
         return None
     certain, power = (float(z) for z in stats.norm.ppf([1 - alpha / 2, POWER]))
     units = ((certain * math.sqrt(square) + power * math.sqrt(max(0.0, square - mean**2))) / mean) ** 2
+    units = max(units, math.ceil(math.log2(2 / alpha)) / float((sums != 0).mean()))
     return math.ceil(units * len(leads) / len(sums))
 
 

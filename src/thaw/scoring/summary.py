@@ -59,7 +59,10 @@ def summarise(
             "over_seeds": {score: _over_seeds([one["test"][score] for one in results[arm]]) for score in SCORES},
             "calibration": calibrate(labels, first.logits, kept),
         }
-    accuracy = {arm: of_arms[arm]["over_seeds"]["accuracy"]["mean"] for arm in arms}
+    # of equally many right answers the same number, where the mean of the seeds' accuracies may round either way
+    accuracy = {arm: float(right[arm].mean()) for arm in arms}
+    for arm in arms:
+        of_arms[arm]["over_seeds"]["accuracy"]["mean"] = accuracy[arm]
     trained = {arm: results[arm][0]["parameters"]["trainable"] for arm in arms}
     spent = {arm: statistics.fmean(_spent(one) for one in results[arm]) for arm in arms}
     best, comparisons = max(arms, key=lambda arm: accuracy[arm]), compare(right, groups)
