@@ -116,10 +116,25 @@ def test_what_cannot_be_fitted(images: tuple[list[bytes], list[str]]) -> None:
         small().fit(X, y[:-1])
     with pytest.raises(DataError, match="picture 3 is no picture"):
         small().fit([*X[:3], b"no picture", *X[4:]], y)
+    for label in (None, np.nan, ""):
+        with pytest.raises(ValueError, match="missing or empty"):
+            small().fit(X, np.array([label, *y[1:]], dtype=object))
+    with pytest.raises(ValueError, match="two images or more of some class"):
+        small().fit([X[0], X[-1]], ["left", "right"])
+    for share in (-1, 1, 200):
+        with pytest.raises(ValueError, match=f"validation={share} is no share"):
+            small(validation=share).fit(X, y)
     with pytest.raises(thaw.ThawError, match=r"train.epochs = 0"):
         small(epochs=0).fit(X, y)
     with pytest.raises(thaw.ThawError, match="did you mean 'flips'"):
         small(settings={"train.flip": True}).fit(X, y)
+
+
+def test_settings_are_taken_as_numpy_and_tables_have_them(images: tuple[list[bytes], list[str]]) -> None:
+    X, y = images
+    fitted = small(epochs=np.int64(2), batch_size=np.int32(8), settings={"train": {"flips": True}}).fit(X, y)
+    assert len(fitted.epochs_) == 2
+    assert "flips = true" in fitted.bundle_.config["recipe"]
 
 
 def small(**changes: Any) -> thaw.Classifier:

@@ -82,7 +82,7 @@ def test_a_study_that_stops_says_why(tmp_path: Path, recipe: Recipe) -> None:
     assert (read(tmp_path)["state"], read(tmp_path)["why"]) == ("stopped", "no pictures; give some.")
     with pytest.raises(KeyboardInterrupt), follow(tmp_path, recipe):
         raise KeyboardInterrupt
-    assert read(tmp_path)["why"] == "KeyboardInterrupt"
+    assert read(tmp_path)["why"] == "Ctrl-C"
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, recipe: Recipe) -> None:

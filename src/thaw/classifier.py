@@ -73,8 +73,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     ) -> None:
         """Most are the keys of a recipe that have these names.
 
-        `validation` is the share of the images that the learning rates are compared on. `settings` are any other keys
-        of a recipe, such as `{"train.flips": True}`. `random_state` is a seed, a numpy RandomState, or None.
+        `validation` is the share, below 1, of the images that the learning rates are compared on. `settings` are any
+        other keys of a recipe, such as `{"train.flips": True}`. `random_state` is a seed, a numpy RandomState, or None.
         """
         self.backbone = backbone
         self.weights = weights
@@ -96,10 +96,16 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         epoch) and `bundle_`. Raises ValueError for labels that are no classes and ThawError for what else is wrong.
         """
         pictures, labels = self._fit_pictures(X, y)
+        if any(map(_is_missing, labels.tolist())):
+            raise ValueError("y has labels that are missing or empty; leave those images out or give them a class.")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation={self.validation!r} is no share of the images; give one from 0 to below 1.")
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"A classifier needs two classes or more; y has one class, {self.classes_[0]!r}.")
+        if len(labels) == len(self.classes_):
+            raise ValueError("A classifier needs two images or more of some class, one of them to choose its rate on.")
         seed = _seed(self.random_state)
         recipe = self._recipe(seed)
         compute = choose_compute(recipe.train.device, recipe.train.precision)
@@ -172,8 +178,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
             *path, last = key.split(".")
             for name in path:
                 table = table.setdefault(name, {})
-            table[last] = value
-        return validate(values, where="Classifier")
+            if isinstance(value, Mapping) and isinstance(table.get(last), dict):
+                table[last] |= value
+            else:
+                table[last] = value
+        return validate(_plain(values), where="Classifier")
 
     def _train(self, dataset: Dataset, recipe: Recipe, seed: int, compute: Compute) -> Bundle:
         network, _ = prepare(ARM, seed, dataset, recipe, compute, [])
@@ -202,6 +211,18 @@ def _is_pictures(X: Any) -> bool:
     if isinstance(first, np.ndarray | Tensor):
         return first.ndim > 1
     return isinstance(first, str | os.PathLike | bytes | Image.Image)
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether it is nothing, empty or, being unlike itself, no number; pandas' NA does not compare."""
+    return label is None or type(label).__name__ == "NAType" or bool(label == "" or label != label)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy, such as a grid of them holds, as Python's own."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _seed(random_state: Any) -> int:

@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print, exit code."""
 
+import io
 import json
 import os
 import re
@@ -327,9 +328,20 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Run the command line; never a traceback for what a person can put right."""
+    _mend_streams()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     with ends_promptly(lambda: _tell(_stopped(arguments))):
         sys.exit(_run(arguments, debug="--debug" in sys.argv))
+
+
+def _mend_streams() -> None:
+    """Have names of files that are no text in the terminal's encoding pass, and streams that are closed be empty."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for as long as the command runs)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if mode == "r" else "backslashreplace")
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -25,8 +25,12 @@ PART = ".part"
 def replacing(path: Path) -> Iterator[Path]:
     """Yields an empty file beside `path` to write into; it takes the place of `path` when the block ends well.
 
-    Files that a killed process left so are removed an hour later.
+    Of a link, it takes the place of what the link leads to. Files that a killed process left so are removed an hour
+    later. Raises StorageError where `path` is a folder, a device or the like.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is {'a folder' if path.is_dir() else 'no plain file'}; give the name of a file.")
     for left in path.parent.glob(f".{glob.escape(path.name)}-*{PART}"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > 3600:

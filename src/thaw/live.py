@@ -106,7 +106,8 @@ def follow(run: Path, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        live.end("stopped", str(error) if isinstance(error, ThawError) else type(error).__name__)
+        why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        live.end("stopped", str(error) if isinstance(error, ThawError) else why)
         raise
     else:
         live.end("finished")

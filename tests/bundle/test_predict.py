@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +117,7 @@ def test_the_model_still_gives_gradients(bundle: thaw.Bundle, files: list[Path])
         (torch.zeros(5, 4, 5, dtype=torch.uint8), "is an array uint8"),
         (7, "is of type int"),
         ("a\0b", "cannot be read"),
+        (Image.open(io.BytesIO(picture(0)[:200])), "picture 0 cannot be decoded"),
     ],
 )
 def test_a_picture_that_cannot_be_used_is_named(bundle: thaw.Bundle, wrong: Any, said: str) -> None:
@@ -230,6 +233,48 @@ def test_bad_files_are_noted_and_passed_over(
     said = capsys.readouterr()
     assert [line.split(",")[0] for line in said.out.splitlines()[1:]] == [files[1].name]
     assert "passed over ../bundle/config.json: lies outside the table's folder" in said.err
+
+
+def test_names_that_are_no_text_pass_through_a_pipe(folder: Path, files: list[Path]) -> None:
+    odd = files[0].parent / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes(files[0].read_bytes())
+    command = [sys.executable, "-m", "thaw", "predict", folder, "-", "--format", "csv"]
+    names = b"\n".join(map(os.fsencode, (odd, files[0])))
+    strict = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    ended = subprocess.run(command, input=names, env=strict, capture_output=True, check=False)
+    assert (ended.returncode, len(ended.stdout.splitlines())) == (0, 3), ended.stderr
+    ended = subprocess.run(["sh", "-c", f"{shlex.join(map(str, command))} <&- >&-"], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        b"thaw: there are no images; give pictures, such as JPEG or PNG files.\n",
+    )
+
+
+def test_what_lies_in_a_folder_is_found_as_a_study_finds_it(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "found"
+    (root / ".ipynb_checkpoints").mkdir(parents=True)
+    (root / ".ipynb_checkpoints" / "old.png").write_bytes(files[0].read_bytes())
+    (root / "linked").symlink_to(files[0].parent)
+    (root / "again").symlink_to(root)
+    assert thaw_predict(monkeypatch, folder, root, "--format", "csv") == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1 + len(files)
+    assert f"passed over {root}/again: is a link to a folder that is read already or holds it" in said.err
+
+
+def test_a_link_is_written_through_and_a_device_is_not_replaced(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    assert thaw_predict(monkeypatch, folder, files[0], "--out", tmp_path / "link.csv") == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len((tmp_path / "real.csv").read_text().splitlines()) == 2
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name, what in (("pipe.csv", "no plain file"), ("bundle", "a folder")):
+        assert thaw_predict(monkeypatch, folder, files[0], "--format", "csv", "--out", tmp_path / name) == 2
+        assert f"{name} is {what}; give the name of a file." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

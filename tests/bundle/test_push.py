@@ -20,6 +20,7 @@ class Hub(ThreadingHTTPServer):
     """Takes what the hub's API takes for a new repository and a commit."""
 
     status = 200
+    private = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
@@ -54,7 +55,7 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.calls.append(self.path)
-        self._send({"siblings": [], "sha": "1" * 40, "id": "user/name"})
+        self._send({"siblings": [], "sha": "1" * 40, "id": "user/name", "private": self.server.private})
 
     def _send(self, answer: dict[str, Any]) -> None:
         content = json.dumps(answer).encode()
@@ -81,9 +82,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server.server_close()
 
 
-def test_a_bundle_arrives_whole_and_alone(hub: Hub, tmp_path: Path) -> None:
-    folder = small_bundle(tmp_path / "bundle")
+def with_card(folder: Path) -> Path:
+    small_bundle(folder)
     (folder / "README.md").write_text("---\nlibrary_name: thaw\n---\n# A model\n")
+    return folder
+
+
+def test_a_bundle_arrives_whole_and_alone(hub: Hub, tmp_path: Path) -> None:
+    folder = with_card(tmp_path / "bundle")
     (folder / ".secret").write_text("stays here")
     (folder / "link").symlink_to(tmp_path)
     assert push(folder, "user/name", private=True) == f"{hub.address}/user/name"
@@ -93,15 +99,37 @@ def test_a_bundle_arrives_whole_and_alone(hub: Hub, tmp_path: Path) -> None:
     }
 
 
+def test_a_snapshot_of_the_cache_arrives_too(hub: Hub, tmp_path: Path) -> None:
+    blobs, folder = with_card(tmp_path / "blobs"), tmp_path / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (folder / file.name).symlink_to(file)
+    push(folder, "user/name", private=False)
+    assert hub.files.keys() == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_nothing_goes_where_it_should_not(hub: Hub, tmp_path: Path) -> None:
+    folder, hub.private = with_card(tmp_path / "bundle"), False
+    with pytest.raises(BundleError, match="is there and public"):
+        push(folder, "user/name", private=True)
+    (folder / "README.md").unlink()
+    with pytest.raises(BundleError, match="no model card"):
+        push(folder, "user/name", private=False)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"holds no model.safetensors"):
+        push(folder, "user/name", private=False)
+    assert not hub.files
+
+
 @pytest.mark.parametrize(("status", "said"), [(401, "token is not valid"), (403, "may not write"), (500, "500")])
 def test_a_refusal_is_one_sentence(hub: Hub, tmp_path: Path, status: int, said: str) -> None:
     hub.status = status
     with pytest.raises(BundleError, match=said):
-        push(small_bundle(tmp_path / "bundle"), "user/name", private=False)
+        push(with_card(tmp_path / "bundle"), "user/name", private=False)
 
 
 def test_without_a_token_a_network_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = small_bundle(tmp_path / "bundle")
+    folder = with_card(tmp_path / "bundle")
     monkeypatch.setattr("thaw.bundle.push.get_token", lambda: None)
     with pytest.raises(BundleError, match="nobody is logged in"):
         push(folder, "user/name", private=False)

@@ -92,6 +92,13 @@ def test_a_bad_picture_says_why(content: bytes) -> None:
         decode_picture(content, SQUASH, "exact")
 
 
+def test_a_strip_that_cropping_would_blow_up_is_refused() -> None:
+    strip = encoded(Image.new("RGB", (1, 8000)))
+    assert decode_picture(strip, SQUASH, "exact").shape == (SQUASH.size, SQUASH.size, 3)
+    with pytest.raises(BadImageError, match="8,000 pixels, too narrow to crop"):
+        decode_picture(strip, replace(SQUASH, size=224, resize="crop", crop=0.875), "exact")
+
+
 def test_fast_decoding_stays_near_exact() -> None:
     smooth = noise(40, 40).resize((1024, 1024), Image.Resampling.BICUBIC)
     content = encoded(smooth, "JPEG", quality=95)

@@ -125,6 +125,10 @@ def test_a_run_is_shown_finished_running_silent_and_stopped(small_run: Path, tmp
     assert asked.get("/api/run").json()["state"] == "silent"
     (going / "progress.json").write_text(json.dumps(progress | {"state": "stopped", "why": "KeyboardInterrupt"}))
     assert asked.get("/api/run").json()["why"] == "KeyboardInterrupt"
+    shutil.copy(small_run / "metrics.json", going)  # finished, and then begun and stopped anew
+    assert asked.get("/api/run").json()["recommended"] == metrics["recommended"]
+    assert asked.get("/api/run").json()["arms"] == told["arms"]
+    (going / "metrics.json").unlink()
     (going / "progress.json").write_text("[half a fi")
     assert asked.get("/api/run").json()["state"] == "waiting"
 
@@ -135,7 +139,7 @@ def test_only_this_machine_under_its_own_name_may_ask(small_run: Path) -> None:
         assert asked.get("/", headers={"host": host}).status_code == 200, host
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a b"):
         assert asked.get("/", headers={"host": host}).status_code == 403, host
-    for origin in ("http://evil.example", "null", "http://localhost:1"):
+    for origin in ("http://evil.example", "null", "http://localhost:1", "http://["):
         assert asked.get("/api/about", headers={"origin": origin}).status_code == 403, origin
     assert asked.get("/api/about", headers={"origin": "http://localhost"}).status_code == 200
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thaw.bundle.predict import Named
-from thaw.data.folder import PICTURES
+from thaw.data.folder import PICTURES, walk
+from thaw.data.skipped import Skipped
 from thaw.errors import DataError, first_line
 from thaw.images.decode import BadImageError
+from thaw.progress import say
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Endings of file names that are taken for tables, in lower case."""
@@ -48,12 +50,10 @@ def find_pictures(given: Iterable[str], column: str, lines: TextIO) -> tuple[Ite
 
 def _files(argument: str) -> list[str]:
     if os.path.isdir(argument):
-        found = [
-            os.path.join(where, name)
-            for where, _, names in os.walk(argument)
-            for name in names
-            if Path(name).suffix.lower() in PICTURES and not name.startswith(".")
-        ]
+        skipped: list[Skipped] = []
+        found = [name for name in walk(argument, argument, skipped) if Path(name).suffix.lower() in PICTURES]
+        for one in skipped:
+            say(f"passed over {os.path.join(argument, one.id)}: {one.reason}")
         if not found:
             raise DataError(f"the folder {argument} holds no picture; give one that does, or a table of pictures.")
         return sorted(found)
@@ -87,9 +87,11 @@ def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
     root = path.parent.resolve()
     try:
         with path.open(encoding="utf-8-sig", newline="") as opened:
-            for row in csv.DictReader(opened, delimiter=separator):
-                if row.get(column):
-                    yield Named(row[column], _below(root, row[column]))
+            for number, row in enumerate(csv.DictReader(opened, delimiter=separator)):
+                if name := row.get(column):
+                    yield Named(name, _below(root, name))
+                else:
+                    yield Named(f"{path}#{number}", BadImageError(f"has no {column}"))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
 
@@ -109,7 +111,7 @@ def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
                 elif where:
                     yield Named(name, _below(root, where))
                 else:
-                    yield Named(name, b"")
+                    yield Named(name, BadImageError(f"has no {column}"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
 

@@ -116,13 +116,13 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
     folder = Path(path)
     config = read_config(folder)
     try:
-        needed = _Config.model_validate_json(_inside(folder, "config.json").read_bytes())
+        needed = _Config.model_validate_json(inside(folder, "config.json").read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         what = f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, ")
         raise BundleError(f"{folder / 'config.json'} is not as thaw writes it ({what}); copy it anew.") from error
-    weights = _inside(folder, "model.safetensors")
+    weights = inside(folder, "model.safetensors")
     try:
         # without memory for them at first, so that a small file cannot ask for the largest of networks
         with contextlib.suppress(NotImplementedError), torch.device("meta"):
@@ -152,7 +152,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
 
 def read_config(folder: Path) -> dict[str, Any]:
     """What a bundle's `config.json` holds. Raises BundleError where there is none that this version can read."""
-    file = _inside(folder, "config.json")
+    file = inside(folder, "config.json")
     try:
         if file.stat().st_size > MAX_CONFIG:
             raise BundleError(f"{file} is larger than {MAX_CONFIG >> 20} MiB, which none of thaw's is; copy it anew.")
@@ -189,7 +189,7 @@ def _check(weights: Path, model: nn.Module, backbone: str) -> None:
             )
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """A plain file of the bundle; its content may lie in the Hugging Face cache that the folder is part of."""
     if not folder.is_dir():
         raise BundleError(f"there is no bundle {folder}; {NO_BUNDLE}.")

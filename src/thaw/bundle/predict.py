@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from thaw.compute import choose_layout, hold_frozen
 from thaw.errors import DataError
-from thaw.images.decode import MAX_PIXELS, BadImageError, decode_picture, to_square, upright_rgb
+from thaw.images.decode import BadImageError, decode_picture, pixels_of
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.fold import fold
 from thaw.scoring.metrics import log_probabilities
@@ -152,9 +152,7 @@ def square(picture: Picture, preprocessing: Preprocessing, decode: str) -> NDArr
         picture = Image.fromarray(np.ascontiguousarray(picture))
     if not isinstance(picture, Image.Image):
         raise BadImageError(f"is of type {type(picture).__name__}, neither a path, bytes, a PIL image nor an array")
-    if picture.width * picture.height > MAX_PIXELS:
-        raise BadImageError(f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to resize")
-    return np.array(to_square(upright_rgb(picture), preprocessing))
+    return pixels_of(picture, preprocessing)
 
 
 def listed(pictures: Any) -> list[Picture]:

@@ -1,33 +1,36 @@
 """Upload a bundle to the Hugging Face hub."""
 
+import contextlib
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from thaw.bundle.load import read_config
+from thaw.bundle.load import inside, read_config
 from thaw.errors import BundleError, first_line
 
 
 def push(folder: Path, name: str, private: bool) -> str:
     """Make the repository `name`, such as `user/model`, if there is none, and upload the bundle's files.
 
-    Links and hidden files stay behind. Returns the repository's address. Raises BundleError where the folder is no
-    bundle, nobody is logged in, or the hub cannot be reached or refuses.
+    Links that lead out of it and hidden files stay behind. Returns the repository's address. Raises BundleError where
+    the folder is no bundle with a model card, nobody is logged in, the repository is there and public though `private`
+    is asked for, or the hub cannot be reached or refuses.
     """
     read_config(folder)
+    inside(folder, "model.safetensors")
+    if not (folder / "README.md").is_file():
+        raise BundleError(f"{folder} has no model card; write a README.md that says what the model is and is not for.")
     if get_token() is None:
         raise BundleError("nobody is logged in to the Hugging Face hub; run `hf auth login`, or set HF_TOKEN.")
-    files = [file.name for file in folder.iterdir() if file.is_file() and not file.is_symlink()]
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=name,
-            folder_path=folder,
-            allow_patterns=[file for file in files if not file.startswith(".")],
-            commit_message="Upload a bundle of thaw",
-        )
+        if private:
+            _check_private(api, name)
+        api.create_commit(name, _additions(folder), commit_message="Upload a bundle of thaw")
+    except BundleError:
+        raise
     except HFValidationError as error:
         raise BundleError(f"{name!r} is no name of a repository; write it as user/name.") from error
     except HfHubHTTPError as error:
@@ -42,3 +45,16 @@ def push(folder: Path, name: str, private: bool) -> str:
             f"the Hugging Face hub cannot be reached ({first_line(error)}); connect, and run it again."
         ) from error
     return str(address)
+
+
+def _check_private(api: HfApi, name: str) -> None:
+    if not api.repo_info(name).private:
+        raise BundleError(f"{name} is there and public; make it private on the hub, or push to another name.")
+
+
+def _additions(folder: Path) -> list[CommitOperationAdd]:
+    additions = []
+    for name in sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")):
+        with contextlib.suppress(BundleError):
+            additions.append(CommitOperationAdd(name, inside(folder, name)))
+    return additions

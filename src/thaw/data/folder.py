@@ -66,16 +66,40 @@ def list_class_folder(root: Path) -> Listing:
         raise DataError(f"{root} holds no folder per class; put the pictures of each class in a folder of its own.")
     for split, folder in parts:
         before = len(listing.paths)
-        for path in sorted(_files(folder, root, listing)):
+        for path in sorted(walk(folder, root, listing.skipped)):
             if Path(path).suffix.lower() in PICTURES:
                 listing.paths.append(path)
                 listing.labels.append(printable(folder.name))
                 listing.splits.append(split)
             else:
-                _skip(listing, path, root, "is not named like a picture")
+                _skip(listing.skipped, path, root, "is not named like a picture")
         if len(listing.paths) == before:
             raise DataError(f"the class folder {folder} holds no pictures; add some, or remove the folder.")
     return listing
+
+
+def walk(folder: Path | str, root: Path | str, skipped: list[Skipped]) -> Iterator[str]:
+    """The files below a folder, in no order, but for hidden ones; links to folders are followed, none of them twice.
+
+    What is left out otherwise is added to `skipped`, by its path below `root`.
+    """
+
+    def unreadable(error: OSError) -> None:
+        _skip(skipped, str(error.filename), root, f"cannot be read: {error.strerror}", bad=True)
+
+    seen = {os.path.realpath(folder)}
+    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        for name in sorted(folders):
+            path = os.path.join(where, name)
+            real = os.path.realpath(path)
+            again = real in seen or Path(os.path.realpath(where)).is_relative_to(real)
+            if again:
+                _skip(skipped, path, root, "is a link to a folder that is read already or holds it")
+            if again or name.startswith("."):
+                folders.remove(name)
+            seen.add(real)
+        folders.sort()
+        yield from (os.path.join(where, name) for name in files if not name.startswith("."))
 
 
 def printable(name: str) -> str:
@@ -89,30 +113,11 @@ def _folders(root: Path, listing: Listing) -> list[Path]:
         if not item.is_dir() or item.name.startswith((".", "__")):
             continue
         if item.is_symlink() and root.resolve().is_relative_to(item.resolve()):
-            _skip(listing, str(item), root, "is a link to a folder that holds it")
+            _skip(listing.skipped, str(item), root, "is a link to a folder that holds it")
         else:
             found.append(item)
     return found
 
 
-def _files(folder: Path, root: Path, listing: Listing) -> Iterator[str]:
-    def unreadable(error: OSError) -> None:
-        _skip(listing, str(error.filename), root, f"cannot be read: {error.strerror}", bad=True)
-
-    seen = {os.path.realpath(folder)}
-    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        for name in sorted(folders):
-            path = os.path.join(where, name)
-            real = os.path.realpath(path)
-            again = real in seen or Path(os.path.realpath(where)).is_relative_to(real)
-            if again:
-                _skip(listing, path, root, "is a link to a folder that is read already or holds it")
-            if again or name.startswith("."):
-                folders.remove(name)
-            seen.add(real)
-        folders.sort()
-        yield from (os.path.join(where, name) for name in files if not name.startswith("."))
-
-
-def _skip(listing: Listing, path: str, root: Path, reason: str, bad: bool = False) -> None:
-    listing.skipped.append(Skipped(printable(os.path.relpath(path, root)), reason, bad))
+def _skip(skipped: list[Skipped], path: str, root: Path | str, reason: str, bad: bool = False) -> None:
+    skipped.append(Skipped(printable(os.path.relpath(path, root)), reason, bad))

@@ -1,7 +1,9 @@
 """One picture: encoded bytes to the square of pixels that a network sees."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +22,28 @@ class BadImageError(Exception):
 
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
     """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no picture."""
+    with _decoding(), Image.open(io.BytesIO(content)) as picture:
+        if decode == "fast" and _is_safe(picture.width, picture.height):
+            shorter = shorter_side(preprocessing)
+            picture.draft("RGB", (shorter, shorter))
+        return pixels_of(picture, preprocessing)
+
+
+def pixels_of(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Any picture of Pillow's, decoded yet or not, to uint8 (size, size, 3). Raises BadImageError."""
+    with _decoding():
+        if not _is_safe(picture.width, picture.height):
+            raise BadImageError(f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode")
+        return np.array(to_square(upright_rgb(picture), preprocessing))
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """A block that decodes a picture; in whatever way its decoder fails, BadImageError says why."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters fails below
-            with Image.open(io.BytesIO(content)) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise BadImageError(
-                        f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode"
-                    )
-                if decode == "fast":
-                    shorter = shorter_side(preprocessing)
-                    picture.draft("RGB", (shorter, shorter))
-                return np.array(to_square(upright_rgb(picture), preprocessing))
+            yield
     except UnidentifiedImageError as error:
         raise BadImageError("is no picture in a format that can be read") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
@@ -48,11 +60,13 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
     The first frame of an animation; 16-bit grey is scaled to 8 bits.
     """
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
     if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         values = np.asarray(picture, dtype=np.float64)
         scale = 1.0 if picture.mode == "F" and values.max(initial=0) <= 255 else 255 / 65535
         picture = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
@@ -60,7 +74,10 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
 
 
 def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """An RGB picture resized to (size, size), as torchvision's `Resize` (and `CenterCrop`) do it."""
+    """An RGB picture resized to (size, size), as torchvision's `Resize` (and `CenterCrop`) do it.
+
+    Raises BadImageError for one so narrow that it would be too long to crop once its shorter side has that size.
+    """
     size, resample = preprocessing.size, FILTERS[preprocessing.interpolation]
     if preprocessing.resize == "squash":
         return picture.resize((size, size), resample)
@@ -70,5 +87,14 @@ def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image
         width, height = shorter, max(int(shorter * height / width), shorter)
     else:
         width, height = max(int(shorter * width / height), shorter), shorter
+    if not _is_safe(width, height):
+        raise BadImageError(
+            f"has {picture.width:,} x {picture.height:,} pixels, too narrow to crop: it would be resized to "
+            f"{width:,} x {height:,}"
+        )
     left, top = round((width - size) / 2), round((height - size) / 2)
     return picture.resize((width, height), resample).crop((left, top, left + size, top + size))
+
+
+def _is_safe(width: int, height: int) -> bool:
+    return width * height <= MAX_PIXELS

@@ -61,9 +61,17 @@ def _refusal(scope: Scope, known: frozenset[str]) -> str:
     if len(hosts) != 1 or not _is_known(hosts[0], known):
         return "this server answers under localhost or its address only; open the address that thaw serve printed."
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
-    if any(urlsplit(origin).netloc.lower() != hosts[0].lower() for origin in origins):
+    if any(_place(origin) != hosts[0].lower() for origin in origins):
         return "another site's page may not ask this server; open the address that thaw serve printed."
     return ""
+
+
+def _place(origin: str) -> str:
+    """Its host and port; empty where it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _is_known(host: str, known: frozenset[str]) -> bool:

@@ -15,23 +15,24 @@ def state_of(run: Path) -> dict[str, Any]:
     """How far the study in `run` is, and the search and the epochs of each arm so far.
 
     `state` is `waiting` (nothing is known yet), `running`, `silent` (running, but not heard of for a while), `stopped`
-    or `finished`. What the folder does not tell is None.
+    or `finished`. What the folder does not tell is None. A study that was finished before it was stopped anew still
+    tells what came of it.
     """
     told, metrics = _read(run / FILE), _read(run / "metrics.json")
     state: str = told.get("state", "finished" if metrics else "waiting")
     age = max(0.0, time.time() - told["updated"]) if "updated" in told else None
     if state == "running" and age is not None and age > SILENT_SECONDS:
         state = "silent"
-    finished = state == "finished" and bool(metrics)
+    ended = state not in ("running", "silent") and bool(metrics)
     arms: dict[str, Any] = {arm: {"runs": runs, "accuracy": None} for arm, runs in told.get("arms", {}).items()}
-    if finished:
+    if ended:
         arms = {
             arm: {
                 "runs": [
                     {**{name: one[name] for name in ("seed", "search", "epochs")}, "seconds": one["seconds"]["total"]}
                     for one in found["runs"]
                 ],
-                "accuracy": found["test"]["accuracy"],
+                "accuracy": found["over_seeds"]["accuracy"]["mean"],
             }
             for arm, found in metrics["arms"].items()
         }
@@ -40,10 +41,10 @@ def state_of(run: Path) -> dict[str, Any]:
         "state": state,
         **{name: told.get(name) for name in names},
         "recipe": told.get("recipe", metrics.get("recipe")),
-        "seconds": metrics["seconds"]["total"] if finished else told.get("seconds"),
+        "seconds": metrics["seconds"]["total"] if ended else told.get("seconds"),
         "heard": age,
         "report": (run / "report.html").is_file(),
-        "recommended": metrics.get("recommended") if finished else None,
+        "recommended": metrics.get("recommended") if ended else None,
         "arms": arms,
     }
 
