@@ -84,6 +84,18 @@ def test_nothing_is_said_of_a_clean_source(
     assert sentences(found, "warning") == ["2 classes have fewer than 10 images in test: 'a', 'b'"]
 
 
+def test_few_groups_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = folder.parent / "table.csv"
+    files = sorted(folder.glob("*/*/*.png"))
+    lines = [f"{file.relative_to(folder.parent)},{file.parent.name},{row % 20}" for row, file in enumerate(files)]
+    table.write_text("\n".join(["image,label,patient", *lines]))
+    code, out = check(monkeypatch, capsys, table, settings=(*PLAIN, "data.group=patient", "data.test=0.2"))
+    assert code == 0
+    assert "warning: the test images have 4 values of 'patient'; whatever the images, no difference" in out
+
+
 def test_planted_faults_are_counted_and_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

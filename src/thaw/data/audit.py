@@ -59,6 +59,7 @@ def audit(dataset: Dataset, data: Data) -> Audit:
         "splits": {split: len(rows) for split, rows in splits.rows().items()},
         "classes": {name: int((source.labels == code).sum()) for code, name in enumerate(source.classes)},
         "sizes": _sizes(dataset.headers),
+        "test_groups": None if groups is None else len(np.unique(groups[splits.test])),
         "skipped": len(source.skipped),
         "odd": {"counts": count_kinds(odd), "files": [asdict(one) for one in odd[:LISTED]]},
         "exact": {**_grouped(exact), "across": _named(exactly)},
@@ -69,7 +70,7 @@ def audit(dataset: Dataset, data: Data) -> Audit:
         "pairs": _listed_pairs(source, exact, part, copies),
         "leak": None,
     }
-    found["findings"] = [asdict(one) for one in data_findings(found, source, splits)]
+    found["findings"] = [asdict(one) for one in data_findings(found, source, splits, data.group)]
     return Audit(found, clusters, leaked > WORTH_PROBING * len(splits.test))
 
 

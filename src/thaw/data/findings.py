@@ -15,6 +15,8 @@ BALANCE = 10
 """A class with so many times fewer images than another is a warning."""
 FEW = 10
 """A class with fewer training or test images is a warning."""
+GROUPS = 8
+"""Fewer groups among the test images are a warning: an exact test of so few has no small p."""
 ODD = {
     "misnamed": "are in another format than their names say",
     "animated": "are animated; the first frame is used",
@@ -32,9 +34,18 @@ class Finding:
     what: str
 
 
-def data_findings(found: dict[str, Any], source: Source, splits: Splits) -> list[Finding]:
-    """What is to be said of an audit's numbers, the gravest first."""
+def data_findings(found: dict[str, Any], source: Source, splits: Splits, group: str | None) -> list[Finding]:
+    """What is to be said of an audit's numbers, the gravest first; `group` is the column that holds images together."""
     said = [*_copies(found), *_contradictions(found), *_files(found, source), *_classes(found, source, splits)]
+    if group is not None and found["test_groups"] < GROUPS:
+        values = _count(found["test_groups"], "value", "values")
+        said.append(
+            Finding(
+                "warning",
+                f"the test images have {values} of {group!r}; whatever the images, no difference between two arms can "
+                f"be significant with fewer than 6, none between four with fewer than {GROUPS}: make data.test larger",
+            )
+        )
     return sorted(said, key=lambda one: ("error", "warning", "note").index(one.severity))
 
 
