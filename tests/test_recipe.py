@@ -48,6 +48,9 @@ def test_the_founding_study_is_to_the_letter() -> None:
         ("train.seeds=[1,1]", "seeds must differ"),
         ("nonsense", "has no value"),
         ("train=1", "train = 1 should be"),
+        ("data.gruop=", "data.gruop= takes out what is not there; did you mean 'group'?"),
+        ("arms.scrach=", "did you mean 'scratch'?"),
+        ("arms.nothing=", "takes out what is not there; leave it out."),
     ],
 )
 def test_a_mistake_is_named_with_its_key_and_value(setting: str, said: str) -> None:

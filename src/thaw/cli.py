@@ -96,17 +96,27 @@ def init(source: str, out: Path) -> None:
     look = look_at(source)
     write_recipe(look, out)
     click.echo(f"Recipe: {out}, for {len(look.source.ids):,} images of {len(look.source.classes):,} classes")
+    if look.why["label"].startswith("a guess"):
+        click.echo(f"Classes: the column {look.data.label!r}, {look.why['label']}")
     click.echo(f"Look it over, then: thaw study --recipe {shlex.quote(str(out))}")
 
 
 @cli.command(short_help="Audit images and splits: odd files, duplicates, leaks")
-@click.argument("source", required=False)
+@click.argument("source", required=False, shell_complete=complete_file)
 @click.option(
     "--recipe",
     metavar="NAME_OR_FILE",
+    shell_complete=complete_recipe,
     help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
 )
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    shell_complete=complete_setting,
+    help="Change a key of the recipe.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write all that was found to standard output as JSON.")
 def check(source: str | None, recipe: str | None, settings: tuple[str, ...], as_json: bool) -> int:
     """Audit the images and splits of SOURCE before anything is trained on them.
@@ -155,7 +165,7 @@ def report(run: Path) -> None:
 
 @cli.command(short_help="Say the class of images with a trained model")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, shell_complete=complete_file)
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: standard output]")
 @click.option(
     "--format",

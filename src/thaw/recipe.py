@@ -238,7 +238,7 @@ def recipe_text(name_or_file: str) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no recipe is; give a recipe file.")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read as a recipe: {error}; give a TOML file in UTF-8.") from error
 
@@ -304,14 +304,18 @@ def _set(values: dict[str, Any], setting: str) -> None:
     values[last] = value
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on it, where None takes a key away."""
+def _merge(base: dict[str, Any], over: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`base` with `over` laid on it, where None takes a key away. `path` is where in the recipe that is."""
     merged = dict(base)
     for key, value in over.items():
         below = base.get(key)
         if isinstance(value, dict):
-            merged[key] = _merge(below if isinstance(below, dict) else {}, value)
+            merged[key] = _merge(below if isinstance(below, dict) else {}, value, (*path, key))
         elif value is None:
+            _, keys = _section([*path, key])
+            if key not in base and (key not in keys or path == ("arms",)):
+                near = _near(key, [*base, *keys]) or "leave it out."
+                raise RecipeError(f"--set {'.'.join([*path, key])}= takes out what is not there; {near}")
             merged.pop(key, None)
         else:
             merged[key] = value

@@ -194,16 +194,41 @@ def test_pictures_that_cannot_be_read_are_listed(class_folder: Path) -> None:
     assert [one.reason for one in read(class_folder).skipped] == ["is not named like a picture"]
 
 
+def test_what_lies_beside_the_classes_is_listed(class_folder: Path) -> None:
+    (class_folder / "stray.png").write_bytes(picture(1))
+    (class_folder / "__background__").mkdir()
+    (class_folder / "left" / "metadata.json").write_text("{}")
+    assert {one.id for one in read(class_folder).skipped} == {"stray.png", "__background__", "left/metadata.json"}
+
+
+def test_rows_without_a_split_are_left_out(class_folder: Path) -> None:
+    table = as_csv(class_folder)
+    lines = table.read_text().splitlines()
+    cells = ["", "train", "val", "Test"] * len(lines)
+    table.write_text(
+        "\n".join([f"{lines[0]},part", *(f"{line},{cell}" for line, cell in zip(lines[1:], cells, strict=False))])
+    )
+    data = Data(source=str(table), split="part")
+    found = read_source(data)
+    assert {one.reason for one in found.skipped} == {"has no split"}
+    assert {name: len(part) for name, part in make_splits(found, data).rows().items()} == {
+        name: len(found.ids) // 3 for name in ("train", "validation", "test")
+    }
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda p: p / "nowhere", "there is no"),
         (lambda p: _folder(p / "empty"), "no folder per class"),
-        (lambda p: _folder(p / "bare" / "cats").parent, "holds no pictures"),
+        (lambda p: _folder(p / "bare" / "cats").parent, "holds no picture;"),
         (lambda p: _one_class(p), "only the class 'cats'"),
+        (lambda p: _split(p), "is split into folders such as 'train', but 'test' beside it is no split"),
+        (lambda p: _table(p, "image,label\na,x\nb,y\n"), "such as 'a', which cannot be read: No such file"),
+        (lambda p: _table(p, "image;label\na.png;x\n"), "has only the column 'image;label'; separate columns by"),
         (lambda p: _table(p, "image,label\n"), "no class|cannot be read|holds"),
         (lambda p: _table(p, "picture,label\na.png,x\n"), "has no column 'image'"),
-        (lambda p: _table(p, "image,lable\na.png,x\n"), "has no column 'label'; it has lable"),
+        (lambda p: _table(p, "image,lable\na.png,x\n"), "has no column 'label'; it has 'lable'"),
         (lambda p: _text(p / "notes.txt"), "is no .csv, .tsv or .parquet table"),
         (lambda p: _text(p / "broken.parquet"), "cannot be read as a dataset"),
     ],
@@ -218,7 +243,7 @@ def test_a_bad_source_is_one_sentence(tmp_path: Path, make: object, said: str) -
 def test_slices_are_columns_beside_the_pictures(class_folder: Path) -> None:
     table = as_csv(class_folder)
     assert len(read(table, slices=["age"]).ids) == 60
-    with pytest.raises(DataError, match="no column 'agee'; it has age"):
+    with pytest.raises(DataError, match="no column 'agee'; it has 'age'"):
         read(table, slices=["agee"])
     with pytest.raises(DataError, match="names 'image', the column of the pictures"):
         read(table, slices=["image"])
@@ -227,6 +252,12 @@ def test_slices_are_columns_beside_the_pictures(class_folder: Path) -> None:
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     return path
+
+
+def _split(folder: Path) -> Path:
+    for path in ("train/cats", "train/dogs", "test"):
+        (_folder(folder / path) / "a.png").write_bytes(picture(1))
+    return folder
 
 
 def _one_class(path: Path) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thaw.data.source import Source
-from thaw.data.splits import make_splits, used_splits
+from thaw.data.splits import make_splits, unused_splits, used_splits
 from thaw.errors import DataError
 from thaw.recipe import Data
 
@@ -133,9 +133,21 @@ def test_groups_never_straddle_splits_and_labels_stay_near_their_shares() -> Non
 
 def test_a_split_that_is_not_used_is_named() -> None:
     whole = source([0, 1] * 30, ["train"] * 40 + ["validation"] * 10 + ["test"] * 10)
-    splits = make_splits(whole, data(validation=10, test="test"))
-    assert "validation (10 images)" in splits.how["unused"]
-    assert np.array_equal(used_splits(whole, data(validation=10, test="test")), [*range(40), *range(50, 60)])
+    used = used_splits(whole, data(validation=10, test="test"))
+    assert np.array_equal(used, [*range(40), *range(50, 60)])
+    assert unused_splits(whole, used) == {"unused": "the source's validation (10 images)"}
+    assert unused_splits(whole, np.arange(60)) == {}
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Train", "Valid", "Testing"), ("training", "dev", "TEST")]
+)
+def test_splits_are_known_by_their_usual_names(names: tuple[str, str, str]) -> None:
+    train, validation, test = names
+    whole = source([0, 1] * 30, [train] * 40 + [validation] * 10 + [test] * 10)
+    splits = make_splits(whole, data())
+    assert [len(rows) for rows in splits.rows().values()] == [40, 10, 10]
+    assert splits.how["validation"] == f"the source's split {validation!r} (10 images)"
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,9 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
     pixels = decode_picture(encoded(Image.fromarray(values)), SQUASH, "exact")
     assert pixels[0, 0, 0] < 5
     assert pixels[-1, -1, 0] > 250
+    for scaled in ((values / 65535).astype(np.float32), (values // 257).astype(np.int32)):
+        again = decode_picture(encoded(Image.fromarray(scaled), "TIFF"), SQUASH, "exact")
+        assert np.abs(again.astype(int) - pixels).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def audit(dataset: Dataset, data: Data) -> Audit:
         "sizes": _sizes(dataset.headers),
         "test_groups": None if groups is None else len(np.unique(groups[splits.test])),
         "skipped": len(source.skipped),
+        "unusable": [asdict(one) for one in source.skipped if one.bad][:LISTED],
         "odd": {"counts": count_kinds(odd), "files": [asdict(one) for one in odd[:LISTED]]},
         "exact": {**_grouped(exact), "across": _named(exactly)},
         "near": {**_grouped(near), "across": _named(nearly)},

@@ -15,6 +15,8 @@ BALANCE = 10
 """A class with so many times fewer images than another is a warning."""
 FEW = 10
 """A class with fewer training or test images is a warning."""
+NAMED = 3
+"""Files of a kind that are named."""
 GROUPS = 8
 """Fewer groups among the test images are a warning: an exact test of so few has no small p."""
 ODD = {
@@ -37,6 +39,8 @@ class Finding:
 def data_findings(found: dict[str, Any], source: Source, splits: Splits, group: str | None) -> list[Finding]:
     """What is to be said of an audit's numbers, the gravest first; `group` is the column that holds images together."""
     said = [*_copies(found), *_contradictions(found), *_files(found, source), *_classes(found, source, splits)]
+    if unused := splits.how.get("unused"):
+        said.append(Finding("note", f"not used: {unused}; name a split in data.validation or data.test to use it"))
     if group is not None and found["test_groups"] < GROUPS:
         values = _count(found["test_groups"], "value", "values")
         said.append(
@@ -103,13 +107,15 @@ def _contradictions(found: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _files(found: dict[str, Any], source: Source) -> Iterator[Finding]:
-    if source.skipped:
-        first = source.skipped[0]
-        yield Finding(
-            "warning",
-            f"{_count(len(source.skipped), 'file or row is', 'files or rows are')} left out, "
-            f"such as {first.id!r}, which {first.reason}",
-        )
+    bad = [one for one in source.skipped if one.bad]
+    others = [one for one in source.skipped if not one.bad]
+    for skipped, one, many in (
+        (bad, "picture cannot be used", "pictures cannot be used"),
+        (others, "file or row is left out", "files or rows are left out"),
+    ):
+        if skipped:
+            such = "; ".join(f"{it.id!r}, which {it.reason}" for it in skipped[:NAMED])
+            yield Finding("warning", f"{_count(len(skipped), one, many)}, such as {such}")
     for kind, count in found["odd"]["counts"].items():
         example = next(one["id"] for one in (*found["odd"]["files"], {"kind": kind, "id": ""}) if one["kind"] == kind)
         such = f", such as {example!r}" if example else ""

@@ -27,6 +27,12 @@ PICTURES = frozenset(
         ".jp2",
         ".ico",
         ".tga",
+        ".apng",
+        ".mpo",
+        ".pnm",
+        ".dib",
+        ".pcx",
+        ".qoi",
     ]
 )
 """Endings of file names that are taken for pictures, in lower case."""
@@ -52,11 +58,19 @@ def list_class_folder(root: Path) -> Listing:
     """`root/CLASS/**/picture`, or `root/SPLIT/CLASS/**/picture` when every folder in `root` is named like a split.
 
     Links to folders are followed, but never into a folder that is read already, or that holds the link. Raises
-    DataError where there is no class, or one without pictures.
+    DataError where there is no class, one without pictures, or a folder beside splits that is none.
     """
     listing = Listing()
     folders = _folders(root, listing)
-    brings = bool(folders) and all(folder.name.lower() in SPLITS and _folders(folder, Listing()) for folder in folders)
+    named = [folder for folder in folders if folder.name.lower() in SPLITS]
+    divided = [folder for folder in named if _folders(folder, Listing())]
+    brings = bool(folders) and len(divided) == len(folders)
+    if len(named) > 1 and divided and not brings:
+        other = next(folder for folder in folders if folder not in divided)
+        raise DataError(
+            f"{root} is split into folders such as {divided[0].name!r}, but {other.name!r} beside it is no split with "
+            "a folder per class; move it elsewhere, or put its pictures into folders of their classes."
+        )
     parts = (
         [(SPLITS[f.name.lower()], inner) for f in folders for inner in _folders(f, listing)]
         if brings
@@ -65,7 +79,7 @@ def list_class_folder(root: Path) -> Listing:
     if not parts:
         raise DataError(f"{root} holds no folder per class; put the pictures of each class in a folder of its own.")
     for split, folder in parts:
-        before = len(listing.paths)
+        before, left_out = len(listing.paths), len(listing.skipped)
         for path in sorted(walk(folder, root, listing.skipped)):
             if Path(path).suffix.lower() in PICTURES:
                 listing.paths.append(path)
@@ -74,7 +88,9 @@ def list_class_folder(root: Path) -> Listing:
             else:
                 _skip(listing.skipped, path, root, "is not named like a picture")
         if len(listing.paths) == before:
-            raise DataError(f"the class folder {folder} holds no pictures; add some, or remove the folder.")
+            others = listing.skipped[left_out:]
+            such = f" that can be used; {others[-1].id} {others[-1].reason}" if others else ""
+            raise DataError(f"the class folder {folder} holds no picture{such}; add some, or remove the folder.")
     return listing
 
 
@@ -110,9 +126,14 @@ def printable(name: str) -> str:
 def _folders(root: Path, listing: Listing) -> list[Path]:
     found = []
     for item in sorted(root.iterdir()):
-        if not item.is_dir() or item.name.startswith((".", "__")):
+        if item.name.startswith("."):
             continue
-        if item.is_symlink() and root.resolve().is_relative_to(item.resolve()):
+        if not item.is_dir():
+            if item.suffix.lower() in PICTURES:
+                _skip(listing.skipped, str(item), root, "lies in no class folder")
+        elif item.name.startswith("__"):
+            _skip(listing.skipped, str(item), root, "is named as programs name folders of their own")
+        elif item.is_symlink() and root.resolve().is_relative_to(item.resolve()):
             _skip(listing.skipped, str(item), root, "is a link to a folder that holds it")
         else:
             found.append(item)

@@ -7,7 +7,7 @@ from thaw.data.batches import make_inputs
 from thaw.data.dataset import Dataset
 from thaw.data.skipped import Skipped, check_bad
 from thaw.data.source import read_source
-from thaw.data.splits import make_splits, used_splits
+from thaw.data.splits import make_splits, unused_splits, used_splits
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import default_preprocessing
@@ -19,8 +19,9 @@ from thaw.store import key_of
 
 def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
-    source = read_source(recipe.data)
-    source = source.take(used_splits(source, recipe.data))
+    whole = read_source(recipe.data)
+    used = used_splits(whole, recipe.data)
+    source = whole.take(used)
     preprocessing = preprocessing_of(recipe)
     with clock("pixels"):
         pixels = make_pixels(source, preprocessing, recipe.images.decode)
@@ -28,6 +29,7 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     source = source.take(good, [Skipped(str(source.ids[row]), why, True) for row, why in sorted(pixels.bad.items())])
     check_bad(source.skipped, len(good), recipe.data)
     splits = make_splits(source, recipe.data)
+    splits.how.update(unused_splits(whole, used))
     key = key_of(pixels=pixels.key, good=good.tolist())
     inputs = make_inputs((pixels.array,), compute.device, good)
     return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)

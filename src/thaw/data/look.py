@@ -16,7 +16,7 @@ from PIL import Image
 from thaw.data.folder import PICTURES, SPLITS
 from thaw.data.rows import open_tables
 from thaw.data.source import Source, read_source
-from thaw.data.splits import DEFAULT_FRACTION, Splits, make_splits
+from thaw.data.splits import DEFAULT_FRACTION, Splits, make_splits, split_named, unused_splits, used_splits
 from thaw.errors import DataError
 from thaw.recipe import Data
 
@@ -26,7 +26,10 @@ TRIED = 20
 """Values of a column that are looked at to tell whether it holds pictures."""
 FEW = 50
 """A column without a telling name holds classes if it has at most as many different values."""
-LABEL_NAMES = ("label", "class", "target", "category", "species", "diagnosis", "y")
+LABEL_NAMES = (
+    *("label", "labels", "class", "classes", "target", "targets", "category", "categories"),
+    *("species", "breed", "diagnosis", "y"),
+)
 GROUP_NAMES = frozenset(
     [
         *("group", "person", "patient", "subject", "individual", "identity", "participant", "donor", "animal", "case"),
@@ -84,7 +87,7 @@ def look_at(name: str) -> Look:
     data = Data(source=name, **settings)
     source = read_source(data)
     for part in ("validation", "test"):
-        settings[part] = _part(part, source.splits.tolist())
+        settings[part] = split_named(part, source.splits.tolist()) or DEFAULT_FRACTION
     group = settings.pop("group", None)
     data = Data(source=name, **settings)
     splits = make_splits(source, data)
@@ -96,8 +99,8 @@ def look_at(name: str) -> Look:
             data = Data(source=name, **settings)
             why["group"] = f"{group!r} looks like one, but {str(error).partition(';')[0].rstrip('.')}"
     why |= {part: splits.how[part] for part in ("validation", "test")}
-    if "unused" in splits.how:
-        why["source"] = f"not used: {splits.how['unused']}"
+    if unused := unused_splits(source, used_splits(source, data)):
+        why["source"] = f"not used: {unused['unused']}"
     return Look(data, why, source, splits, *_sizes(source))
 
 
@@ -154,9 +157,16 @@ def _pictures(column: Column, folder: Path) -> str:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return "its values are encoded pictures" if any(_opens(value) for value in values) else ""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        files = [value for value in values if Path(value).suffix.lower() in PICTURES and (folder / value).is_file()]
+        files = [value for value in values if Path(value).suffix.lower() in PICTURES and _is_file(folder / value)]
         return f"its values are picture files, such as {files[0]!r}" if files else ""
     return ""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text too long for a path
+        return False
 
 
 def _opens(content: bytes) -> bool:
@@ -174,15 +184,19 @@ def _names_splits(column: Column) -> bool:
 
 def _groups(column: Column) -> bool:
     """Whether a column seems to say what pictures share: by its name, and by values that come several times."""
-    words = set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column.name).lower()))
     different = len(column.different())
-    return bool(words & GROUP_NAMES) and 5 <= different <= 0.9 * len(column.values)
+    return not _words(column.name).isdisjoint(GROUP_NAMES) and 5 <= different <= 0.9 * len(column.values)
+
+
+def _words(name: str) -> set[str]:
+    """Of a column's name, in lower case: `className` and `class_name` have the same."""
+    return set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))
 
 
 def _label(columns: list[Column], source: str, known: str) -> tuple[Column, str]:
     """The column that seems to hold the classes, and why."""
     possible = [column for column in columns if _could_be_classes(column)]
-    named = [c for wanted in LABEL_NAMES for c in possible if wanted in re.split(r"[^a-z]+", c.name.lower())]
+    named = [column for wanted in LABEL_NAMES for column in possible if wanted in _words(column.name)]
     if named:
         return named[0], f"by its name; it has {len(named[0].different()):,} different values"
     if listed := [column for column in possible if isinstance(column.feature, datasets.ClassLabel)]:
@@ -200,12 +214,6 @@ def _could_be_classes(column: Column) -> bool:
     if not 2 <= len(different) <= max(2, min(1000, len(column.values) // 2)):
         return False
     return all(not isinstance(value, float) or value.is_integer() for value in different)
-
-
-def _part(part: str, brought: list[str]) -> str | float:
-    """The split of the source that serves as `part`, whatever it is called, or the fraction to draw."""
-    known = sorted(set(brought), key=lambda name: (name != part, name))
-    return next((name for name in known if SPLITS.get(name.lower()) == part), DEFAULT_FRACTION)
 
 
 def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:

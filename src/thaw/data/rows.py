@@ -18,6 +18,8 @@ from thaw.recipe import Data
 
 TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
 """Endings of the files of a dataset that hold rows."""
+METADATA = ("csv", "jsonl", "parquet")
+"""Endings of a `metadata` file with the labels of the pictures beside it."""
 GAPS = ["", "nan", "NaN"]
 """Cells of a .csv or .tsv that hold nothing; other words that pandas takes so, such as None and NA, may be classes."""
 BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
@@ -82,9 +84,10 @@ def _stamp(file: str | Path) -> Stamp:
 
 
 def _is_dataset(folder: Path) -> bool:
-    marks = ("dataset_dict.json", "state.json", "metadata.csv", "metadata.jsonl", "metadata.parquet")
+    marks = ("dataset_dict.json", "state.json", *(f"metadata.{kind}" for kind in METADATA))
     return any((folder / mark).exists() for mark in marks) or any(
-        next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", "*/metadata.*")
+        next(folder.glob(pattern), None)
+        for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", *(f"*/metadata.{kind}" for kind in METADATA))
     )
 
 
@@ -162,8 +165,12 @@ def check_columns(names: list[str], data: Data) -> None:
             near = difflib.get_close_matches(column, names, 1) or [
                 name for name in names if not name.startswith("thaw:")
             ]
+            if len(near) == 1 and {";", "\t", "|"} & set(near[0]):
+                raise DataError(
+                    f"{data.source} has only the column {near[0]!r}; separate columns by commas, or by tabs in a .tsv."
+                )
             raise DataError(
-                f"{data.source} has no column {column!r}; it has {', '.join(near)}: "
+                f"{data.source} has no column {column!r}; it has {', '.join(map(repr, near))}: "
                 "set data.image, data.label, data.group or data.slices."
             )
 

@@ -96,6 +96,8 @@ def read_source(data: Data) -> Source:
     check_columns(table.column_names, data)
     if data.image == data.label:
         raise DataError(f"data.image and data.label both name the column {data.image!r}; give two columns.")
+    if data.image == data.group:
+        raise DataError(f"data.image and data.group both name the column {data.image!r}; give two columns.")
     if data.image in (data.slices or ()):
         raise DataError(f"data.slices names {data.image!r}, the column of the pictures; give other columns.")
     classes, labels = _classes(table, data)
@@ -110,12 +112,16 @@ def read_source(data: Data) -> Source:
     check_same(mapped)
     reasons |= {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
+    reasons |= {int(row): "has no split" for row in np.flatnonzero(splits == "")}
     order = sorted(
         (row for row in range(len(ids)) if row not in reasons),
         key=lambda row: (digests[row], labels[row], splits[row], ids[row]),
     )
     if not order:
-        raise DataError(f"{data.source} holds no picture that can be read; give a source with labelled images.")
+        row, why = next(iter(reasons.items())) if reasons else (0, "")
+        such = f", such as {str(ids[row])!r}, which {why}" if reasons else ""
+        remedy = "write paths as they are from the table's folder" if Path(data.source).is_file() else "give another"
+        raise DataError(f"{data.source} holds no picture that can be read{such}; {remedy}.")
     source = Source(
         classes,
         ids,
@@ -170,7 +176,10 @@ def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.i
         values = [None if value is None else str(value) for value in raw]
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no class at all"
-        raise DataError(f"{data.source} has {found} in the column {data.label!r}; a study needs two or more.")
+        inner = Path(data.source) / (names[0] if names else "")
+        wrapped = names and inner.is_dir() and any(path.is_dir() for path in inner.iterdir())
+        hint = f"; if its folders are the classes, give {inner}" if wrapped else "; a study needs two or more"
+        raise DataError(f"{data.source} has {found} in the column {data.label!r}{hint}.")
     if len(names) > 1000 and len(names) > len(values) / 2:
         raise DataError(
             f"the column {data.label!r} of {data.source} has {len(names):,} different values in {len(values):,} rows, "
@@ -185,7 +194,8 @@ def _splits(table: pa.Table, data: Data) -> NDArray[np.str_]:
         return np.array(table.column(BROUGHT).to_pylist(), dtype=np.str_)
     if data.split not in table.column_names:
         raise DataError(f"{data.source} has no column {data.split!r} to name the splits; set data.split.")
-    return np.array([str(value) for value in table.column(data.split).to_pylist()], dtype=np.str_)
+    values = table.column(data.split).to_pylist()
+    return np.array(["" if value is None or value != value else str(value) for value in values], dtype=np.str_)
 
 
 def _repeated(

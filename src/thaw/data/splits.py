@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thaw.data.folder import SPLITS
 from thaw.data.source import Source
 from thaw.errors import DataError
 from thaw.recipe import Data
@@ -58,8 +59,6 @@ def make_splits(source: Source, data: Data) -> Splits:
     parts |= {part: np.flatnonzero(source.splits == value) for part, value in named.items()}
     splits = Splits(pool[drawn == len(counts)], parts["validation"], parts["test"], {})
     splits.how.update(_how(splits, wanted, pool_name, data))
-    if unused := sorted(set(source.splits.tolist()) - {*pool_splits, *named.values()}):
-        splits.how["unused"] = f"the source's {_listed(unused)} ({np.isin(source.splits, unused).sum():,} images)"
     _check(splits, source, groups, data, list(counts))
     return splits
 
@@ -73,6 +72,19 @@ def used_splits(source: Source, data: Data) -> Rows:
     return np.flatnonzero(np.isin(source.splits, [*pool_splits, *map(str, wanted.values())]))
 
 
+def unused_splits(source: Source, used: Rows) -> dict[str, str]:
+    """What to add to `Splits.how` where the rows `used` leave some of the source's splits out."""
+    left = np.delete(source.splits, used)
+    names = sorted(set(left.tolist()))
+    return {"unused": f"the source's {_listed(names)} ({len(left):,} images)"} if names else {}
+
+
+def split_named(part: str, brought: list[str]) -> str | None:
+    """The split of a source that serves as train, validation or test, whatever it is called, such as `val` or `Dev`."""
+    known = sorted(set(brought), key=lambda name: (name != part, name))
+    return next((name for name in known if SPLITS.get(name.lower()) == part), None)
+
+
 def _parts(source: Source, data: Data) -> tuple[dict[str, str | int | float], list[str]]:
     """What validation and test are, a split of the source or how much to draw; and the splits to draw from."""
     brought = sorted(set(source.splits.tolist()))
@@ -81,12 +93,13 @@ def _parts(source: Source, data: Data) -> tuple[dict[str, str | int | float], li
     for part, value in given.items():
         if isinstance(value, str) and value not in brought:
             raise DataError(f"data.{part} = {value!r} is no split of {data.source}; it brings {', '.join(brought)}.")
-        wanted[part] = value if value is not None else part if part in brought else DEFAULT_FRACTION
+        wanted[part] = value if value is not None else split_named(part, brought) or DEFAULT_FRACTION
     named = [value for value in wanted.values() if isinstance(value, str)]
     if len(set(named)) < len(named):
         raise DataError(f"data.validation and data.test are both {data.test!r}; give each images of its own.")
-    pool_splits = ["train"] if "train" in brought else [name for name in brought if name not in named]
-    if "train" in named or not pool_splits:
+    train = split_named("train", brought)
+    pool_splits = [train] if train else [name for name in brought if name not in named]
+    if train in named or not pool_splits:
         raise DataError(f"nothing of {data.source} is left to train on; draw data.validation or data.test by number.")
     return wanted, pool_splits
 
@@ -96,6 +109,9 @@ def group_codes(source: Source, data: Data) -> NDArray[np.int64] | None:
     if data.group is None:
         return None
     values = source.columns.column(data.group).to_pylist()
+    if any(isinstance(value, (list, dict)) for value in values):
+        kind = source.columns.schema.field(data.group).type
+        raise DataError(f"the column {data.group!r} of {data.source} holds {kind}, not groups; set data.group.")
     codes: dict[object, int] = {}
     # a row without a group value is a group of its own
     return np.array(

@@ -13,6 +13,8 @@ from thaw.images.preprocessing import Preprocessing, shorter_side
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
+RULES = 2
+"""Counts up when a picture decodes to something else: part of the cache's keys."""
 FILTERS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
@@ -57,14 +59,15 @@ def _decoding() -> Iterator[None]:
 def upright_rgb(picture: Image.Image) -> Image.Image:
     """Any picture as RGB, turned upright by its EXIF orientation, on white where it is transparent.
 
-    The first frame of an animation; 16-bit grey is scaled to 8 bits.
+    The first frame of an animation; grey of 16 bits is scaled to 8, and so is what has fractions from 0 to 1.
     """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "La":
         picture = picture.convert("LA")
     if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         values = np.asarray(picture, dtype=np.float64)
-        scale = 1.0 if picture.mode == "F" and values.max(initial=0) <= 255 else 255 / 65535
+        deep, most = picture.mode.startswith("I;16"), values.max(initial=0)
+        scale = 255.0 if picture.mode == "F" and most <= 1 else 1.0 if not deep and most <= 255 else 255 / 65535
         picture = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

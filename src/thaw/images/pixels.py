@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from thaw.data.source import Source, digest_of
 from thaw.errors import DataError, out_of_memory
-from thaw.images.decode import BadImageError, decode_picture
+from thaw.images.decode import RULES, BadImageError, decode_picture
 from thaw.images.header import HEADER, KIND, read_header
 from thaw.images.preprocessing import Preprocessing
 from thaw.progress import in_order, stage, workers
@@ -39,7 +39,7 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
     do to decode it: that is no fault of the picture's, so it is not kept as a bad one.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
-    key = key_of(images=source.digests, spatial=spatial, header=KIND, pillow=PIL.__version__)
+    key = key_of(images=source.digests, spatial=spatial, header=KIND, rules=RULES, pillow=PIL.__version__)
     side = preprocessing.size
 
     def decoded(row: int) -> tuple[NDArray[np.uint8] | str, tuple[str, int, int, bool]]:
