@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from thaw import compute
-from thaw.compute import Compute, choose_compute, choose_layout, exact_fp32
+from thaw.compute import Compute, choose_compute, choose_layout, exact_fp32, set_layout
 from thaw.eviction import cache_folder
 from thaw.images.preprocessing import Normalise, Preprocessing
 
@@ -48,6 +48,23 @@ def test_no_layout_is_tried_that_would_end_the_process() -> None:
     network(pixels).sum().backward()
     assert not network[0].channels_last
     assert network[1].weight.grad is not None
+
+
+def test_what_has_other_dimensions_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv3d(3, 8, 3))
+    network.register_buffer("mask", torch.zeros(1, 64, 1, 49, 49))  # as that of a Swin's windows
+    set_layout(network, channels_last=True)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network[1].weight.is_contiguous()
+
+
+def test_a_trial_that_the_memory_does_not_hold_leaves_it_contiguous() -> None:
+    def step() -> None:
+        raise MemoryError
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 3))
+    assert not choose_layout(network, step, choose_compute("cpu", "fp32"), "a large network")
+    assert network[0].weight.is_contiguous()
 
 
 def test_fp32_on_cuda_is_no_tf32() -> None:

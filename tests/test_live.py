@@ -49,7 +49,7 @@ def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
             assert seen["stage_left"] == pytest.approx(12)
             assert seen["study_left"] is None
             advance(6)
-        end_arm({"search": search, "epochs": epochs * 2})
+        end_arm({"search": search, "epochs": epochs * 2, "seconds": {"total": 8}})
         begin_arm("head", 0)
         with stage("search", 5, "steps") as advance:
             clock[0] += 2

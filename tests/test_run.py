@@ -59,6 +59,8 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
                     "edge": None,
                     "search": [],
                     "epochs": [],
+                    "stopped": None,
+                    "precision": "fp32",
                     "head": "x",
                     "test": metrics(labels, logits),
                     "modules": [],

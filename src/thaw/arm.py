@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,8 @@ def run_arm(
         return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
+    if not np.isfinite(logits).all():
+        raise DivergedError(f"arm {arm} answers some test images with infinite numbers; lower the rates in [search].")
     answers = {"test": torch.from_numpy(logits)}
     if recipe.train.refit == "train":
         answers["validation"] = test(network, splits.validation, recipe, compute)

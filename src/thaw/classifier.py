@@ -39,6 +39,7 @@ from thaw.recipe import Recipe, validate
 from thaw.store import key_of
 from thaw.training.final import train
 from thaw.training.prepare import prepare
+from thaw.training.probe import probe_head
 from thaw.training.search import search
 
 ARM = "classifier"
@@ -188,6 +189,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         network, _ = prepare(ARM, seed, dataset, recipe, compute, [])
         labels, splits = dataset.labels(compute.device), dataset.splits
         try:
+            if recipe.arms[ARM].probe:
+                probe_head(network, ARM, seed, dataset, recipe, compute, [])
             found = search(network, labels, splits, recipe, seed, compute)
             trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute)
         except DivergedError:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thaw.checkpoint import remember
-from thaw.errors import RecipeError
+from thaw.errors import RecipeError, out_of_memory
 from thaw.eviction import cache_folder
 from thaw.images.preprocessing import Normalise
 from thaw.nets.graph import twin
@@ -128,7 +128,7 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
 
     Returns whether they are channels last. `step` runs the network once on a sample. The outcome of the trial is kept
     in the cache under `what`, so that the same study on the same machine always computes in the same layout, and in the
-    study's own notes.
+    study's own notes. Where the memory does not hold the sample, they stay contiguous.
     """
     if not any(isinstance(module, CONVOLUTIONS) for module in network.modules()):
         return False
@@ -138,10 +138,15 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
 
     def trial() -> dict[str, Any]:
         seconds = {False: float("inf"), True: float("inf")}
-        for _ in range(2):  # the first warms up
-            for channels_last in seconds:
-                set_layout(network, channels_last)
-                seconds[channels_last] = min(seconds[channels_last], _timed(step, compute))
+        try:
+            for _ in range(2):  # the first warms up
+                for channels_last in seconds:
+                    set_layout(network, channels_last)
+                    seconds[channels_last] = min(seconds[channels_last], _timed(step, compute))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return {"channels_last": False, "what": what, "seconds": None}
         faster = seconds[True] < seconds[False] * 1.1
         return {"channels_last": faster, "what": what, "seconds": [seconds[False], seconds[True]]}
 
@@ -160,10 +165,11 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
 
 
 def set_layout(network: nn.Module, channels_last: bool) -> None:
-    """Bring all four-dimensional parameters, and the images, into a memory layout; their values stay."""
+    """Bring the weights of two-dimensional convolutions, and the images, into a memory layout; their values stay."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network.to(memory_format=layout)
     for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=layout)
         if isinstance(module, Normalise):
             module.channels_last = channels_last
 

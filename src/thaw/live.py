@@ -38,7 +38,7 @@ class Live:
 
     def end_arm(self, result: dict[str, Any]) -> None:
         """The arm is trained and tested, now or by an earlier run of the study."""
-        spent = time.monotonic() - self._arm_start
+        spent = result["seconds"]["total"]
         self._finished.append(spent)
         self._running().update(search=result["search"], epochs=result["epochs"], seconds=spent)
 

@@ -143,7 +143,7 @@ def finish_run(
 
 def _of_arm(recipe: Recipe, arm: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """What `metrics.json` says of an arm: the fields of the first seed's run, and every run."""
-    of_run = ("seed", "learning_rate", "edge", "search", "epochs", "test", "seconds")
+    of_run = ("seed", "learning_rate", "edge", "search", "epochs", "stopped", "test", "precision", "seconds")
     return {
         "weights": recipe.weights_of(arm),
         "train": recipe.arms[arm].train,

@@ -111,7 +111,7 @@ def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:
     size, seed = preprocessing_of(recipe).size, recipe.train.seeds[0]
     plans = {arm: make_plan(arm, seed, len(source.classes), size, recipe, compute.device) for arm in recipe.arms}
     noted = {
-        arm: notes(plan, plan.parts is not None and plan.parts.prefix is not None, compute)
+        arm: notes(plan, plan.parts is not None and plan.parts.prefix is not None, size, compute)
         for arm, plan in plans.items()
     }
     return noted, len(used_splits(source, recipe.data))

@@ -201,6 +201,17 @@ def test_what_lies_beside_the_classes_is_listed(class_folder: Path) -> None:
     assert {one.id for one in read(class_folder).skipped} == {"stray.png", "__background__", "left/metadata.json"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves metadata.csv open
+def test_names_of_pictures_choose_no_splits(tmp_path: Path) -> None:
+    names = [f"{label}_{word}_{row}.png" for label in "ab" for word in ("train", "test", "plain") for row in range(3)]
+    for row, name in enumerate(names):
+        (tmp_path / name).write_bytes(picture(row))
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *(f"{name},{name[0]}" for name in names)]))
+    found = read(tmp_path)
+    assert len(found.ids) == len(names)
+    assert found.classes == ("a", "b")
+
+
 def test_rows_without_a_split_are_left_out(class_folder: Path) -> None:
     table = as_csv(class_folder)
     lines = table.read_text().splitlines()

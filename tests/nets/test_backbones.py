@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from thaw.errors import ModelError
-from thaw.nets.backbones import Preprocessing, build_backbone, default_preprocessing
+from thaw.nets.backbones import Preprocessing, build_backbone, check_size, default_preprocessing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -270,3 +270,26 @@ def _stand_in(
     (place / "new.pth").rename(place / f"model-{digest}.pth")
     monkeypatch.setenv("TORCH_HOME", str(folder))
     monkeypatch.setattr(weights.value, "url", f"https://example.invalid/model-{digest}.pth")
+
+
+@pytest.mark.parametrize(
+    "backbone", ["torchvision/vit_b_32", "timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224"]
+)
+def test_a_size_that_a_backbone_does_not_take_is_refused(backbone: str) -> None:
+    with pytest.raises(
+        ModelError, match=f"{backbone} takes no pictures of 96 px .*; leave out images.size, or set it to 224"
+    ):
+        check_size(backbone, 96)
+    check_size(backbone, 224)
+
+
+@pytest.mark.parametrize("backbone", ["torchvision/mobilenet_v2", "timm/convnext_atto", "torchvision/swin_t"])
+def test_a_size_that_a_backbone_takes_is_not_refused(backbone: str) -> None:
+    check_size(backbone, 96)
+
+
+def test_weights_for_another_form_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = torchvision.models.vit_b_32(image_size=384).state_dict()
+    monkeypatch.setattr("thaw.nets.backbones._download", lambda *_: state)
+    with pytest.raises(ModelError, match="for another form of torchvision/vit_b_32 than the one it has at 224 px"):
+        build_backbone("torchvision/vit_b_32", "IMAGENET1K_V1", 2, seed=0)

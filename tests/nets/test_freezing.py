@@ -38,6 +38,13 @@ def test_patterns(train: str | list[str], trained: list[str]) -> None:
     assert [row.module for row in rows if row.trained and row.module.startswith("features")] == trained
 
 
+def test_biases_of_attention_are_biases() -> None:
+    network = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
+    freeze(network, "head", "bias")
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trained == {"attention.in_proj_bias", "attention.out_proj.bias", "head.weight", "head.bias"}
+
+
 def test_freezing_again_starts_afresh() -> None:
     model = torchvision.models.resnet18()
     freeze(model, "fc", "all")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw.nets.freezing import freeze, set_mode
+from thaw.nets.probe import macs
 from thaw.nets.split import Split, split
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -270,3 +271,18 @@ def test_split_on_a_gpu(name: str) -> None:
         assert parts.prefix is not None, parts.reason
         with torch.no_grad():
             assert torch.equal(parts.scorer(*parts.prefix(images)), copy.deepcopy(model).eval()(images))
+
+
+def test_operations_are_counted_where_a_layer_is_given_a_trained_parameter() -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.layer = nn.Parameter(torch.zeros(1, 8)), nn.Linear(8, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.token) + images.mean()
+
+    network = Token()
+    with torch.no_grad():
+        assert macs(network, torch.zeros(1, 3, 4, 4)) == 8 * 4
+    assert all(parameter.requires_grad for parameter in network.parameters())

@@ -39,7 +39,8 @@ def study(images=1000, classes=("cat", "dog"), **arms):
     """What metrics.json holds of a study in which each arm is mistaken about images of its own."""
     best = max(arms, key=lambda name: np.mean([run["test"]["accuracy"] for run in arms[name]["runs"]]))
     splits = {"train": 8000, "test": images}
-    metrics = {"best": best, "classes": list(classes), "splits": splits, "arms": arms, "data": {}}
+    model = {"precision": "fp32"}
+    metrics = {"best": best, "classes": list(classes), "splits": splits, "arms": arms, "data": {}, "model": model}
     labels = np.repeat([0, 1], [images // 2, images - images // 2])
     random = np.random.default_rng(0)
     predicted = {
@@ -213,6 +214,16 @@ def test_overfitting_and_edges_are_called_out():
     plain = told(study(head=arm(900), tail=arm(920)))
     assert "overfitting" not in plain
     assert "grid" not in plain
+
+
+def test_what_did_not_train_to_the_end_is_told():
+    metrics = study(head=arm([900, 905]), tail=arm(950))
+    metrics["arms"]["head"]["runs"][1] |= {"stopped": "the loss became infinite in epoch 1, so it stays", "epochs": []}
+    metrics["arms"]["tail"]["runs"][0]["precision"] = "fp32"
+    metrics["model"] = {"precision": "bf16"}
+    text = told(metrics)
+    assert "`head`, seed 1, stopped early: the loss became infinite in epoch 1, so it stays." in text
+    assert "`tail` was trained in fp32, since its loss became infinite in bf16." in text
 
 
 def test_mistakes_of_two_classes_are_told_both_ways():

@@ -261,7 +261,7 @@ def test_a_last_step_that_diverges_is_noticed(
     network, recipe = toy_network(pixels), toy_recipe(*settings)
     before = [p.detach().clone() for p in network.tail.parameters()]
     trained = train(network, rate, labels, splits, recipe, 0, CPU)
-    assert trained.stopped == "the loss became infinite in epoch 1, so the weights of the epoch before it stand"
+    assert trained.stopped == "the loss became infinite in epoch 1, so it stays as it was, untrained"
     assert trained.epochs == []
     assert all(torch.equal(one, other) for one, other in zip(before, network.tail.parameters(), strict=True))
 

@@ -10,7 +10,7 @@ from thaw.data.source import read_source
 from thaw.data.splits import make_splits, unused_splits, used_splits
 from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
-from thaw.nets.backbones import default_preprocessing
+from thaw.nets.backbones import check_size, default_preprocessing
 from thaw.progress import Clock
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
@@ -19,10 +19,10 @@ from thaw.store import key_of
 
 def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
+    preprocessing = preprocessing_of(recipe)
     whole = read_source(recipe.data)
     used = used_splits(whole, recipe.data)
     source = whole.take(used)
-    preprocessing = preprocessing_of(recipe)
     with clock("pixels"):
         pixels = make_pixels(source, preprocessing, recipe.images.decode)
     good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)
@@ -36,6 +36,11 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """The backbone's own preprocessing with what the recipe says laid over it."""
+    """The backbone's own preprocessing with what the recipe says laid over it.
+
+    Raises ModelError where the backbone takes no pictures of that size.
+    """
     default = default_preprocessing(recipe.model.backbone, embedded_weights(recipe.model.weights))
-    return choose_preprocessing(default, recipe.images)
+    chosen = choose_preprocessing(default, recipe.images)
+    check_size(recipe.model.backbone, chosen.size)
+    return chosen

@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thaw.data.folder import list_class_folder
+from thaw.data.folder import SPLITS, list_class_folder
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
 from thaw.eviction import datasets_folder
@@ -100,7 +100,9 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             loaded = datasets.load_from_disk(str(path))
         elif path.is_dir():
-            loaded = datasets.load_dataset(str(path), cache_dir=cache)
+            # else names of pictures, such as c_train_1.jpg, would choose splits, and leave others out
+            files = {} if _brings_splits(path) else {"data_files": {"train": "**"}}
+            loaded = datasets.load_dataset(str(path), cache_dir=cache, **files)
         else:
             kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "parquet"
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -114,6 +116,13 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
     if _stamps(path) != before:
         raise DataError(f"{name} changed while it was read; run the command again when nothing writes to it.")
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
+
+
+def _brings_splits(folder: Path) -> bool:
+    """Whether a dataset folder says which splits it has: in tables, folders or a card."""
+    tables = (file for file in folder.rglob("*.parquet") if file.name != "metadata.parquet")
+    named = (item for item in folder.iterdir() if item.is_dir() and item.name.lower() in SPLITS)
+    return bool(next(tables, None) or next(named, None) or (folder / "README.md").exists())
 
 
 def _stamps(path: Path) -> tuple[Stamp, ...]:

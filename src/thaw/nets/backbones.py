@@ -95,6 +95,32 @@ def native_size(backbone: str) -> int:
     return default_preprocessing(backbone, "random").size
 
 
+def check_size(backbone: str, size: int) -> None:
+    """Raise ModelError where a backbone takes no pictures of `size` pixels; nothing is computed but shapes."""
+    native = native_size(backbone)
+    if size == native:
+        return
+    with contextlib.suppress(NotImplementedError), torch.device("meta"):
+        model = build_backbone(backbone, "random", 2, seed=0)[0].eval()
+        try:
+            model(torch.empty(1, 3, size, size))
+        except Exception as error:  # whatever the network's own code raises
+            if _runs(model, native):
+                raise ModelError(
+                    f"{backbone} takes no pictures of {size} px ({first_line(error)}); leave out images.size, or set "
+                    f"it to {native}."
+                ) from error
+
+
+def _runs(model: nn.Module, size: int) -> bool:
+    """Whether the network's shapes can be told without values, at the size that it is made for."""
+    try:
+        model(torch.empty(1, 3, size, size))
+    except Exception:
+        return False
+    return True
+
+
 def origin(backbone: str, weights: str) -> dict[str, str | None]:
     """What a library says of its weights: their `licence`, a name or an address; their repository on the Hugging Face
     `hub`; and `terms`, a sentence or two where no name says it all. Each None where nothing is known.
@@ -154,7 +180,13 @@ def _torchvision_model(name: str, weights: str | None, weights_follow: bool, cla
             value = state.pop(key)
             if not key.startswith(f"{head}."):
                 state[OLD_DENSENET.sub(r"\1\2", key)] = value
-        model.load_state_dict(state, strict=False)
+        try:
+            model.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # those of vision transformers for larger pictures have more positions
+            raise ModelError(
+                f"the weights {weights!r} are for another form of torchvision/{name} than the one it has at "
+                f"{default_preprocessing(f'torchvision/{name}', 'random').size} px; choose other weights."
+            ) from error
     return model
 
 

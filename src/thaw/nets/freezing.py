@@ -61,7 +61,9 @@ def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> 
         chosen = {name for name, module in own.items() if "norm" in type(module).__name__.lower()}
         what = "normalisation layers with parameters"
     elif train == "bias":
-        chosen = {name for name in own if name.rpartition(".")[2] == "bias" and not name.startswith(f"{head}.")}
+        # attentions call theirs in_proj_bias, q_bias or v_bias
+        named = {name for name in own if f"_{name.rpartition('.')[2]}".endswith("_bias")}
+        chosen = {name for name in named if not name.startswith(f"{head}.")}
         what = "biases before the head"
     elif train == "lora":
         chosen = {name for name in own if name.endswith((".up.weight", ".down.weight"))}

@@ -116,11 +116,16 @@ def macs(network: nn.Module, images: Tensor) -> int:
     """Multiply-adds per image of convolutions, matrix products and attention, as torch counts them."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # torch cannot look into nn.MultiheadAttention's fused kernel
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter fails where a module is given one as its input, as CaiT's class token
+        parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter:
             network(images[:1])
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops()) // 2
 
 

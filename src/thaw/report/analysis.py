@@ -41,7 +41,7 @@ def analysis(metrics: Metrics) -> dict[str, str]:
     sentences = {
         "Who wins": (standing, certainty, seeds),
         "Which to use": (choice,),
-        "How they learn": (_starts, _convergence, _overfitting, _edges),
+        "How they learn": (_starts, _convergence, _overfitting, _edges, _stops),
         "Where they fail": (_mistakes, _other_mistakes),
         "What they cost": (_cost, price),
     }
@@ -112,9 +112,9 @@ def _convergence(metrics: Metrics) -> str:
 def _overfitting(metrics: Metrics) -> str:
     over = []
     for arm, mean in mean_accuracies(metrics).items():
-        fitted = float(_training_accuracy(metrics, arm)[-1])
-        if fitted - mean > OVERFIT:
-            over.append(f"{named(arm)} ({percent(fitted)} against {percent(mean)})")
+        curve = _training_accuracy(metrics, arm)
+        if len(curve) and curve[-1] - mean > OVERFIT:
+            over.append(f"{named(arm)} ({percent(float(curve[-1]))} against {percent(mean)})")
     return f"Training accuracy well above test accuracy is a sign of overfitting: {listed(over)}." if over else ""
 
 
@@ -127,6 +127,19 @@ def _edges(metrics: Metrics) -> str:
                 f"The search chose the {edge} learning rate it tried for {listed(arms)}; "
                 f"a still {beyond} one, not tried, may do better."
             )
+    return " ".join(sentences)
+
+
+def _stops(metrics: Metrics) -> str:
+    """Which arms did not train to the end, or not in the precision that the study chose, and why."""
+    sentences = []
+    for arm, it in metrics["arms"].items():
+        for run in it["runs"]:
+            which = f"{named(arm)}, seed {run['seed']}," if len(it["runs"]) > 1 else named(arm)
+            if run.get("stopped"):
+                sentences.append(f"{which} stopped early: {run['stopped']}.")
+            if run.get("precision", metrics["model"]["precision"]) != metrics["model"]["precision"]:
+                sentences.append(f"{which} was trained in {run['precision']}, since its loss became infinite in bf16.")
     return " ".join(sentences)
 
 

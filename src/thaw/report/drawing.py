@@ -23,6 +23,7 @@ from thaw.report.figures import (
 )
 from thaw.report.standing import Metrics, accuracies, mean_accuracies
 from thaw.report.svg import inline_svg, png
+from thaw.scoring.comparison import spent_on
 
 Drawn = dict[str, tuple[Axes, str]]
 """By name, the axes of a figure and a sentence that says what it shows."""
@@ -62,10 +63,7 @@ def _of_study(metrics: Metrics) -> Drawn:
     }
     chosen = {arm: [run["learning_rate"] for run in it["runs"]] for arm, it in arms.items()}
     # a logarithmic axis has no zero
-    spent = {
-        arm: max(statistics.fmean(run["seconds"]["search"] + run["seconds"]["train"] for run in it["runs"]), 1e-3)
-        for arm, it in arms.items()
-    }
+    spent = {arm: max(statistics.fmean(map(spent_on, it["runs"])), 1e-3) for arm, it in arms.items()}
     trained = {arm: max(it["parameters"]["trainable"], 1) for arm, it in arms.items()}
     return {
         "accuracy-on-test": (plot_accuracies(by_arm, intervals), f"Test accuracy of each arm: {told}."),
@@ -109,6 +107,6 @@ def _curves(metrics: Metrics, quantity: str) -> Axes:
             for arm, found in metrics["arms"].items()
         }
 
-    first = next(iter(metrics["arms"].values()))["epochs"][0]
     validation = f"validation_{quantity}"
-    return plot_curves(of(quantity), quantity, of(validation) if validation in first else None)
+    scored = all(validation in epoch for found in metrics["arms"].values() for epoch in found["epochs"])
+    return plot_curves(of(quantity), quantity, of(validation) if scored else None)

@@ -87,6 +87,12 @@ def prices(
     return steps
 
 
+def spent_on(run: dict[str, Any]) -> float:
+    """Seconds of search and training, a probe's before them included."""
+    seconds: dict[str, float] = run["seconds"]
+    return seconds["search"] + seconds["train"] + seconds.get("probe", 0.0)
+
+
 def _test(lead: Codes, seeds: int, groups: Codes | None) -> float:
     if seeds == 1 and groups is None:
         return mcnemar(int((lead == 1).sum()), int((lead == -1).sum()))

@@ -12,7 +12,7 @@ from thaw.data.splits import group_codes
 from thaw.recipe import Data, Recipe
 from thaw.scoring.agreement import agree
 from thaw.scoring.calibration import calibrate
-from thaw.scoring.comparison import RULE, compare, prices, recommend
+from thaw.scoring.comparison import RULE, compare, prices, recommend, spent_on
 from thaw.scoring.slices import Slices, cut_slices, score_slices
 from thaw.scoring.statistics import score_intervals
 
@@ -64,7 +64,7 @@ def summarise(
     for arm in arms:
         of_arms[arm]["over_seeds"]["accuracy"]["mean"] = accuracy[arm]
     trained = {arm: results[arm][0]["parameters"]["trainable"] for arm in arms}
-    spent = {arm: statistics.fmean(_spent(one) for one in results[arm]) for arm in arms}
+    spent = {arm: statistics.fmean(spent_on(one) for one in results[arm]) for arm in arms}
     best, comparisons = max(arms, key=lambda arm: accuracy[arm]), compare(right, groups)
     return of_arms, {
         "best": best,
@@ -88,9 +88,3 @@ def _over_seeds(values: list[float]) -> dict[str, float | None]:
         "mean": statistics.fmean(values),
         "deviation": statistics.stdev(values) if len(values) > 1 else None,
     }
-
-
-def _spent(run: dict[str, Any]) -> float:
-    """Seconds of search and training."""
-    seconds: dict[str, float] = run["seconds"]
-    return seconds["search"] + seconds["train"]

@@ -24,7 +24,10 @@ VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__, 
 
 
 class Describer(nn.Module):
-    """From what a network takes to what enters its head, (n, features) float32; the network is in evaluation mode."""
+    """From what a network takes to what enters its head, (n, features) float32; the network is in evaluation mode.
+
+    Of a map, which enters a convolution as in SqueezeNet, it is the mean over the picture.
+    """
 
     def __init__(self, network: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -37,7 +40,8 @@ class Describer(nn.Module):
         return self.entered.float()
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.entered = inputs[0].flatten(1)
+        entered = inputs[0]
+        self.entered = entered.mean((2, 3)) if entered.dim() == 4 else entered.flatten(1)
 
 
 def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Features:

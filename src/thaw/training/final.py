@@ -15,10 +15,10 @@ from thaw.data.batches import shuffled
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError
 from thaw.live import note
-from thaw.progress import stage
+from thaw.progress import say, stage
 from thaw.recipe import Recipe
 from thaw.training.loop import fit, schedule
-from thaw.training.network import Network, epoch_seed, is_finite, optimizer_of, restore, score, snapshot, task_of
+from thaw.training.network import Network, epoch_seed, is_finite, optimizer_of, restore, score, snapshot, task_of, test
 
 Epoch = dict[str, float]
 
@@ -50,7 +50,7 @@ def train(
     Loss and accuracy are means over an epoch's images as they were trained on. Without refit on validation, each epoch
     is also scored there. With patience, the network is left as it was after the best epoch. A loss, or a weight after
     an epoch's last step, that is infinite or no number ends it with the last good epoch; in bf16 it raises
-    DivergedError instead, since fp32 may not diverge.
+    DivergedError instead, since fp32 may not diverge. So do, in either, logits that are no finite numbers.
     """
     settings = recipe.train
     refit = settings.refit == "train+validation"
@@ -66,8 +66,7 @@ def train(
     table, best, spent = _go_on(kept, network, optimizer, learning_rate)
     note("epochs", table)
     stopped = None
-    with stage("training", sum(lengths), "steps") as advance:
-        advance(sum(lengths[: len(table)]))
+    with stage("training", sum(lengths), "steps", sum(lengths[: len(table)])) as advance:
         for epoch in range(len(table), settings.epochs):
             before = snapshot(network.tail)
             compute.seed(epoch_seed(seed, epoch))
@@ -80,7 +79,9 @@ def train(
                 if compute.precision == "bf16":
                     raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
                 restore(network.tail, before)
-                stopped = f"the loss became infinite in epoch {epoch + 1}, so the weights of the epoch before it stand"
+                stands = "the weights of the epoch before it stand" if epoch else "it stays as it was, untrained"
+                stopped = f"the loss became infinite in epoch {epoch + 1}, so {stands}"
+                say(stopped)
                 break
             table.append(row)
             note("epochs", table)
@@ -94,6 +95,8 @@ def train(
                 _keep(kept, network, optimizer, learning_rate, table, best, spent + time.perf_counter() - begun)
     if settings.patience and best:
         restore(network.tail, best)
+    if refit and not torch.isfinite(test(network, splits.validation, recipe, compute)).all():
+        raise DivergedError("the trained network answers with infinite numbers; lower the rates in [search].")
     return Trained(table, stopped, spent + time.perf_counter() - begun)
 
 

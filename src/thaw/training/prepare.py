@@ -1,6 +1,5 @@
 """An arm's network made ready: built, frozen, split, its prefix run once over all images."""
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch.nn import functional
 from thaw.compute import Compute, choose_layout, hold_frozen
 from thaw.data.batches import Inputs, make_inputs
 from thaw.data.dataset import Dataset
+from thaw.errors import ModelError
 from thaw.images.preprocessing import Normalise
-from thaw.nets.activations import fingerprint, make_activations
+from thaw.nets.activations import fingerprint, make_activations, run
 from thaw.nets.backbones import build_backbone, native_size
 from thaw.nets.extend import extend
 from thaw.nets.freezing import Row, freeze, set_mode
@@ -28,7 +28,7 @@ from thaw.store import Entry, key_of
 from thaw.training.network import Network
 
 TRIAL_BATCH = 64
-"""Images of the trial that chooses a memory layout."""
+"""Images of the trial that chooses a memory layout, at most: no more than a batch of the recipe's."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,10 @@ def _freeze(model: nn.Module, head: str, arm: str, seed: int, recipe: Recipe) ->
     settings = recipe.arms[arm]
     if settings.train == "lora":
         adapt(model, head, settings.rank, seed)
-    return freeze(model, head, settings.train, native_size(recipe.model.backbone))
+    rows = freeze(model, head, settings.train, native_size(recipe.model.backbone))
+    if not any(parameter.requires_grad for parameter in model.get_submodule(head).parameters()):
+        raise ModelError(f"arms.{arm}.train leaves the new head, {head!r}, at random numbers; add it to the names.")
+    return rows
 
 
 def keep_activations(arm: str, seed: int, dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> None:
@@ -121,13 +124,15 @@ def prepare(
         scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
         inputs = _views(dataset, recipe)
     trains = nn.ModuleList([tail] if trunk is None else [trunk, tail])
-    channels_last = _lay_out(trains, inputs, compute, _what(arm, dataset, recipe))
+    few = min(TRIAL_BATCH, recipe.train.batch_size)
+    channels_last = _lay_out(trains, inputs, few, compute, _what(arm, dataset, recipe))
     trunk = None if trunk is None else hold_frozen(trunk, compute)
     tail, scorer = hold_frozen(tail, compute), hold_frozen(scorer, compute)
     rates = depth_scales(plan.model, plan.head, recipe.arms[arm].layer_decay, native_size(recipe.model.backbone))
     scales = tuple(rates[parameter] for parameter in tail.parameters() if parameter.requires_grad)
     network = Network(plan.model, trunk, tail, scorer, inputs, scales)
-    return network, notes(plan, entry is not None, compute) | {"channels_last": channels_last}
+    noted = notes(plan, entry is not None, dataset.preprocessing.size, compute)
+    return network, noted | {"channels_last": channels_last}
 
 
 def _activations(
@@ -146,7 +151,8 @@ def _activations(
         extension = extend(earlier.parts, parts)
         if extension and fingerprint(extension[0]) == earlier.values:
             prefix, inputs, start = extension[1], make_inputs(earlier.entry.arrays, compute.device), earlier.key
-    _lay_out(nn.ModuleList([prefix]), inputs, compute, f"prefix of {_what(arm, dataset, recipe)}")
+    few = min(TRIAL_BATCH, recipe.train.batch_size)
+    _lay_out(nn.ModuleList([prefix]), inputs, few, compute, f"prefix of {_what(arm, dataset, recipe)}")
     # from other activations the same values come out but for rounding
     given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing), "views": views, "start": start}
     key = key_of(**given, computation=parts.key, values=values)
@@ -165,12 +171,13 @@ def _views(dataset: Dataset, recipe: Recipe) -> Inputs:
     return replace(dataset.pixels, mirrors=recipe.train.flips)
 
 
-def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) -> bool:
-    """Choose the memory layout of parts that run one after the other by a trial; weights and statistics stay.
+def _lay_out(parts: nn.ModuleList, inputs: Inputs, images: int, compute: Compute, what: str) -> bool:
+    """Choose the memory layout of parts that run one after the other by a trial of so many images; weights and
+    statistics stay.
 
     Returns whether it is channels last.
     """
-    tensors = next(inputs.batches([np.arange(TRIAL_BATCH) % len(inputs)]))
+    tensors = next(inputs.batches([np.arange(images) % len(inputs)]))
     trained = [p for p in parts.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in parts.buffers()]
 
@@ -190,15 +197,18 @@ def _lay_out(parts: nn.ModuleList, inputs: Inputs, compute: Compute, what: str) 
     return channels_last
 
 
-def notes(plan: Plan, cached: bool, compute: Compute) -> dict[str, Any]:
-    """What the run says of an arm's network: its modules, its parameters and what of it is computed once."""
+def notes(plan: Plan, cached: bool, size: int, compute: Compute) -> dict[str, Any]:
+    """What the run says of an arm's network: its modules, its parameters and what of it is computed once.
+
+    `size` is the side of its input in pixels.
+    """
     parts, parameters = plan.parts, list(plan.model.parameters())
     frontier: dict[str, Any] = {"nodes": [], "bytes_per_image": 0, "share_saved": 0.0}
-    if parts is not None and cached:
-        each = 2 if compute.precision == "bf16" else 4
+    if parts is not None and parts.prefix is not None and cached:
+        kept = run(parts.prefix, (torch.zeros(2, 3, size, size, device=compute.device),), compute)
         frontier = {
             "nodes": list(parts.frontier),
-            "bytes_per_image": each * sum(math.prod(shape) for shape in parts.shapes),
+            "bytes_per_image": sum(array[0].nbytes for array in kept),
             "share_saved": parts.prefix_macs / parts.total_macs,
         }
     return {
