@@ -118,7 +118,7 @@ def read_source(data: Data) -> Source:
         key=lambda row: (digests[row], labels[row], splits[row], ids[row]),
     )
     if not order:
-        row, why = next(iter(reasons.items())) if reasons else (0, "")
+        row, why = min(reasons.items()) if reasons else (0, "")
         such = f", such as {str(ids[row])!r}, which {why}" if reasons else ""
         remedy = "write paths as they are from the table's folder" if Path(data.source).is_file() else "give another"
         raise DataError(f"{data.source} holds no picture that can be read{such}; {remedy}.")
