@@ -64,5 +64,5 @@ def test_an_arm_that_is_always_right_on_validation_gets_no_temperature() -> None
     logits = np.array([[9, 0], [0, 9], [9, 0], [0, 9]], dtype=np.float32)
     found = calibrate(labels, logits, (labels, logits))
     assert found["temperature"] is found["ece_after"] is None
-    assert found["why"].startswith("with all 4 validation images right")
+    assert found["why"].startswith("all 4 validation images are right")
     assert calibrate(labels, logits, (1 - labels, logits))["temperature"] > 1

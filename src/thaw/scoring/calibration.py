@@ -29,9 +29,7 @@ def calibrate(labels: Codes, logits: Logits, validation: tuple[Codes, Logits] | 
         why = 'the final training saw the validation images; train.refit = "train" leaves them to fit a temperature'
     elif (validation[1].argmax(1) == validation[0]).all():
         temperature, after = None, None
-        why = (
-            f"with all {len(validation[0]):,} validation images right, the lower it is the better it fits, without end"
-        )
+        why = f"all {len(validation[0]):,} validation images are right, so that the lower it is, the better it fits"
     else:
         temperature = fit_temperature(*validation)
         after = reliability(labels, logits / temperature)[0]
