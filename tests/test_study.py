@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from test_sources import as_csv, as_dataset, as_parquet
 from thaw.cli import main
+from thaw.errors import DivergedError
 from thaw.training import final
 
 QUICK = (
@@ -154,6 +155,26 @@ def test_a_dry_run_shows_what_each_arm_trains(
     assert "runs whole: nothing is frozen" in told
     assert "of the arithmetic" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_an_arm_that_diverges_in_bf16_is_trained_again_in_fp32(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(*arguments: Any) -> final.Trained:
+        if arguments[6].precision == "bf16":
+            raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
+        return final.train(*arguments)
+
+    monkeypatch.setattr("thaw.arm.train", train)
+    alone = ("train.precision=bf16", "arms.scratch=", "arms.last-stage=", "arms.everything=")
+    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run", settings=(*QUICK[:-1], *alone)) == 0
+    assert "arm head: the loss became infinite in bf16; set train.precision to fp32; it is trained again in fp32" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert metrics_of(tmp_path / "run")["arms"]["head"]["runs"][0]["precision"] == "fp32"
+    assert "was trained in fp32, since its loss became infinite in bf16." in (
+        (tmp_path / "run" / "report.html").read_text()
+    )
 
 
 def test_a_bundle_holds_the_trained_weights(

@@ -12,7 +12,7 @@ from thaw.bundle.save import bundle_config, save_bundle
 from thaw.checkpoint import load_state, save_state
 from thaw.compute import Compute
 from thaw.data.dataset import Dataset
-from thaw.errors import DivergedError
+from thaw.errors import DivergedError, ModelError
 from thaw.files import require_room
 from thaw.nets.backbones import content_of
 from thaw.nets.lora import merge
@@ -43,8 +43,29 @@ def run_arm(
 
     What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again. `behind`
     are the arms and seeds that it finished whole, whose activations are not in `kept` before one that follows needs
-    them.
+    them. An arm that diverges in bf16 is trained again in fp32.
     """
+    try:
+        return _run_arm(arm, seed, dataset, recipe, compute, behind, kept, clock, run)
+    except DivergedError as error:
+        if compute.precision == "fp32":
+            raise
+        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
+    # here, since while the error is handled the network that diverged is held
+    return _run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
+
+
+def _run_arm(
+    arm: str,
+    seed: int,
+    dataset: Dataset,
+    recipe: Recipe,
+    compute: Compute,
+    behind: list[tuple[str, int]],
+    kept: list[Kept],
+    clock: Clock,
+    run: Path,
+) -> tuple[dict[str, Any], Tested]:
     splits, labels = dataset.splits, dataset.labels(compute.device)
     work = work_folder(run, dataset, recipe, compute) / f"{arm}-{seed}"
     bundle = run / "models" / arm if seed == recipe.train.seeds[0] else None
@@ -58,20 +79,14 @@ def run_arm(
             catch_up(*behind.pop(0), dataset, recipe, compute, kept)
         network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
     require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
-    try:
-        if recipe.arms[arm].probe:
-            noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
-        found = search(network, labels, splits, recipe, seed, compute, work)
-        trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
-    except DivergedError as error:
-        if compute.precision == "fp32":
-            raise
-        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
-        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
+    if recipe.arms[arm].probe:
+        noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
+    found = search(network, labels, splits, recipe, seed, compute, work)
+    trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
     if not np.isfinite(logits).all():
-        raise DivergedError(f"arm {arm} answers some test images with infinite numbers; lower the rates in [search].")
+        raise ModelError(f"arm {arm} answers some test images with infinite numbers; lower the rates in [search].")
     answers = {"test": torch.from_numpy(logits)}
     if recipe.train.refit == "train":
         answers["validation"] = test(network, splits.validation, recipe, compute)
