@@ -21,6 +21,21 @@ from thaw.interrupt import ends_promptly
 from thaw.printing import print_audit, print_plan, print_results
 from thaw.progress import plain
 
+of_recipe = click.option(
+    "--recipe",
+    metavar="NAME_OR_FILE",
+    shell_complete=complete_recipe,
+    help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
+)
+of_settings = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    shell_complete=complete_setting,
+    help="Change a key of the recipe, such as train.epochs=10; KEY= takes it out. May be repeated.",
+)
+
 
 class InOrder(click.Group):
     """Lists its commands in the order in which they stand here."""
@@ -45,21 +60,9 @@ def cli(debug: bool) -> None:
 
 @cli.command(short_help="Train a backbone in several ways, compare them, write a report")
 @click.argument("source", required=False, shell_complete=complete_file)
-@click.option(
-    "--recipe",
-    metavar="NAME_OR_FILE",
-    shell_complete=complete_recipe,
-    help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
-)
+@of_recipe
 @click.option("--out", type=click.Path(path_type=Path), help="The folder for the results.  [default: runs/RECIPE]")
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    shell_complete=complete_setting,
-    help="Change a key of the recipe, such as train.epochs=10; KEY= takes it out. May be repeated.",
-)
+@of_settings
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, and stop.")
 def study(source: str | None, recipe: str | None, out: Path | None, settings: tuple[str, ...], dry_run: bool) -> None:
     """Train a backbone in several ways on the images of SOURCE, compare them, and write a report.
@@ -103,20 +106,8 @@ def init(source: str, out: Path) -> None:
 
 @cli.command(short_help="Audit images and splits: odd files, duplicates, leaks")
 @click.argument("source", required=False, shell_complete=complete_file)
-@click.option(
-    "--recipe",
-    metavar="NAME_OR_FILE",
-    shell_complete=complete_recipe,
-    help="A built-in recipe (see `thaw recipes`) or a TOML file; `photos` where SOURCE is given, else `emoji-people`.",
-)
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    shell_complete=complete_setting,
-    help="Change a key of the recipe.",
-)
+@of_recipe
+@of_settings
 @click.option("--json", "as_json", is_flag=True, help="Write all that was found to standard output as JSON.")
 def check(source: str | None, recipe: str | None, settings: tuple[str, ...], as_json: bool) -> int:
     """Audit the images and splits of SOURCE before anything is trained on them.
