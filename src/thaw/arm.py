@@ -45,27 +45,6 @@ def run_arm(
     are the arms and seeds that it finished whole, whose activations are not in `kept` before one that follows needs
     them. An arm that diverges in bf16 is trained again in fp32.
     """
-    try:
-        return _run_arm(arm, seed, dataset, recipe, compute, behind, kept, clock, run)
-    except DivergedError as error:
-        if compute.precision == "fp32":
-            raise
-        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
-    # here, since while the error is handled the network that diverged is held
-    return _run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
-
-
-def _run_arm(
-    arm: str,
-    seed: int,
-    dataset: Dataset,
-    recipe: Recipe,
-    compute: Compute,
-    behind: list[tuple[str, int]],
-    kept: list[Kept],
-    clock: Clock,
-    run: Path,
-) -> tuple[dict[str, Any], Tested]:
     splits, labels = dataset.splits, dataset.labels(compute.device)
     work = work_folder(run, dataset, recipe, compute) / f"{arm}-{seed}"
     bundle = run / "models" / arm if seed == recipe.train.seeds[0] else None
@@ -79,10 +58,20 @@ def _run_arm(
             catch_up(*behind.pop(0), dataset, recipe, compute, kept)
         network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
     require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
-    if recipe.arms[arm].probe:
-        noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
-    found = search(network, labels, splits, recipe, seed, compute, work)
-    trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
+    diverged = False
+    try:
+        if recipe.arms[arm].probe:
+            noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
+        found = search(network, labels, splits, recipe, seed, compute, work)
+        trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
+    except DivergedError as error:
+        if compute.precision == "fp32":
+            raise
+        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
+        diverged = True
+    if diverged:  # now that the error, which holds the network too, is gone
+        del network
+        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
     with own("test"):
         logits = test(network, splits.test, recipe, compute).numpy()
     if not np.isfinite(logits).all():

@@ -25,7 +25,7 @@ from thaw.scoring.summary import Tested
 from thaw.scoring.suspects import keep_suspects
 from thaw.shown import show
 from thaw.training.describe import describe
-from thaw.training.prepare import Kept, make_plan, notes, order_arms
+from thaw.training.prepare import Kept, make_plan, notes, order_arms, planned_bytes
 from thaw.training.probe import catch_up
 
 
@@ -110,8 +110,5 @@ def plan_study(recipe: Recipe) -> tuple[dict[str, dict[str, Any]], int]:
     source = read_source(recipe.data)
     size, seed = preprocessing_of(recipe).size, recipe.train.seeds[0]
     plans = {arm: make_plan(arm, seed, len(source.classes), size, recipe, compute.device) for arm in recipe.arms}
-    noted = {
-        arm: notes(plan, plan.parts is not None and plan.parts.prefix is not None, size, compute)
-        for arm, plan in plans.items()
-    }
+    noted = {arm: notes(plan, planned_bytes(plan, size, compute)) for arm, plan in plans.items()}
     return noted, len(used_splits(source, recipe.data))

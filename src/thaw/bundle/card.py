@@ -113,22 +113,19 @@ def _use(config: dict[str, Any]) -> str:
 def _scores(config: dict[str, Any], found: dict[str, Any]) -> str:
     test, of_arm = config["test"], found["arms"][config["arm"]]
     seeds, means = len(of_arm["runs"]), of_arm["over_seeds"]
-    mean = {score: f" {means[score]['mean']:.4f} |" if seeds > 1 else "" for score in SCORES}
-    rows = [
-        f"| {title} | {test[score]:.4f} |{mean[score]} {_interval(test['intervals'][score])} |"
-        for score, title in SCORES.items()
-    ]
+    several = [f"mean of {seeds} seeds", "95% interval of it"] if seeds > 1 else ["95% interval"]
+    columns = ["score", "this model" if seeds > 1 else "value", *several]
+    rows = []
+    for score, title in SCORES.items():
+        mean = [f"{means[score]['mean']:.4f}"] if seeds > 1 else []
+        rows.append([title, f"{test[score]:.4f}", *mean, _interval(test["intervals"][score])])
     lines = [
         "## Scores",
         "",
         f"On {test['images']:,} test images that neither training nor any choice had seen "
         f"({_plain(found['data']['how']['test'])}). Precision, recall and F1 are weighted by class.",
         "",
-        f"| score | this model | mean of {seeds} seeds | 95% interval of it |"
-        if seeds > 1
-        else "| score | value | 95% interval |",
-        "|---|---|---|---|" if seeds > 1 else "|---|---|---|",
-        *rows,
+        *(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)),
     ]
     return "\n".join(lines)
 

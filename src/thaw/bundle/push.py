@@ -19,7 +19,8 @@ def push(folder: Path, name: str, private: bool) -> str:
     """
     read_config(folder)
     inside(folder, "model.safetensors")
-    if not (folder / "README.md").is_file():
+    additions = _additions(folder)
+    if "README.md" not in {addition.path_in_repo for addition in additions}:
         raise BundleError(f"{folder} has no model card; write a README.md that says what the model is and is not for.")
     if get_token() is None:
         raise BundleError("nobody is logged in to the Hugging Face hub; run `hf auth login`, or set HF_TOKEN.")
@@ -28,7 +29,7 @@ def push(folder: Path, name: str, private: bool) -> str:
         address = api.create_repo(name, private=private, exist_ok=True)
         if private:
             _check_private(api, name)
-        api.create_commit(name, _additions(folder), commit_message="Upload a bundle of thaw")
+        api.create_commit(name, additions, commit_message="Upload a bundle of thaw")
     except BundleError:
         raise
     except HFValidationError as error:

@@ -8,6 +8,8 @@ import numpy as np
 
 from thaw.data.source import Source
 from thaw.data.splits import Splits
+from thaw.scoring.comparison import ALPHA
+from thaw.scoring.statistics import fewest
 
 LEAK = 0.2
 """Share of test images with a near copy elsewhere from which that is an error; less is a warning."""
@@ -17,8 +19,6 @@ FEW = 10
 """A class with fewer training or test images is a warning."""
 NAMED = 3
 """Files of a kind that are named."""
-GROUPS = 8
-"""Fewer groups among the test images are a warning: an exact test of so few has no small p."""
 ODD = {
     "misnamed": "are in another format than their names say",
     "animated": "are animated; the first frame is used",
@@ -39,17 +39,7 @@ class Finding:
 def data_findings(found: dict[str, Any], source: Source, splits: Splits, group: str | None) -> list[Finding]:
     """What is to be said of an audit's numbers, the gravest first; `group` is the column that holds images together."""
     said = [*_copies(found), *_contradictions(found), *_files(found, source), *_classes(found, source, splits)]
-    if unused := splits.how.get("unused"):
-        said.append(Finding("note", f"not used: {unused}; name a split in data.validation or data.test to use it"))
-    if group is not None and found["test_groups"] < GROUPS:
-        values = _count(found["test_groups"], "value", "values")
-        said.append(
-            Finding(
-                "warning",
-                f"the test images have {values} of {group!r}; whatever the images, no difference between two arms can "
-                f"be significant with fewer than 6, none between four with fewer than {GROUPS}: make data.test larger",
-            )
-        )
+    said += _splits(found, splits, group)
     return sorted(said, key=lambda one: ("error", "warning", "note").index(one.severity))
 
 
@@ -139,6 +129,20 @@ def _classes(found: dict[str, Any], source: Source, splits: Splits) -> Iterator[
                 "warning",
                 f"{_count(len(few), 'class has', 'classes have')} fewer than {FEW} images in {split}: {names}",
             )
+
+
+def _splits(found: dict[str, Any], splits: Splits, group: str | None) -> Iterator[Finding]:
+    if unused := splits.how.get("unused"):
+        yield Finding("note", f"not used: {unused}; name a split in data.validation or data.test to use it")
+    two_arms, four_arms = fewest(ALPHA), fewest(ALPHA / 6)  # four make six pairs
+    if group is not None and found["test_groups"] < four_arms:
+        values = _count(found["test_groups"], "value", "values")
+        yield Finding(
+            "warning",
+            f"the test images have {values} of {group!r}; whatever the images, no difference between two arms can be "
+            f"significant with fewer than {two_arms}, none between four with fewer than {four_arms}: make data.test "
+            "larger",
+        )
 
 
 def _count(number: int, one: str, many: str) -> str:

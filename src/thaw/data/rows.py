@@ -101,7 +101,7 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
             loaded = datasets.load_from_disk(str(path))
         elif path.is_dir():
             # else names of pictures, such as c_train_1.jpg, would choose splits, and leave others out
-            files = {} if _brings_splits(path) else {"data_files": {"train": "**"}}
+            files = {} if _brings_splits(path, before) else {"data_files": {"train": "**"}}
             loaded = datasets.load_dataset(str(path), cache_dir=cache, **files)
         else:
             kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "parquet"
@@ -118,11 +118,11 @@ def _load(path: Path, name: str) -> datasets.DatasetDict:
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
 
 
-def _brings_splits(folder: Path) -> bool:
-    """Whether a dataset folder says which splits it has: in tables, folders or a card."""
-    tables = (file for file in folder.rglob("*.parquet") if file.name != "metadata.parquet")
-    named = (item for item in folder.iterdir() if item.is_dir() and item.name.lower() in SPLITS)
-    return bool(next(tables, None) or next(named, None) or (folder / "README.md").exists())
+def _brings_splits(folder: Path, tables: tuple[Stamp, ...]) -> bool:
+    """Whether a dataset folder says which splits it has: in `tables`, which lie in it, in folders or a card."""
+    rows = any(Path(file).suffix == ".parquet" and Path(file).stem != "metadata" for file, _, _ in tables)
+    named = any(item.is_dir() and item.name.lower() in SPLITS for item in folder.iterdir())
+    return rows or named or (folder / "README.md").exists()
 
 
 def _stamps(path: Path) -> tuple[Stamp, ...]:

@@ -94,10 +94,9 @@ def read_source(data: Data) -> Source:
     """Read what `data.source` names. Raises DataError when it cannot be read or has no such columns or labels."""
     table, skipped, mapped = read_rows(data)
     check_columns(table.column_names, data)
-    if data.image == data.label:
-        raise DataError(f"data.image and data.label both name the column {data.image!r}; give two columns.")
-    if data.image == data.group:
-        raise DataError(f"data.image and data.group both name the column {data.image!r}; give two columns.")
+    for key, column in (("label", data.label), ("group", data.group)):
+        if data.image == column:
+            raise DataError(f"data.image and data.{key} both name the column {column!r}; give two columns.")
     if data.image in (data.slices or ()):
         raise DataError(f"data.slices names {data.image!r}, the column of the pictures; give other columns.")
     classes, labels = _classes(table, data)

@@ -25,18 +25,22 @@ class BadImageError(Exception):
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
     """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no picture."""
     with _decoding(), Image.open(io.BytesIO(content)) as picture:
-        if decode == "fast" and _is_safe(picture.width, picture.height):
-            shorter = shorter_side(preprocessing)
-            picture.draft("RGB", (shorter, shorter))
-        return pixels_of(picture, preprocessing)
+        return _pixels(picture, preprocessing, decode)
 
 
 def pixels_of(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Any picture of Pillow's, decoded yet or not, to uint8 (size, size, 3). Raises BadImageError."""
     with _decoding():
-        if not _is_safe(picture.width, picture.height):
-            raise BadImageError(f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode")
-        return np.array(to_square(upright_rgb(picture), preprocessing))
+        return _pixels(picture, preprocessing, "exact")
+
+
+def _pixels(picture: Image.Image, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
+    if not _is_safe(picture.width, picture.height):
+        raise BadImageError(f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode")
+    if decode == "fast":
+        shorter = shorter_side(preprocessing)
+        picture.draft("RGB", (shorter, shorter))
+    return np.array(to_square(upright_rgb(picture), preprocessing))
 
 
 @contextlib.contextmanager

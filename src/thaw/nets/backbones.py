@@ -102,23 +102,21 @@ def check_size(backbone: str, size: int) -> None:
         return
     with contextlib.suppress(NotImplementedError), torch.device("meta"):
         model = build_backbone(backbone, "random", 2, seed=0)[0].eval()
-        try:
-            model(torch.empty(1, 3, size, size))
-        except Exception as error:  # whatever the network's own code raises
-            if _runs(model, native):
-                raise ModelError(
-                    f"{backbone} takes no pictures of {size} px ({first_line(error)}); leave out images.size, or set "
-                    f"it to {native}."
-                ) from error
+        failed = _failure(model, size)
+        if failed and not _failure(model, native):  # else its shapes cannot be told without values
+            raise ModelError(
+                f"{backbone} takes no pictures of {size} px ({first_line(failed)}); leave out images.size, or set "
+                f"it to {native}."
+            ) from failed
 
 
-def _runs(model: nn.Module, size: int) -> bool:
-    """Whether the network's shapes can be told without values, at the size that it is made for."""
+def _failure(model: nn.Module, size: int) -> Exception | None:
+    """What the network raises, whatever that is, for a picture of `size` pixels."""
     try:
         model(torch.empty(1, 3, size, size))
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return error
+    return None
 
 
 def origin(backbone: str, weights: str) -> dict[str, str | None]:

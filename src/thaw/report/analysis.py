@@ -157,9 +157,8 @@ def _mistakes(metrics: Metrics) -> str:
         often = f"{_times(int(wrong[true, predicted]))}, {percent(shares[true, predicted])} of {names[true]}"
         return f"{names[true]} for {names[predicted]} ({often})"
 
-    np.fill_diagonal(wrong, -1)  # the last of all, also where other cells are empty
-    commonest = [int(cell) for cell in np.argsort(-wrong, axis=None, kind="stable")]
-    np.fill_diagonal(wrong, 0)
+    ranked = np.argsort(-wrong, axis=None, kind="stable").tolist()
+    commonest = [cell for cell in ranked if cell % (len(names) + 1)]  # the others lie on the diagonal
     runs = len(metrics["arms"][best]["runs"])
     made = f"{count(wrong.sum(), 'mistake')} over {runs} seeds" if runs > 1 else count(wrong.sum(), "mistake")
     if len(names) == 2:

@@ -1,6 +1,5 @@
 """Who leads, how surely, and which arm to use: sentences computed from the comparisons in `metrics.json`."""
 
-import math
 from typing import Any, NamedTuple
 
 from thaw.report.formats import (
@@ -17,6 +16,7 @@ from thaw.report.formats import (
     signed,
 )
 from thaw.scoring.comparison import ALPHA
+from thaw.scoring.statistics import fewest
 
 Metrics = dict[str, Any]
 DOUBT = ", if there is a difference: the test set cannot tell"
@@ -114,7 +114,7 @@ def too_few(metrics: Metrics) -> str:
     number = len(metrics["comparisons"])
     if not number or metrics["comparisons"][0].get("p_least", 0) < ALPHA:
         return ""
-    least, groups = math.floor(math.log2(2 * number / ALPHA)) + 1, metrics["comparisons"][0]["groups"]
+    least, groups = fewest(ALPHA / number), metrics["comparisons"][0]["groups"]
     images = count(metrics["splits"]["test"], "test image")
     if groups is None:
         return f"{images} are too few to show any difference between arms, however large; it takes at least {least}"

@@ -176,6 +176,11 @@ def sign_flips(leads: Codes, groups: Codes | None = None) -> float:
     return min(1.0, 2 * float(chances[reached:].sum()))
 
 
+def fewest(alpha: float) -> int:
+    """How many images or groups, all of them leading alike, an exact two-sided test needs for a p below `alpha`."""
+    return math.floor(math.log2(2 / alpha)) + 1
+
+
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """p values, (tests,), corrected so that the chance of any false alarm among them is that of one.
 
@@ -202,7 +207,7 @@ def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | Non
         return None
     certain, power = (float(z) for z in stats.norm.ppf([1 - alpha / 2, POWER]))
     units = ((certain * math.sqrt(square) + power * math.sqrt(max(0.0, square - mean**2))) / mean) ** 2
-    units = max(units, math.ceil(math.log2(2 / alpha)) / float((sums != 0).mean()))
+    units = max(units, fewest(alpha) / float((sums != 0).mean()))
     return math.ceil(units * len(leads) / len(sums))
 
 

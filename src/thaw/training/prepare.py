@@ -124,15 +124,14 @@ def prepare(
         scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
         inputs = _views(dataset, recipe)
     trains = nn.ModuleList([tail] if trunk is None else [trunk, tail])
-    few = min(TRIAL_BATCH, recipe.train.batch_size)
-    channels_last = _lay_out(trains, inputs, few, compute, _what(arm, dataset, recipe))
+    channels_last = _lay_out(trains, inputs, recipe.train.batch_size, compute, _what(arm, dataset, recipe))
     trunk = None if trunk is None else hold_frozen(trunk, compute)
     tail, scorer = hold_frozen(tail, compute), hold_frozen(scorer, compute)
     rates = depth_scales(plan.model, plan.head, recipe.arms[arm].layer_decay, native_size(recipe.model.backbone))
     scales = tuple(rates[parameter] for parameter in tail.parameters() if parameter.requires_grad)
     network = Network(plan.model, trunk, tail, scorer, inputs, scales)
-    noted = notes(plan, entry is not None, dataset.preprocessing.size, compute)
-    return network, noted | {"channels_last": channels_last}
+    each = 0 if entry is None else sum(array[0].nbytes for array in entry.arrays)
+    return network, notes(plan, each) | {"channels_last": channels_last}
 
 
 def _activations(
@@ -151,8 +150,8 @@ def _activations(
         extension = extend(earlier.parts, parts)
         if extension and fingerprint(extension[0]) == earlier.values:
             prefix, inputs, start = extension[1], make_inputs(earlier.entry.arrays, compute.device), earlier.key
-    few = min(TRIAL_BATCH, recipe.train.batch_size)
-    _lay_out(nn.ModuleList([prefix]), inputs, few, compute, f"prefix of {_what(arm, dataset, recipe)}")
+    what = f"prefix of {_what(arm, dataset, recipe)}"
+    _lay_out(nn.ModuleList([prefix]), inputs, recipe.train.batch_size, compute, what)
     # from other activations the same values come out but for rounding
     given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing), "views": views, "start": start}
     key = key_of(**given, computation=parts.key, values=values)
@@ -171,13 +170,12 @@ def _views(dataset: Dataset, recipe: Recipe) -> Inputs:
     return replace(dataset.pixels, mirrors=recipe.train.flips)
 
 
-def _lay_out(parts: nn.ModuleList, inputs: Inputs, images: int, compute: Compute, what: str) -> bool:
-    """Choose the memory layout of parts that run one after the other by a trial of so many images; weights and
-    statistics stay.
+def _lay_out(parts: nn.ModuleList, inputs: Inputs, batch: int, compute: Compute, what: str) -> bool:
+    """Choose the memory layout of parts that run one after the other by a trial; weights and statistics stay.
 
-    Returns whether it is channels last.
+    Returns whether it is channels last. `batch` is how many images the memory is known to hold.
     """
-    tensors = next(inputs.batches([np.arange(images) % len(inputs)]))
+    tensors = next(inputs.batches([np.arange(min(TRIAL_BATCH, batch)) % len(inputs)]))
     trained = [p for p in parts.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in parts.buffers()]
 
@@ -197,18 +195,25 @@ def _lay_out(parts: nn.ModuleList, inputs: Inputs, images: int, compute: Compute
     return channels_last
 
 
-def notes(plan: Plan, cached: bool, size: int, compute: Compute) -> dict[str, Any]:
+def planned_bytes(plan: Plan, size: int, compute: Compute) -> int:
+    """What an arm would keep of every image of `size` pixels a side; 0 where it runs whole."""
+    if plan.parts is None or plan.parts.prefix is None:
+        return 0
+    kept = run(plan.parts.prefix, (torch.zeros(2, 3, size, size, device=compute.device),), compute)
+    return sum(array[0].nbytes for array in kept)
+
+
+def notes(plan: Plan, each: int) -> dict[str, Any]:
     """What the run says of an arm's network: its modules, its parameters and what of it is computed once.
 
-    `size` is the side of its input in pixels.
+    `each` is how many bytes are kept of every image; 0 where the network runs whole.
     """
     parts, parameters = plan.parts, list(plan.model.parameters())
     frontier: dict[str, Any] = {"nodes": [], "bytes_per_image": 0, "share_saved": 0.0}
-    if parts is not None and parts.prefix is not None and cached:
-        kept = run(parts.prefix, (torch.zeros(2, 3, size, size, device=compute.device),), compute)
+    if parts is not None and each:
         frontier = {
             "nodes": list(parts.frontier),
-            "bytes_per_image": sum(array[0].nbytes for array in kept),
+            "bytes_per_image": each,
             "share_saved": parts.prefix_macs / parts.total_macs,
         }
     return {
@@ -218,7 +223,7 @@ def notes(plan: Plan, cached: bool, size: int, compute: Compute) -> dict[str, An
             "total": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         },
-        "frontier": frontier | {"reason": _why_whole(parts, cached)},
+        "frontier": frontier | {"reason": _why_whole(parts, bool(each))},
     }
 
 
