@@ -11,14 +11,14 @@ import time
 import numpy as np
 import torch
 
-from thaw.compute import choose_compute
-from thaw.data.audit import audit
-from thaw.data.duplicates import components, near_pairs
+from thaw.audit.audit import audit
+from thaw.audit.duplicates import components, near_pairs
+from thaw.audit.leak import leak_worth
+from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.scoring.leak import leak_worth
-from thaw.training.describe import describe
+from thaw.training.features import describe
 
 
 def main() -> None:

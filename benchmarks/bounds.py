@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from thaw.compute import Compute, choose_compute, hold_frozen, set_layout
-from thaw.data.batches import consecutive, make_inputs
+from thaw.compute.batches import consecutive, make_inputs
+from thaw.compute.device import Compute, choose_compute
 from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze
-from thaw.nets.probe import macs
-from thaw.nets.split import split
-from thaw.nets.trunk import cut_trunk
+from thaw.nets.layout import hold_frozen, set_layout
+from thaw.nets.prefix.middle import cut_trunk
+from thaw.nets.prefix.observe import macs
+from thaw.nets.prefix.split import split
 from thaw.recipe import Train
 from thaw.training.loop import Task, fit, make_optimizer
 

@@ -24,7 +24,7 @@ import tomlkit
 from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
 
-from thaw.files import write_atomic
+from thaw.cache.files import write_atomic
 from thaw.report.figures import arm_colour, new_axes
 from thaw.report.svg import png
 

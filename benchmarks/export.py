@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import thaw
-from thaw.bundle.export import export_bundle
 from thaw.data.source import Source, read_source
+from thaw.export.export import export_bundle
 from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise
 from thaw.recipe import Data

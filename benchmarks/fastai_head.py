@@ -66,7 +66,7 @@ def write_pictures(arguments: argparse.Namespace, folder: Path) -> dict[str, int
     Test pictures are the first of the source's validation split, the others of its train split; thaw orders a source by
     content digests, which is as good as at random.
     """
-    from thaw.data.source import read_source  # here, since the side that runs fastai has no thaw
+    from thaw.data.source import read_source
     from thaw.recipe import Data
 
     source = read_source(Data(source=arguments.source))

@@ -27,10 +27,11 @@ from bounds import ARMS, BATCH, Values, forward_speed, parts_of, seconds, step_o
 from growth import RECIPE, write_pictures
 from torch import nn
 
-from thaw.compute import Compute, choose_compute, hold_frozen
+from thaw.compute.device import Compute, choose_compute
 from thaw.data.load import preprocessing_of
 from thaw.data.source import read_source
 from thaw.images.decode import decode_picture
+from thaw.nets.layout import hold_frozen
 from thaw.progress import in_order, workers
 from thaw.recipe import Recipe, load_recipe
 

@@ -127,8 +127,8 @@ def in_process(bundle: thaw.Bundle, files: list[Path]) -> tuple[float, np.ndarra
 def command(bundle: Path, files: list[Path]) -> tuple[float, int]:
     """Seconds and peak resident bytes of `thaw predict` as a process of its own."""
     measured = (
-        "import resource, sys, thaw.cli\n"
-        "try: thaw.cli.main()\n"
+        "import resource, sys, thaw.cli.app\n"
+        "try: thaw.cli.app.main()\n"
         "except SystemExit: pass\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
     )

@@ -11,13 +11,13 @@ import time
 
 import numpy as np
 
-from thaw.compute import choose_compute
+from thaw.audit.label_errors import find_suspects
+from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.data.splits import group_codes
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.scoring.suspects import find_suspects
-from thaw.training.describe import describe
+from thaw.training.features import describe
 
 PLANTED, LOOKED = 0.05, 0.1
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from thaw import checkpoint
-from thaw.checkpoint import load_state, optimizer_tensors, remember, restore_optimizer, save_state
+from thaw.cache import checkpoint
+from thaw.cache.checkpoint import load_state, optimizer_tensors, remember, restore_optimizer, save_state
 from thaw.errors import StorageError
 
 

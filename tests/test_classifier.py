@@ -93,7 +93,7 @@ def test_it_is_an_arm_of_a_study(class_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text(recipe)
     resolved = thaw.load_recipe(str(tmp_path / "one.toml"), str(class_folder))
     thaw.run_study(resolved, tmp_path / "run")
-    from thaw.compute import choose_compute
+    from thaw.compute.device import choose_compute
     from thaw.data.load import load_dataset
     from thaw.progress import Clock
 

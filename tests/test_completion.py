@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from thaw.cli import cli, main
-from thaw.completion import SHELLS
+from thaw.cli.app import cli, main
+from thaw.cli.completion import SHELLS
 from thaw.recipe import load_recipe
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from thaw import compute
-from thaw.compute import Compute, choose_compute, choose_layout, exact_fp32, set_layout
-from thaw.eviction import cache_folder
+from thaw.cache.budget import cache_folder
+from thaw.compute import device as compute
+from thaw.compute.device import Compute, choose_compute, exact_fp32
 from thaw.images.preprocessing import Normalise, Preprocessing
+from thaw.nets.layout import choose_layout, set_layout
 
 PREPROCESSING = Preprocessing(224, "squash", "bilinear", 1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

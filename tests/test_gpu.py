@@ -15,9 +15,9 @@ import thaw as package
 from conftest import picture
 from small_bundle import small_bundle
 from test_study import QUICK, break_off, metrics_of, thaw
-from thaw.compute import Compute, choose_compute
-from thaw.data.batches import Inputs, consecutive, make_inputs
-from thaw.data.duplicates import outlines
+from thaw.audit.duplicates import outlines
+from thaw.compute.batches import Inputs, consecutive, make_inputs
+from thaw.compute.device import Compute, choose_compute
 from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe

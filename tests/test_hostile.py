@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import thaw
 from conftest import picture
-from thaw import cli
+from thaw.cli import app as cli
 from thaw.data import source as sources
 from thaw.data.source import read_source
 from thaw.errors import ModelError

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from thaw import live
 from thaw.errors import DataError
-from thaw.live import begin_arm, end_arm, follow, note
 from thaw.progress import stage
 from thaw.recipe import Recipe, load_recipe
+from thaw.run import live
+from thaw.run.live import begin_arm, end_arm, follow, note
 
 
 @pytest.fixture

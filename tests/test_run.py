@@ -13,21 +13,21 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.special import softmax
 
+from thaw.audit.label_errors import Suspects, find_suspects
 from thaw.bundle.load import load
-from thaw.compute import choose_compute
+from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.run import finish_run, open_run, work_folder
+from thaw.run.folder import finish_run, open_run, work_folder
+from thaw.run.gallery import Shown, for_gallery, for_suspects, show
+from thaw.run.summary import Tested as Answers
 from thaw.scoring.comparison import compare
 from thaw.scoring.metrics import metrics
 from thaw.scoring.statistics import score_intervals, wilson
-from thaw.scoring.summary import Tested as Answers
-from thaw.scoring.suspects import Suspects, find_suspects
-from thaw.shown import Shown, for_gallery, for_suspects, show
 
 GROUPED = ("data.group=person",)
 TRAINED = {"scratch": 900, "head": 10, "everything": 900}
@@ -235,7 +235,7 @@ def test_more_images_than_the_gallery_holds_are_mistakes_then_those_with_the_lea
     shares = softmax(logits, 2)[:, np.arange(400), labels].min(0)
     mistaken = (logits.argmax(2) != labels).any(0)
     for held in (mistaken.sum() - 9, mistaken.sum() + 9):
-        monkeypatch.setattr("thaw.shown.GALLERY", held)
+        monkeypatch.setattr("thaw.run.gallery.GALLERY", held)
         order = sorted(range(400), key=lambda row: (not mistaken[row], shares[row]))
         assert for_gallery(labels, tested).tolist() == sorted(order[:held])
 
@@ -263,7 +263,7 @@ def test_maps_are_those_of_the_saved_models_and_are_made_once(
         own = np.stack([shown.heat[arm][row] for row in dataset.splits.test])
         np.testing.assert_allclose(own.astype(int), alone.astype(int), atol=1)
         assert own.any()
-    monkeypatch.setattr("thaw.shown.load", None)
+    monkeypatch.setattr("thaw.run.gallery.load", None)
     again = made()
     assert all(
         np.array_equal(shown.heat[arm][row], again.heat[arm][row]) for arm in recipe.arms for row in again.heat[arm]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from filelock import FileLock, Timeout
 
-from thaw import eviction, store
+from thaw.cache import arrays as store
+from thaw.cache import budget as eviction
+from thaw.cache.arrays import Field, Made, cached, key_of
+from thaw.cache.budget import cache_folder, clear, entries
+from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
-from thaw.eviction import cache_folder, clear, entries
-from thaw.files import write_atomic
-from thaw.store import Field, Made, cached, key_of
 
 ROWS, CHUNK = 10, 4
 FIELDS = [Field((3,), "uint8"), Field((), "float32")]

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from test_sources import as_csv, as_dataset, as_parquet
-from thaw.cli import main
+from thaw.cli.app import main
 from thaw.errors import DivergedError
-from thaw.training import final
+from thaw.training import train as final
 
 QUICK = (
     "images.size=32",

@@ -4,12 +4,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thaw.bundle.export import export_bundle
     from thaw.bundle.load import Bundle, load
     from thaw.classifier import Classifier
     from thaw.errors import ThawError
+    from thaw.export.export import export_bundle
     from thaw.recipe import Recipe, load_recipe
-    from thaw.results import Run, read_run
+    from thaw.run.read import Run, read_run
     from thaw.study import run_study
 
 __all__ = [
@@ -29,12 +29,12 @@ _HOMES = {
     "Bundle": "thaw.bundle.load",
     "Classifier": "thaw.classifier",
     "Recipe": "thaw.recipe",
-    "Run": "thaw.results",
+    "Run": "thaw.run.read",
     "ThawError": "thaw.errors",
-    "export_bundle": "thaw.bundle.export",
+    "export_bundle": "thaw.export.export",
     "load": "thaw.bundle.load",
     "load_recipe": "thaw.recipe",
-    "read_run": "thaw.results",
+    "read_run": "thaw.run.read",
     "run_study": "thaw.study",
 }
 

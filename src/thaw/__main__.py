@@ -1,5 +1,5 @@
 """`python -m thaw` is the command `thaw`."""
 
-from thaw.cli import main
+from thaw.cli.app import main
 
 main()

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from thaw.bundle.save import bundle_config, save_bundle
-from thaw.checkpoint import load_state, save_state
-from thaw.compute import Compute
+from thaw.cache.checkpoint import load_state, save_state
+from thaw.cache.files import require_room
+from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import DivergedError, ModelError
-from thaw.files import require_room
+from thaw.nets.adapters import merge
 from thaw.nets.backbones import content_of
-from thaw.nets.lora import merge
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
-from thaw.run import work_folder
+from thaw.run.folder import work_folder
+from thaw.run.summary import Tested
 from thaw.scoring.metrics import metrics
-from thaw.scoring.summary import Tested
-from thaw.training.final import train
 from thaw.training.network import test
 from thaw.training.prepare import Kept, prepare
-from thaw.training.probe import catch_up, probe_head
+from thaw.training.probes import catch_up, probe_head
 from thaw.training.search import search
+from thaw.training.train import train
 
 
 def run_arm(

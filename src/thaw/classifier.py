@@ -23,8 +23,9 @@ from torch import Tensor
 from thaw.bundle.load import Bundle
 from thaw.bundle.predict import Picture, listed, square
 from thaw.bundle.save import bundle_config, save_bundle
-from thaw.compute import Compute, choose_compute
-from thaw.data.batches import make_inputs
+from thaw.cache.arrays import key_of
+from thaw.compute.batches import make_inputs
+from thaw.compute.device import Compute, choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import preprocessing_of
 from thaw.data.source import Source
@@ -33,14 +34,13 @@ from thaw.errors import DataError, DivergedError
 from thaw.images.decode import BadImageError
 from thaw.images.header import HEADER
 from thaw.images.preprocessing import Preprocessing
-from thaw.nets.lora import merge
+from thaw.nets.adapters import merge
 from thaw.progress import stage
 from thaw.recipe import Recipe, validate
-from thaw.store import key_of
-from thaw.training.final import train
 from thaw.training.prepare import prepare
-from thaw.training.probe import probe_head
+from thaw.training.probes import probe_head
 from thaw.training.search import search
+from thaw.training.train import train
 
 ARM = "classifier"
 """The name of the one arm of its recipe."""

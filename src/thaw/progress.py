@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from thaw.live import counted
+from thaw.run.live import counted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -7,26 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from thaw.arm import run_arm
-from thaw.bundle.card import complete_bundles
-from thaw.compute import choose_compute
-from thaw.data.audit import Audit, audit, with_worth
+from thaw.audit.audit import Audit, audit, with_worth
+from thaw.audit.label_errors import keep_suspects
+from thaw.audit.leak import keep_worth
+from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
-from thaw.data.features import Features
 from thaw.data.load import load_dataset, preprocessing_of
 from thaw.data.source import read_source
 from thaw.data.splits import group_codes, used_splits
-from thaw.live import begin_arm, end_arm, follow
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
+from thaw.report.card import complete_bundles
 from thaw.report.page import write_report
-from thaw.run import finish_run, open_run, work_folder
-from thaw.scoring.leak import keep_worth
-from thaw.scoring.summary import Tested
-from thaw.scoring.suspects import keep_suspects
-from thaw.shown import show
-from thaw.training.describe import describe
+from thaw.run.folder import finish_run, open_run, work_folder
+from thaw.run.gallery import show
+from thaw.run.live import begin_arm, end_arm, follow
+from thaw.run.summary import Tested
+from thaw.training.features import Features, describe
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, planned_bytes
-from thaw.training.probe import catch_up
+from thaw.training.probes import catch_up
 
 
 def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import thaw
 from conftest import picture
-from thaw.bundle.card import card
 from thaw.nets.backbones import origin
+from thaw.report.card import card
 
 QUICK = (
     "images.size=32",

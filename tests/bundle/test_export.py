@@ -20,18 +20,18 @@ from torch import nn
 
 from bundle.small_bundle import small_bundle, small_config
 from conftest import picture
-from thaw.bundle import export, quantise
-from thaw.bundle.export import ExportError, export_bundle
-from thaw.bundle.export_onnx import to_onnx
 from thaw.bundle.load import load
-from thaw.bundle.pictures import Pictures, check_pictures
 from thaw.bundle.save import save_bundle
-from thaw.cli import cli
-from thaw.compute import choose_compute
+from thaw.cli.app import cli
+from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.data.source import read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError
+from thaw.export import export, quantise
+from thaw.export.export import ExportError, export_bundle
+from thaw.export.onnx import to_onnx
+from thaw.export.pictures import Pictures, check_pictures
 from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.backbones import build_backbone

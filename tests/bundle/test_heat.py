@@ -11,7 +11,7 @@ from PIL import Image
 from conftest import picture
 from small_bundle import small_bundle
 from thaw.bundle.heat import overlay
-from thaw.cli import main
+from thaw.cli.app import main
 
 
 def test_heat_maps_lie_over_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

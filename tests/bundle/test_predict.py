@@ -26,7 +26,7 @@ from conftest import picture
 from small_bundle import small_bundle
 from thaw.bundle import predict as predicting
 from thaw.bundle.predict import Named
-from thaw.cli import main
+from thaw.cli.app import main
 from thaw.errors import DataError
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from conftest import picture
 from test_duplicates import scene
-from thaw.cli import main
+from thaw.cli.app import main
 
 AT_RANDOM = """
 [data]

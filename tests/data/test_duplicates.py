@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from thaw.data import duplicates
-from thaw.data.batches import make_inputs
-from thaw.data.duplicates import NEAR, chain, components, keep_outlines, near_pairs, outlines
+from thaw.audit import duplicates
+from thaw.audit.duplicates import NEAR, chain, components, keep_outlines, near_pairs, outlines
+from thaw.compute.batches import make_inputs
 
 CPU = torch.device("cpu")
 SIDE = 128

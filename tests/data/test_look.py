@@ -14,13 +14,13 @@ from PIL import Image
 
 from conftest import picture
 from test_sources import as_csv, as_dataset, as_parquet, as_saved_dataset, rows
-from thaw.cli import main
-from thaw.data.look import look_at
+from thaw.cli.app import main
 from thaw.data.source import read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError, StorageError
+from thaw.init.guess import look_at
+from thaw.init.recipe import suggest, write_recipe
 from thaw.recipe import load_recipe
-from thaw.suggest import suggest, write_recipe
 
 
 def thaw(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

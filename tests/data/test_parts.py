@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from thaw.data.parts import find_parts, read_part
+from thaw.data.mapped import find_parts, read_part
 
 VALUES = [b"one", b"", None, b"three" * 2000, b"four"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import picture
-from thaw.cli import main
+from thaw.cli.app import main
 from thaw.recipe import recipe_text, validate
 
 ROOT = Path(__file__).parents[2]

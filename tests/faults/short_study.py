@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from thaw import study
-from thaw.cli import main
-from thaw.images import pixels
-from thaw.live import Live
-from thaw.nets import activations
-from thaw.store import cached
+from thaw.cache.arrays import cached
+from thaw.cli.app import main
+from thaw.data import pixels
+from thaw.run.live import Live
+from thaw.training import activations
 
 IMAGES, CHUNK = 72, 12
 PIECE = 6

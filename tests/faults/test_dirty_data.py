@@ -18,8 +18,8 @@ import pytest
 
 from bad_files import ODD_NAMES, UNUSABLE, UNUSUAL, labelled_folder
 from conftest import picture
-from thaw.cli import main
-from thaw.compute import choose_compute
+from thaw.cli.app import main
+from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.errors import DataError

@@ -10,10 +10,10 @@ import datasets
 import pytest
 
 from conftest import picture
-from thaw.compute import choose_compute
+from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
-from thaw.images.pixels import CHUNK
+from thaw.data.pixels import CHUNK
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torchvision import transforms
 
 from conftest import picture
+from thaw.data.pixels import make_pixels
 from thaw.data.source import read_source
 from thaw.images.decode import BadImageError, decode_picture, to_square
-from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.recipe import Data
 

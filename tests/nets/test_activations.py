@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from thaw.compute import Compute
-from thaw.data.batches import Inputs
+from thaw.compute.batches import Inputs
+from thaw.compute.device import Compute
 from thaw.errors import StorageError
-from thaw.nets.activations import fingerprint, make_activations
+from thaw.training.activations import fingerprint, make_activations
 
 PIXELS = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
 INPUTS = Inputs((PIXELS,), torch.device("cpu"))
@@ -57,11 +57,11 @@ def test_another_weight_or_precision_is_another_entry() -> None:
 
 
 def test_what_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thaw.nets.activations.BUDGET", 10)
+    monkeypatch.setattr("thaw.training.activations.BUDGET", 10)
     assert make_activations(Prefix(), INPUTS, "k", Compute(torch.device("cpu"), "fp32")) is None
 
 
 def test_a_disk_without_room_for_them_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thaw.nets.activations.room", lambda: 10)
+    monkeypatch.setattr("thaw.training.activations.room", lambda: 10)
     with pytest.raises(StorageError, match=r'no room .* must be free.* or set cache.activations = "off"'):
         make_activations(Prefix(), INPUTS, "k", Compute(torch.device("cpu"), "fp32"))

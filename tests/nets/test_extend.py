@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from thaw.nets.backbones import build_backbone
-from thaw.nets.extend import extend
 from thaw.nets.freezing import freeze
-from thaw.nets.graph import twin
-from thaw.nets.split import Split, split
-from thaw.nets.trunk import cut_trunk
+from thaw.nets.prefix.extend import extend
+from thaw.nets.prefix.middle import cut_trunk
+from thaw.nets.prefix.split import Split, split
+from thaw.nets.prefix.trace import twin
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from thaw.errors import ModelError
+from thaw.nets.adapters import Adapted, adapt, merge
 from thaw.nets.freezing import freeze
-from thaw.nets.lora import Adapted, adapt, merge
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw.nets.freezing import freeze, set_mode
-from thaw.nets.probe import macs
-from thaw.nets.split import Split, split
+from thaw.nets.prefix.observe import macs
+from thaw.nets.prefix.split import Split, split
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

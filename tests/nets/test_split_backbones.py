@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from thaw.nets.freezing import freeze, set_mode
-from thaw.nets.split import split
+from thaw.nets.prefix.split import split
 
 # name: side of the images; with "!" the network is built for that size
 FAST = """

@@ -5,9 +5,9 @@ import pytest
 
 from synthetic_run import add_statistics
 from thaw.report.analysis import analysis
-from thaw.report.formats import SPACE, about
 from thaw.report.limits import limits
-from thaw.report.standing import leads, pairs, verdict
+from thaw.report.ranking import leads, pairs, verdict
+from thaw.text import SPACE, about
 
 
 def arm(right, *, images=1000, seeds=None, curve=(0.8, 0.9, 0.905), edge=None, train="head", weights="W", trained=10):

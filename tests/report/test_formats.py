@@ -2,7 +2,7 @@
 
 import pytest
 
-from thaw.report import formats
+from thaw import text as formats
 
 
 @pytest.mark.parametrize(

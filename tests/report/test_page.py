@@ -15,8 +15,8 @@ import pytest
 from synthetic_run import SEVEN, make_run, write_json
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Preprocessing, shorter_side
-from thaw.report.formats import SPACE, about
 from thaw.report.page import write_report
+from thaw.text import SPACE, about
 
 HOSTILE = "</pre></script><script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 

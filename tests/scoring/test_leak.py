@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from thaw.audit import leak
+from thaw.audit.leak import leak_worth
 from thaw.data.splits import Splits
-from thaw.scoring import leak
-from thaw.scoring.leak import leak_worth
 
 
 def drawn(seed: int, clusters: int = 60, each: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thaw.scoring.suspects import Suspects, find_suspects
+from thaw.audit.label_errors import Suspects, find_suspects
 
 
 def clusters(images: int, classes: int, apart: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

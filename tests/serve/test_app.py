@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from conftest import picture
-from thaw.cli import main
+from thaw.cli.app import main
 from thaw.errors import StorageError
 from thaw.serve import app
 from thaw.serve.app import make_app

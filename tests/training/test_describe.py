@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from thaw.compute import choose_compute
+from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.images.preprocessing import Normalise
 from thaw.nets.backbones import build_backbone
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
-from thaw.training.describe import describe
+from thaw.training.features import describe
 
 
 def test_features_are_what_the_headless_network_gives(class_folder: Path) -> None:
@@ -57,6 +57,6 @@ def test_features_are_computed_once(class_folder: Path, monkeypatch: pytest.Monk
     compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
     found, ran = describe(dataset, recipe, compute, []).values, []
-    monkeypatch.setattr("thaw.training.describe.stage", lambda *_: ran.append(True))
+    monkeypatch.setattr("thaw.training.features.stage", lambda *_: ran.append(True))
     np.testing.assert_array_equal(describe(dataset, recipe, compute, []).values, found)
     assert not ran

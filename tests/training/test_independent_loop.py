@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import models, transforms
 
-from thaw.compute import Compute
-from thaw.data.batches import shuffled
+from thaw.compute.batches import shuffled
+from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.progress import Clock

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from thaw import cli
-from thaw.compute import choose_compute
+from thaw.cli import app as cli
+from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.data.source import Source
 from thaw.errors import DataError, out_of_memory

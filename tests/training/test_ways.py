@@ -10,18 +10,18 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
-from thaw.checkpoint import load_state, save_state
-from thaw.compute import Compute
-from thaw.data.batches import Inputs, _upload, consecutive, shuffled
+from thaw.cache.checkpoint import load_state, save_state
+from thaw.compute.batches import Inputs, _upload, consecutive, shuffled
+from thaw.compute.device import Compute
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError, RecipeError
-from thaw.nets.graph import twin
+from thaw.nets.prefix.trace import twin
 from thaw.recipe import Recipe, Train, load_recipe
 from thaw.training import loop
-from thaw.training.final import train
 from thaw.training.loop import Task, fit, make_criterion, make_optimizer, predict, schedule
 from thaw.training.network import Network, epoch_seed
 from thaw.training.search import Trial, _beyond, _halve, search
+from thaw.training.train import train
 
 CPU = Compute(torch.device("cpu"), "fp32")
 IMAGES = 60

@@ -13,8 +13,8 @@ from PIL import Image
 
 from thaw.bundle.load import Bundle
 from thaw.bundle.predict import Batch
+from thaw.cache.files import replacing, writing
 from thaw.errors import ModelError
-from thaw.files import replacing, writing
 from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from thaw.bundle import predict as predicting
 from thaw.bundle.predict import Named
-from thaw.compute import Compute, choose_compute
+from thaw.compute.device import Compute, choose_compute
 from thaw.errors import BundleError, DataError, ModelError, first_line
 from thaw.images.decode import FILTERS
 from thaw.images.preprocessing import Preprocessing

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from thaw.bundle.load import Bundle
 from thaw.bundle.predict import Batch, Named, predict
+from thaw.cache.files import replacing, writing
 from thaw.errors import DataError, StorageError
-from thaw.files import replacing, writing
 from thaw.progress import say, stage
 
 FORMATS = ("table", "csv", "jsonl", "parquet")
@@ -72,7 +72,7 @@ def write_predictions(
 
 
 def _heat_writer(bundle: Bundle, folder: Path) -> Write:
-    from thaw.bundle.heat import heat_writer  # matplotlib takes a second that nobody else needs
+    from thaw.bundle.heat import heat_writer
 
     return heat_writer(bundle, folder)
 

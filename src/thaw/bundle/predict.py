@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from thaw.compute import choose_layout, hold_frozen
 from thaw.errors import DataError
 from thaw.images.decode import BadImageError, decode_picture, pixels_of
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.fold import fold
+from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.scoring.metrics import log_probabilities
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from safetensors.torch import save
 from torch import nn
 
 from thaw.bundle.load import FORMAT
+from thaw.cache.files import write_atomic, write_json
 from thaw.data.dataset import Dataset
-from thaw.files import write_atomic, write_json
 from thaw.nets.backbones import origin
 from thaw.recipe import Recipe, to_toml
 from thaw.recipes import EMBEDDED_NAMES

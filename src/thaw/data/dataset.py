@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thaw.data.batches import Inputs
+from thaw.cache.arrays import Array, key_of
+from thaw.compute.batches import Inputs
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.images.preprocessing import Preprocessing
-from thaw.store import Array, key_of
 
 
 @dataclass(frozen=True)

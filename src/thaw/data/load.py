@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from thaw.compute import Compute
-from thaw.data.batches import make_inputs
+from thaw.cache.arrays import key_of
+from thaw.compute.batches import make_inputs
+from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.data.pixels import make_pixels
 from thaw.data.skipped import Skipped, check_bad
 from thaw.data.source import read_source
 from thaw.data.splits import make_splits, unused_splits, used_splits
-from thaw.images.pixels import make_pixels
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import check_size, default_preprocessing
 from thaw.progress import Clock
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
-from thaw.store import key_of
 
 
 def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:

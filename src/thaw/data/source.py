@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from thaw.cache.arrays import key_of
 from thaw.data.folder import printable
-from thaw.data.parts import Parts, find_parts, read_part
-from thaw.data.rows import BROUGHT, CONTENT, PATH, check_columns, check_same, read_rows
+from thaw.data.mapped import Parts, find_parts, read_part
 from thaw.data.skipped import Skipped
+from thaw.data.tables import BROUGHT, CONTENT, PATH, check_columns, check_same, read_rows
 from thaw.errors import DataError
 from thaw.progress import say, stage, workers
 from thaw.recipe import Data
-from thaw.store import key_of
 
 MAX_BYTES = 256 << 20
 """Bytes of an encoded picture; larger files are skipped unread."""

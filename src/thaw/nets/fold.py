@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from thaw.nets.graph import twin
-from thaw.nets.probe import close
+from thaw.nets.prefix.observe import close
+from thaw.nets.prefix.trace import twin
 
 
 @torch.no_grad()

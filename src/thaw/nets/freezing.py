@@ -8,8 +8,8 @@ from typing import Literal
 from torch import nn
 
 from thaw.errors import ModelError
-from thaw.nets.graph import trace, trains
-from thaw.nets.lora import Adapted
+from thaw.nets.adapters import Adapted
+from thaw.nets.prefix.trace import trace, trains
 from thaw.nets.stages import blocks, last_stage
 
 BATCH_NORMALISATION = nn.modules.batchnorm._BatchNorm

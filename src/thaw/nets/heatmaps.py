@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from thaw.nets.graph import twin
+from thaw.nets.prefix.trace import twin
 from thaw.progress import say
 
 SIDE = 14

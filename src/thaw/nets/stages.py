@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from thaw.nets.graph import twin
+from thaw.nets.prefix.trace import twin
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.report.figures import mean_curve
-from thaw.report.formats import count, listed, named, parameters, percent, points, seconds, short
-from thaw.report.standing import (
-    DOUBT,
-    Metrics,
-    certainty,
-    choice,
-    leads,
-    mean_accuracies,
-    pairs,
-    price,
-    seeds,
-    standing,
-)
+from thaw.report.ranking import DOUBT, Metrics, certainty, choice, leads, mean_accuracies, pairs, price, seeds, standing
+from thaw.text import count, listed, named, parameters, percent, points, seconds, short
 
 NEAR = 0.01
 """A difference in training accuracy of less than a point is called none."""

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thaw.files import write_atomic, writing
-from thaw.report import formats
+from thaw import text as formats
+from thaw.cache.files import write_atomic, writing
 from thaw.report.analysis import confusion
 from thaw.report.error_figures import plot_cost, plot_reliability, plot_slices
 from thaw.report.figures import (
@@ -21,7 +21,7 @@ from thaw.report.figures import (
     plot_curves,
     plot_search,
 )
-from thaw.report.standing import Metrics, accuracies, mean_accuracies
+from thaw.report.ranking import Metrics, accuracies, mean_accuracies
 from thaw.report.svg import inline_svg, png
 from thaw.scoring.comparison import spent_on
 

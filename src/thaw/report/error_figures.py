@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
-from thaw.report import formats
+from thaw import text as formats
 from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
 
 MAX_SLICES = 40

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from thaw.report.formats import count, listed, named, percent, points, probability, short, signed
-from thaw.report.standing import Metrics
+from thaw.report.ranking import Metrics
 from thaw.scoring.comparison import ALPHA
+from thaw.text import count, listed, named, percent, points, probability, short, signed
 
 EVEN = 0.01
 """Confidence within a point of accuracy is called even."""

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from thaw.report import formats
+from thaw import text as formats
 
 INK, MUTED, RULE, PAPER = "#1d2127", "#5d6671", "#dfe2e6", "#ffffff"
 ARM_COLOURS = ("#1f55b8", "#a34a0e", "#1ba580", "#7d2c80", "#c38212", "#4f555d", "#911628", "#977a4b")

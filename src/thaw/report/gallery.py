@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from thaw.report.ranking import Metrics
 from thaw.report.reading import data_uri, read_table, rows, thumbnail
-from thaw.report.standing import Metrics
 
 SHOWN_MISTAKES = 5
 SHOWN_SAMPLES = 5

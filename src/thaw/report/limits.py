@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from thaw.report.failures import gap_told, gaps
-from thaw.report.formats import count, listed, named, percent, points, short, signed
-from thaw.report.standing import Metrics, pairs, too_few
+from thaw.report.ranking import Metrics, pairs, too_few
+from thaw.text import count, listed, named, percent, points, short, signed
 
 PEOPLE = {
     *("woman", "women", "man", "men", "girl", "girls", "boy", "boys", "female", "male", "gender", "sex"),

@@ -13,18 +13,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from thaw import text as formats
+from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
-from thaw.files import write_atomic
 from thaw.recipe import ARM_NAME
-from thaw.report import formats
 from thaw.report.analysis import analysis
 from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
 from thaw.report.gallery import duplicate_pairs, gallery, mistakes, samples, suspects
 from thaw.report.limits import findings, harm, limits, narrow, people, sizes
+from thaw.report.ranking import Metrics, mean_accuracies, pairs, verdict
 from thaw.report.reading import read, read_table
-from thaw.report.standing import Metrics, mean_accuracies, pairs, verdict
 
 NEEDED = {
     *("arms", "best", "classes", "command", "comparisons", "data", "images", "model", "prices", "recipe"),

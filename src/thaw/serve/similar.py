@@ -9,20 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from thaw.compute import Compute, choose_compute
-from thaw.data.batches import Rows
+from thaw.cache.arrays import key_of
+from thaw.compute.batches import Rows
+from thaw.compute.device import Compute, choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Normalise
-from thaw.nets.activations import fingerprint
 from thaw.nets.backbones import build_backbone
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
 from thaw.serve.watch import state_of
-from thaw.store import key_of
-from thaw.training.describe import Describer, keep_features
+from thaw.training.activations import fingerprint
+from thaw.training.features import Describer, keep_features
 
 
 @dataclass(frozen=True)

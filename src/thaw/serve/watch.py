@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from thaw.live import FILE
+from thaw.run.live import FILE
 
 SILENT_SECONDS = 60.0
 """A running study that has not written for so long may have been killed."""

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.compute import Compute
-from thaw.data.batches import Inputs, Rows, on_device
+from thaw.compute.batches import Inputs, Rows, on_device
+from thaw.compute.device import Compute
 from thaw.errors import out_of_memory
 from thaw.progress import say
 from thaw.recipe import Train

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thaw.compute import Compute
-from thaw.data.batches import Inputs, Rows, consecutive
+from thaw.compute.batches import Inputs, Rows, consecutive
+from thaw.compute.device import Compute
 from thaw.recipe import Recipe
 from thaw.scoring.metrics import metrics
 from thaw.training.loop import Task, make_criterion, make_optimizer, predict

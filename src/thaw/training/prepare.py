@@ -8,23 +8,24 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from thaw.compute import Compute, choose_layout, hold_frozen
-from thaw.data.batches import Inputs, make_inputs
+from thaw.cache.arrays import Entry, key_of
+from thaw.compute.batches import Inputs, make_inputs
+from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import ModelError
 from thaw.images.preprocessing import Normalise
-from thaw.nets.activations import fingerprint, make_activations, run
+from thaw.nets.adapters import adapt, merge
 from thaw.nets.backbones import build_backbone, native_size
-from thaw.nets.extend import extend
 from thaw.nets.freezing import Row, freeze, set_mode
-from thaw.nets.graph import Scorer, twin
-from thaw.nets.lora import adapt, merge
-from thaw.nets.split import Split, split
+from thaw.nets.layout import choose_layout, hold_frozen
+from thaw.nets.prefix.extend import extend
+from thaw.nets.prefix.middle import cut_trunk
+from thaw.nets.prefix.split import Split, split
+from thaw.nets.prefix.trace import Scorer, twin
 from thaw.nets.stages import depth_scales
-from thaw.nets.trunk import cut_trunk
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
-from thaw.store import Entry, key_of
+from thaw.training.activations import fingerprint, make_activations, run
 from thaw.training.network import Network
 
 TRIAL_BATCH = 64

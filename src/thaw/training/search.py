@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from thaw.checkpoint import remember
-from thaw.compute import Compute
-from thaw.data.batches import Rows, shuffled
+from thaw.cache.arrays import key_of
+from thaw.cache.checkpoint import remember
+from thaw.compute.batches import Rows, shuffled
+from thaw.compute.device import Compute
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError
-from thaw.live import note
 from thaw.progress import stage
 from thaw.recipe import Recipe
-from thaw.store import key_of
+from thaw.run.live import note
 from thaw.training.loop import Opening, Task, fit, open_trials
 from thaw.training.network import Network, copy_of, epoch_seed, optimizer_of, restore, score, snapshot, task_of
 

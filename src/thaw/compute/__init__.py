@@ -1,0 +1,1 @@
+"""Where and in which precision networks run, and the batches that they are given."""

@@ -1,0 +1,225 @@
+"""Any source as one Arrow table: pictures undecoded, as bytes or paths, and the splits that the source brings."""
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thaw.cache.budget import datasets_folder
+from thaw.cache.files import is_full, no_room
+from thaw.data.folder import SPLITS, list_class_folder
+from thaw.data.skipped import Skipped
+from thaw.errors import DataError
+from thaw.recipe import Data
+
+TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
+"""Endings of the files of a dataset that hold rows."""
+METADATA = ("csv", "jsonl", "parquet")
+"""Endings of a `metadata` file with the labels of the pictures beside it."""
+GAPS = ["", "nan", "NaN"]
+"""Cells of a .csv or .tsv that hold nothing; other words that pandas takes so, such as None and NA, may be classes."""
+BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
+"""Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
+
+
+Stamp = tuple[str, int, int]
+"""A file, when it was last written, and its size."""
+
+
+def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
+    """What a table or dataset holds, by split, and the folder that its pictures lie in; None for a class folder.
+
+    Pictures are not decoded. Raises DataError when there is no such source, or it cannot be read.
+    """
+    if name == "thaw:emoji-people":
+        path = Path(str(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet"))
+        return _load(path, name), path.parent
+    if name.startswith("hf:"):
+        return _from_hub(name.removeprefix("hf:")), Path(datasets.config.HF_CACHE_HOME)
+    path = Path(name)
+    try:
+        if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+            raise DataError(f"{path} is no .csv, .tsv or .parquet table; give one of these, or a folder.")
+        if path.is_file():
+            return _load(path, name), path.parent
+        if not path.is_dir():
+            raise DataError(f"there is no {name}; give a folder, a .csv or .parquet table, or hf:NAME.")
+        return (_load(path, name), path) if _is_dataset(path) else None
+    except OSError as error:
+        if is_full(error):
+            raise no_room(datasets_folder(), 0) from error
+        raise DataError(f"{name} cannot be read: {error}; check the path and its permissions.") from error
+
+
+def read_rows(data: Data) -> tuple[pa.Table, tuple[Skipped, ...], tuple[Stamp, ...]]:
+    """The rows of a source, what is left out of it, and the files that the rows' bytes are mapped from."""
+    opened = open_tables(data.source)
+    try:
+        if opened is None:
+            return *_class_folder(Path(data.source), data), ()
+        mapped = tuple(_stamp(one["filename"]) for part in opened[0].values() for one in part.cache_files)
+        return _gather(opened[0], data, opened[1]), (), mapped
+    except OSError as error:
+        raise DataError(f"{data.source} cannot be read: {error}; check the path and its permissions.") from error
+
+
+def check_same(files: tuple[Stamp, ...]) -> None:
+    """Raise DataError where one of some files was written to since it was looked at, or is gone."""
+    for file in files:
+        try:
+            same = _stamp(file[0]) == file
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(f"{file[0]} changed while it was read; run the command again when nothing writes to it.")
+
+
+def _stamp(file: str | Path) -> Stamp:
+    found = os.stat(file)
+    return str(file), found.st_mtime_ns, found.st_size
+
+
+def _is_dataset(folder: Path) -> bool:
+    marks = ("dataset_dict.json", "state.json", *(f"metadata.{kind}" for kind in METADATA))
+    return any((folder / mark).exists() for mark in marks) or any(
+        next(folder.glob(pattern), None)
+        for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", *(f"*/metadata.{kind}" for kind in METADATA))
+    )
+
+
+def _load(path: Path, name: str) -> datasets.DatasetDict:
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said below, once
+    before = _stamps(path)
+    cache = str(datasets_folder())
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_dir():
+            # else names of pictures, such as c_train_1.jpg, would choose splits, and leave others out
+            files = {} if _brings_splits(path, before) else {"data_files": {"train": "**"}}
+            loaded = datasets.load_dataset(str(path), cache_dir=cache, **files)
+        else:
+            kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "parquet"
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            options = {"sep": separator, "keep_default_na": False, "na_values": GAPS} if kind == "csv" else {}
+            loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, **options)
+    except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError, pa.ArrowException) as error:
+        if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
+            raise no_room(datasets_folder(), 0) from error
+        reason = str(error.__cause__ or error).strip().splitlines() or ["unknown"]
+        raise DataError(f"{name} cannot be read as a dataset: {reason[0]}; mend the file or give another.") from error
+    if _stamps(path) != before:
+        raise DataError(f"{name} changed while it was read; run the command again when nothing writes to it.")
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
+
+
+def _brings_splits(folder: Path, tables: tuple[Stamp, ...]) -> bool:
+    """Whether a dataset folder says which splits it has: in `tables`, which lie in it, in folders or a card."""
+    rows = any(Path(file).suffix == ".parquet" and Path(file).stem != "metadata" for file, _, _ in tables)
+    named = any(item.is_dir() and item.name.lower() in SPLITS for item in folder.iterdir())
+    return rows or named or (folder / "README.md").exists()
+
+
+def _stamps(path: Path) -> tuple[Stamp, ...]:
+    """The tables of a dataset as they are now."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES)
+    return tuple(map(_stamp, files))
+
+
+def _from_hub(name: str) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        offline = isinstance(error, ConnectionError) or datasets.config.HF_HUB_OFFLINE
+        why = "there is no network, or offline mode is on" if offline else str(error).splitlines()[0].rstrip(".")
+        raise DataError(
+            f"the dataset {name} cannot be fetched from the Hugging Face hub ({why}); "
+            "connect, check the name, or give a local folder: thaw study FOLDER."
+        ) from error
+
+
+def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
+    """All splits in one Arrow table: pictures as bytes and paths, ClassLabel columns as their names' dictionary."""
+    tables = []
+    for split, part in loaded.items():
+        for name, feature in part.features.items():
+            if isinstance(feature, datasets.Image):
+                part = part.cast_column(name, datasets.Image(decode=False))
+        table = part.with_format("arrow")[:]
+        for name, feature in part.features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                codes = pc.cast(table[name], pa.int32()).combine_chunks()
+                codes = pc.if_else(pc.greater_equal(codes, 0), codes, pa.scalar(None, pa.int32()))
+                named = pa.DictionaryArray.from_arrays(codes, pa.array(feature.names, pa.string()))
+                table = table.set_column(table.column_names.index(name), name, named)
+        for name in table.column_names:
+            if name in (BROUGHT, CONTENT, PATH):
+                raise DataError(f"{data.source} has a column {name!r}, a name that thaw keeps for itself; rename it.")
+        check_columns(table.column_names, data)
+        content, paths = _pictures(table[data.image], data, folder)
+        table = table.drop_columns([data.image]).append_column(CONTENT, content).append_column(PATH, paths)
+        tables.append(table.append_column(BROUGHT, pa.array([str(split)] * len(table), pa.string())))
+    merged = pa.concat_tables(tables, promote_options="permissive")
+    return merged.replace_schema_metadata(None)
+
+
+def check_columns(names: list[str], data: Data) -> None:
+    for column in (data.image, data.label, data.group, *(data.slices or ())):
+        if column is not None and column not in names and not (column == data.image and CONTENT in names):
+            near = difflib.get_close_matches(column, names, 1) or [
+                name for name in names if not name.startswith("thaw:")
+            ]
+            if len(near) == 1 and {";", "\t", "|"} & set(near[0]):
+                raise DataError(
+                    f"{data.source} has only the column {near[0]!r}; separate columns by commas, or by tabs in a .tsv."
+                )
+            raise DataError(
+                f"{data.source} has no column {column!r}; it has {', '.join(map(repr, near))}: "
+                "set data.image, data.label, data.group or data.slices."
+            )
+
+
+def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.ChunkedArray, pa.Array]:
+    """A column of paths, bytes or structs of both, as bytes, not copied, and paths, none outside `folder`."""
+    kind = column.type
+    none = pa.chunked_array([pa.nulls(len(column))])
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        content, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        content, paths = column, none
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        content, paths = none, column
+    else:
+        raise DataError(
+            f"the column {data.image!r} of {data.source} holds {kind}, not pictures, bytes or paths; set data.image."
+        )
+    root = folder.resolve()
+    known = pc.is_valid(content).to_pylist()
+    inside = [
+        path if path is None or is_known else _inside(root, path, data)
+        for path, is_known in zip(paths.to_pylist(), known, strict=True)
+    ]
+    return content, pa.array(inside, pa.string())
+
+
+def _inside(root: Path, path: str, data: Data) -> str:
+    try:
+        full = (root / path).resolve()
+    except (OSError, ValueError, RuntimeError):  # no such path can be: the picture is skipped when it is read
+        return str(root / path)
+    if not full.is_relative_to(root):
+        raise DataError(f"{data.source} names the picture {path!r}, outside its folder {root}; move it inside.")
+    return str(full)
+
+
+def _class_folder(root: Path, data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:
+    found = list_class_folder(root)
+    # names are bytes, not always UTF-8
+    paths = pa.array([os.fsencode(path) for path in found.paths], pa.binary())
+    columns = {data.label: found.labels, BROUGHT: found.splits, PATH: paths, CONTENT: pa.nulls(len(paths))}
+    return pa.table(columns), tuple(found.skipped)

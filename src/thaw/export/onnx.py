@@ -1,0 +1,109 @@
+"""ONNX: a module as a checked model, its runner, and its bytes with what the file says of itself."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from thaw.errors import ExportError
+from thaw.export.export import Classify, program
+
+OPSET = 20
+"""The version of ONNX's operators; onnxruntime reads it from 1.17 on."""
+LARGEST = (1 << 31) - 1
+"""Bytes that one ONNX file can hold."""
+
+
+def to_onnx(module: nn.Module, takes: str, gives: str, side: int | None = None) -> onnx.ModelProto:
+    """A module as an ONNX model with one named input and output, for any number of pictures; see `program`.
+
+    Raises ExportError where the network uses what ONNX has no word for, or is too large for one file.
+    """
+    graph = program(module, side)
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                graph,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=[takes],
+                output_names=[gives],
+                verbose=False,
+            )
+            assert exported is not None
+            proto: onnx.ModelProto = exported.model_proto
+    except Exception as error:  # whatever the exporter trips over
+        what = str(error).strip().split("\n")[0][:200]
+        raise ExportError(f"this network cannot be written as ONNX ({what}); use --to torch.") from error
+    if proto.ByteSize() > LARGEST:
+        raise ExportError("this network is larger than the 2 GiB that one ONNX file holds; use --to torch.")
+    return proto
+
+
+def runner(proto: onnx.ModelProto) -> Classify:
+    """A function that runs a model in onnxruntime, on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def classify(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = session.run(None, {name: pictures})[0]
+        return probabilities
+
+    return classify
+
+
+def finish(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
+    """The bytes of a model's file; `metadata` becomes its properties, texts as they are and all else as JSON."""
+    _tidy(proto)
+    onnx.helper.set_model_props(
+        proto,
+        {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in metadata.items()
+        },
+    )
+    proto.producer_name, proto.producer_version = "thaw", metadata["versions"]["thaw"]
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _tidy(proto: onnx.ModelProto) -> None:
+    """Name the free sides, and leave out what the exporter noted of its own work: paths, scopes, unused domains."""
+    graph = proto.graph
+    for value, names in ((graph.input[0], ("n", "height", "width")), (graph.output[0], ("n",))):
+        for side, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            side.dim_param = name
+    del graph.value_info[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+    used = {node.domain for node in graph.node}
+    versions = {entry.domain: entry.version for entry in proto.opset_import if entry.domain in used}
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(*pair) for pair in sorted(versions.items()))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what exporter and quantiser warn of their own parts to themselves; what goes wrong is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,1 @@
+"""`thaw init`: a commented recipe for somebody's images."""

@@ -1,0 +1,162 @@
+"""A commented recipe for somebody's images, from a look at them."""
+
+import os
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+
+from thaw.cache.files import write_atomic
+from thaw.errors import StorageError
+from thaw.init.guess import Look
+from thaw.recipe import recipe_text
+
+STEPS_AN_EPOCH = 20
+"""The batch is small enough for so many steps, and at most 128 images."""
+STEPS = 300
+"""The epochs are enough for so many steps, between 3 and 20."""
+SHOWN_CLASSES = 12
+WIDTH = 110
+
+
+def write_recipe(look: Look, out: Path) -> Path:
+    """Write the recipe that fits what `look` found; `out` must not be there yet. Raises StorageError."""
+    if out.exists():
+        raise StorageError(f"{out} is already there and is left as it is; give another file with --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, suggest(look, out))
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror}; give another file with --out.") from error
+    return out
+
+
+def suggest(look: Look, out: Path) -> str:
+    """The recipe as TOML text; `out` is where it will lie, which its path to the images is relative to."""
+    photos = recipe_text("photos")
+    model = "[model]" + photos.partition("[model]")[2].partition("[train]")[0]
+    arms = "[arms." + photos.partition("[arms.")[2]
+    lines = [*_found(look, out), "", *_data(look, out), "", *_images(look), "", model.rstrip(), "", *_train(look)]
+    return "\n".join([*lines, "", arms])
+
+
+def _found(look: Look, out: Path) -> Iterator[str]:
+    source, names = look.source, look.source.classes
+    counts = np.bincount(source.labels, minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    told = ", ".join(f"{names[code]} {counts[code]:,}" for code in order[:SHOWN_CLASSES])
+    more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
+    yield from _comment("Written by thaw init from a look at the images. Change what is wrong, then:")
+    yield f"#   thaw study --recipe {_plain(out.name)} --dry-run"
+    yield f"#   thaw study --recipe {_plain(out.name)}"
+    yield "#"
+    yield from _comment(f"{len(source.ids):,} images of {len(names):,} classes: {told}{more}.")
+    if counts.max() > 3 * counts.min():
+        yield from _comment(
+            f"The largest class has {counts.max() / counts.min():.0f} times the images of the smallest: read F1 and "
+            "the confusion matrix beside accuracy."
+        )
+    if counts.min() < 20:
+        yield from _comment(
+            f"{names[int(counts.argmin())]} has {counts.min():,} images only, too few to be sure of anything about it."
+        )
+    if source.skipped:
+        yield from _comment(
+            f"{len(source.skipped):,} files or rows are skipped; the report names each with its reason."
+        )
+    if look.unreadable:
+        yield from _comment(
+            f"{look.unreadable:,} of {look.unreadable + len(look.sizes):,} pictures looked at cannot be opened."
+        )
+
+
+def _data(look: Look, out: Path) -> Iterator[str]:
+    data, why = look.data, look.why
+    yield "[data]"
+    yield from _key("source", _relative(data.source, out), why.get("source", ""))
+    if "image" in why:
+        yield from _key("image", data.image, why["image"])
+    if "image" in why:
+        yield from _key("label", data.label, why["label"])
+    if data.split:
+        yield from _key("split", data.split, why["split"])
+    if data.group:
+        yield from _key("group", data.group, why["group"])
+    else:
+        yield from _comment(
+            f"group: {why['group']}."
+            if "group" in why
+            else "group = a column that says what pictures share (a person, a patient), where near copies of a picture "
+            "could lie in train and test alike."
+        )
+    yield from _key("validation", data.validation, why["validation"])
+    yield from _key("test", data.test, why["test"])
+
+
+def _images(look: Look) -> Iterator[str]:
+    sizes = np.array(look.sizes)
+    shorter = sizes.min(1)
+    median = int(np.median(shorter))
+    width, height = np.median(sizes, 0).astype(int)
+    size = 224 if median >= 192 else max(32, 32 * round(median / 32))
+    squares = float((sizes.max(1) <= 1.05 * shorter).mean())
+    yield "[images]"
+    yield from _comment(
+        f"{len(sizes):,} pictures looked at: {width} x {height} pixels in the median, shorter sides from "
+        f"{shorter.min()} to {shorter.max()}."
+    )
+    reason = (
+        "what the backbone was pretrained at" if size == 224 else "the pictures are small, and a larger size adds work"
+    )
+    yield from _key("size", size, reason)
+    if squares > 0.9:
+        yield from _key("resize", "squash", f"{squares:.0%} are square, so nothing is distorted and nothing cut off")
+    else:
+        yield from _key(
+            "resize", "crop", f"{1 - squares:.0%} are not square: crop keeps their shape and cuts the ends off"
+        )
+    if look.jpegs > len(sizes) / 2 and median >= 4 * size:
+        yield from _comment('These JPEGs are large: decode = "fast" lets the decoder shrink them first.')
+
+
+def _train(look: Look) -> Iterator[str]:
+    images = len(look.splits.train)
+    batch = 2 ** int(np.log2(np.clip(images / STEPS_AN_EPOCH, 8, 128)))
+    steps = -(-images // batch)
+    epochs = int(np.clip(-(-STEPS // steps), 3, 20))
+    yield "[train]"
+    yield 'optimizer = "adam"'
+    yield from _key("batch_size", batch, f"{images:,} images to train on are {steps:,} steps an epoch")
+    yield from _key("epochs", epochs, f"{epochs * steps:,} steps; more may help where the report's curves still rise")
+    yield from _key("refit", "train", "validation images, unseen, then calibrate the probabilities")
+
+
+def _key(name: str, value: Any, why: str) -> Iterator[str]:
+    line = f"{name} = {tomlkit.item(value).as_string()}"
+    told = f"{line:<36}# {_plain(why)}"
+    if why and len(told) <= WIDTH:
+        yield told
+        return
+    if why:
+        yield from _comment(why)
+    yield line
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(_plain(text), WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _plain(text: str) -> str:
+    """Text that can stand in a comment: names of classes and columns may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _relative(source: str, out: Path) -> str:
+    """The source as a recipe at `out` would name it: relative where it lies below the recipe's folder."""
+    if source.startswith(("hf:", "thaw:")):
+        return source
+    path, folder = Path(source).expanduser().resolve(), out.resolve().parent
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)

@@ -1,0 +1,39 @@
+"""The cut of a suffix before its first trained layer: what lies before changes at every step, yet not with training."""
+
+from torch import fx, nn
+
+from thaw.nets.prefix.trace import trains
+
+
+def cut_trunk(suffix: nn.Module) -> tuple[nn.Module | None, nn.Module]:
+    """A suffix in two parts, `tail(*trunk(*inputs))`, whose trunk reads no trainable parameter.
+
+    The trunk is what comes before the first trained operation in the order in which the network runs, so that random
+    numbers are drawn in that order too. None, and the suffix itself, where that is nothing, or the suffix is no graph.
+    """
+    if not isinstance(suffix, fx.GraphModule):
+        return None, suffix
+    nodes = list(suffix.graph.nodes)
+    first = next((index for index, node in enumerate(nodes) if trains(suffix, node)), 0)
+    before = [node for node in nodes[:first] if node.op not in ("placeholder", "get_attr")]
+    if not any(node.op == "call_module" for node in before):
+        return None, suffix
+    early = set(nodes[:first])
+    crossing = [
+        node for node in nodes[:first] if node.op != "get_attr" and any(user not in early for user in node.users)
+    ]
+    trunk, tail = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes[:first]:
+        copies[node] = trunk.node_copy(node, copies.__getitem__)
+    trunk.output(tuple(copies[node] for node in crossing))
+    copies = {node: tail.placeholder(f"input_{index}") for index, node in enumerate(crossing)}
+
+    def source(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a parameter that was read before the cut
+            copies[node] = tail.node_copy(node)
+        return copies[node]
+
+    for node in nodes[first:]:
+        copies[node] = tail.node_copy(node, source)
+    return fx.GraphModule(suffix, trunk), fx.GraphModule(suffix, tail)

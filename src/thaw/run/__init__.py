@@ -1,0 +1,1 @@
+"""A run's folder: what a study leaves behind, written and read."""
