@@ -13,12 +13,12 @@ import torch
 
 from thaw.audit.audit import audit
 from thaw.audit.duplicates import components, near_pairs
-from thaw.audit.leak import leak_worth
+from thaw.audit.leak import estimate_leak
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.training.features import describe
+from thaw.training.features import extract_features
 
 
 def main() -> None:
@@ -36,9 +36,9 @@ def main() -> None:
     print(f"{len(dataset.source.ids):,} images, audit: {time.perf_counter() - begun:.1f} s, {peak()}")
     for finding in audited.found["findings"]:
         print(f"  {finding['severity']}: {finding['what']}")
-    features = describe(dataset, recipe, compute, []).values
+    features = extract_features(dataset, recipe, compute, []).values
     begun = time.perf_counter()
-    worth = leak_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
+    worth = estimate_leak(features, dataset.source.labels, dataset.splits, audited.clusters)
     print(f"probes beyond the features: {time.perf_counter() - begun:.1f} s, {worth}")
     for count in arguments.counts:
         search(count, compute.device)

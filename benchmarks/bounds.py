@@ -19,7 +19,7 @@ from thaw.compute.device import Compute, choose_compute
 from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze
 from thaw.nets.layout import hold_frozen, set_layout
-from thaw.nets.prefix.middle import cut_trunk
+from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.observe import macs
 from thaw.nets.prefix.split import split
 from thaw.recipe import Train
@@ -82,7 +82,7 @@ def parts_of(arm: str, compute: Compute) -> tuple[nn.Module | None, nn.Module | 
         with torch.inference_mode(), compute.autocast():
             values = parts.prefix(images)
         values = tuple(value.clone() for value in values)
-    return parts.prefix, *cut_trunk(parts.suffix), values
+    return parts.prefix, *split_middle(parts.suffix), values
 
 
 def random_images(compute: Compute) -> torch.Tensor:

@@ -11,13 +11,13 @@ import time
 
 import numpy as np
 
-from thaw.audit.label_errors import find_suspects
+from thaw.audit.label_errors import find_label_errors
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.data.splits import group_codes
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.training.features import describe
+from thaw.training.features import extract_features
 
 PLANTED, LOOKED = 0.05, 0.1
 
@@ -33,7 +33,7 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.source, tuple(arguments.settings))
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, Clock())
-    features, groups = describe(dataset, recipe, compute, []).values, group_codes(dataset.source, recipe.data)
+    features, groups = extract_features(dataset, recipe, compute, []).values, group_codes(dataset.source, recipe.data)
     splits, clean = dataset.splits, dataset.source.labels
     pool, shares = np.union1d(splits.train, splits.validation), []
     for trial in range(arguments.trials):
@@ -41,7 +41,7 @@ def main() -> None:
         planted = random.choice(splits.train, round(PLANTED * len(splits.train)), replace=False)
         labels, classes = clean.copy(), len(dataset.source.classes)
         labels[planted] = (clean[planted] + random.integers(1, classes, len(planted))) % classes
-        found = find_suspects(features, labels, groups, pool, splits.test)
+        found = find_label_errors(features, labels, groups, pool, splits.test)
         suspects = found.rows[np.isin(found.rows, splits.train)]
         top = suspects[: round(LOOKED * len(suspects))]
         shares.append(float(np.isin(planted, top).mean()))

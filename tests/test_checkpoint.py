@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw.cache import checkpoint
-from thaw.cache.checkpoint import load_state, optimizer_tensors, remember, restore_optimizer, save_state
+from thaw.cache.checkpoint import cached_json, load_state, optimizer_tensors, restore_optimizer, save_state
 from thaw.errors import StorageError
 
 
 def test_a_result_is_made_once(tmp_path: Path) -> None:
     value = {"accuracy": 0.1 + 0.2, "loss": 1e-300, "rows": [1, None, "näme"]}
-    assert remember(tmp_path / "trials", "k", lambda: value) == value
-    assert remember(tmp_path / "trials", "k", dict) == value
-    assert remember(tmp_path / "trials", "other", lambda: 3) == 3
+    assert cached_json(tmp_path / "trials", "k", lambda: value) == value
+    assert cached_json(tmp_path / "trials", "k", dict) == value
+    assert cached_json(tmp_path / "trials", "other", lambda: 3) == 3
 
 
 def test_a_result_that_failed_or_is_torn_is_made_again(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        remember(tmp_path, "k", lambda: 1 / 0)
+        cached_json(tmp_path, "k", lambda: 1 / 0)
     with pytest.raises(ValueError, match="nan"):
-        remember(tmp_path, "k", lambda: float("nan"))
-    assert remember(tmp_path, "k", lambda: 1) == 1
+        cached_json(tmp_path, "k", lambda: float("nan"))
+    assert cached_json(tmp_path, "k", lambda: 1) == 1
     (tmp_path / "k.json").write_text('{"val')
-    assert remember(tmp_path, "k", lambda: 2) == 2
+    assert cached_json(tmp_path, "k", lambda: 2) == 2
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.special import softmax
 
-from thaw.audit.label_errors import Suspects, find_suspects
+from thaw.audit.label_errors import LabelErrors, find_label_errors
 from thaw.bundle.load import load
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
@@ -23,8 +23,8 @@ from thaw.nets.heatmaps import heat_maps
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.run.folder import finish_run, open_run, work_folder
-from thaw.run.gallery import Shown, for_gallery, for_suspects, show
-from thaw.run.summary import Tested as Answers
+from thaw.run.gallery import Gallery, choose_gallery, choose_label_errors, show
+from thaw.run.summary import TestOutputs as Answers
 from thaw.scoring.comparison import compare
 from thaw.scoring.metrics import metrics
 from thaw.scoring.statistics import score_intervals, wilson
@@ -71,9 +71,11 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
             )
     splits, source = dataset.splits, dataset.source
     features = random.normal(size=(60, 3)).astype(np.float32)
-    suspects = find_suspects(features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test)
+    suspects = find_label_errors(
+        features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test
+    )
     maps = {row: np.full((14, 14), row, dtype=np.uint8) for row in range(60)}
-    shown = Shown(for_gallery(labels, tested), for_suspects(suspects), {"scratch": {}, "head": maps})
+    shown = Gallery(choose_gallery(labels, tested), choose_label_errors(suspects), {"scratch": {}, "head": maps})
     with open_run(folder / "run", recipe) as run:
         found = finish_run(run, recipe, dataset, results, tested, suspects, shown, {}, compute, {"total": 1.0}, "")
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -231,13 +233,13 @@ def test_more_images_than_the_gallery_holds_are_mistakes_then_those_with_the_lea
     logits = random.normal(size=(2, 400, classes)).astype(np.float32)
     logits[:, np.arange(400), labels] += 2
     tested = [Answers(arm, 0, of_arm) for arm, of_arm in zip(("head", "everything"), logits, strict=True)]
-    assert for_gallery(labels, tested).tolist() == list(range(400))
+    assert choose_gallery(labels, tested).tolist() == list(range(400))
     shares = softmax(logits, 2)[:, np.arange(400), labels].min(0)
     mistaken = (logits.argmax(2) != labels).any(0)
     for held in (mistaken.sum() - 9, mistaken.sum() + 9):
         monkeypatch.setattr("thaw.run.gallery.GALLERY", held)
         order = sorted(range(400), key=lambda row: (not mistaken[row], shares[row]))
-        assert for_gallery(labels, tested).tolist() == sorted(order[:held])
+        assert choose_gallery(labels, tested).tolist() == sorted(order[:held])
 
 
 def test_maps_are_those_of_the_saved_models_and_are_made_once(
@@ -249,9 +251,9 @@ def test_maps_are_those_of_the_saved_models_and_are_made_once(
     labels = dataset.source.labels[dataset.splits.test]
     tested = [Answers(arm, 0, np.zeros((len(labels), 2), np.float32)) for arm in recipe.arms]
     nothing = np.empty(0)
-    suspects = Suspects(*(nothing.astype(int),) * 2, *(nothing,) * 4, "")
+    suspects = LabelErrors(*(nothing.astype(int),) * 2, *(nothing,) * 4, "")
 
-    def made() -> Shown:
+    def made() -> Gallery:
         return show(small_run, tmp_path, recipe, tested, suspects, dataset, compute)
 
     shown = made()

@@ -172,7 +172,7 @@ def test_those_used_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> No
         entry(key)
         os.utime(folder_of(key) / "manifest.json", (index, index))
     entry("a")  # used again, so now the newest
-    monkeypatch.setattr(eviction, "BUDGET", sum(one.bytes for one in entries()) + 5)
+    monkeypatch.setattr(eviction, "CACHE_BYTES", sum(one.bytes for one in entries()) + 5)
     entry("d")
     assert [one.key for one in entries()] == ["c", "a", "d"]
     assert clear()[0] > 0
@@ -182,7 +182,7 @@ def test_those_used_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     view = entry("mapped").arrays[0][2:]
     entry("idle")
-    monkeypatch.setattr(eviction, "BUDGET", 1)
+    monkeypatch.setattr(eviction, "CACHE_BYTES", 1)
     entry("new")
     assert {one.key for one in entries()} == {"mapped", "new"}
     assert clear()[1] == 1

@@ -160,7 +160,7 @@ def test_a_dry_run_shows_what_each_arm_trains(
 def test_an_arm_that_diverges_in_bf16_is_trained_again_in_fp32(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(*arguments: Any) -> final.Trained:
+    def train(*arguments: Any) -> final.TrainResult:
         if arguments[6].precision == "bf16":
             raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
         return final.train(*arguments)

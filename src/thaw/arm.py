@@ -19,7 +19,7 @@ from thaw.nets.backbones import content_of
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.run.folder import work_folder
-from thaw.run.summary import Tested
+from thaw.run.summary import TestOutputs
 from thaw.scoring.metrics import metrics
 from thaw.training.network import test
 from thaw.training.prepare import Kept, prepare
@@ -38,7 +38,7 @@ def run_arm(
     kept: list[Kept],
     clock: Clock,
     run: Path,
-) -> tuple[dict[str, Any], Tested]:
+) -> tuple[dict[str, Any], TestOutputs]:
     """Search, final training and the one look at the test set; returns what is noted, and what the arm answered.
 
     What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again. `behind`
@@ -103,7 +103,7 @@ def run_arm(
     return result, answers_of(arm, seed, answers)
 
 
-def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> Tested:
+def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> TestOutputs:
     """What an arm answered, from the tensors that its run keeps."""
     arrays = {name: tensor.numpy() for name, tensor in answers.items()}
-    return Tested(arm, seed, arrays["test"], arrays.get("validation"))
+    return TestOutputs(arm, seed, arrays["test"], arrays.get("validation"))

@@ -8,8 +8,8 @@ from typing import Any
 
 from thaw.arm import run_arm
 from thaw.audit.audit import Audit, audit, with_worth
-from thaw.audit.label_errors import keep_suspects
-from thaw.audit.leak import keep_worth
+from thaw.audit.label_errors import cached_label_errors
+from thaw.audit.leak import cached_leak_estimate
 from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset, preprocessing_of
@@ -22,8 +22,8 @@ from thaw.report.page import write_report
 from thaw.run.folder import finish_run, open_run, work_folder
 from thaw.run.gallery import show
 from thaw.run.live import begin_arm, end_arm, follow
-from thaw.run.summary import Tested
-from thaw.training.features import Features, describe
+from thaw.run.summary import TestOutputs
+from thaw.training.features import Features, extract_features
 from thaw.training.prepare import Kept, make_plan, notes, order_arms, planned_bytes
 from thaw.training.probes import catch_up
 
@@ -47,7 +47,7 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
         audited = audit(dataset, recipe.data)
     say_findings(audited.found["findings"])
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
-    tested: list[Tested] = []
+    tested: list[TestOutputs] = []
     behind: list[tuple[str, int]] = []
     kept: list[Kept] = []
     for arm, seed in product(order_arms(recipe, len(dataset.source.classes)), recipe.train.seeds):
@@ -61,10 +61,10 @@ def fill_run(run: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     while behind:
         catch_up(*behind.pop(0), dataset, recipe, compute, kept)
     with clock("features"):
-        features = describe(dataset, recipe, compute, kept)
+        features = extract_features(dataset, recipe, compute, kept)
     with clock("suspects"):
         groups = group_codes(dataset.source, recipe.data)
-        suspects = keep_suspects(features, dataset.source.labels, groups, dataset.splits)
+        suspects = cached_label_errors(features, dataset.source.labels, groups, dataset.splits)
     with clock("audit"):
         checked = weigh_leak(audited, features, dataset)
     say_findings(checked["findings"][len(audited.found["findings"]) :])
@@ -81,7 +81,7 @@ def weigh_leak(audited: Audit, features: Features, dataset: Dataset) -> dict[str
     """The audit with what leaked images are worth, where there are enough of them for a probe to tell."""
     if not audited.leaks:
         return audited.found
-    worth = keep_worth(features, dataset.source.labels, dataset.splits, audited.clusters)
+    worth = cached_leak_estimate(features, dataset.source.labels, dataset.splits, audited.clusters)
     return with_worth(audited.found, worth)
 
 
@@ -90,7 +90,9 @@ def check_source(recipe: Recipe) -> dict[str, Any]:
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, Clock())
     audited = audit(dataset, recipe.data)
-    return weigh_leak(audited, describe(dataset, recipe, compute, []), dataset) if audited.leaks else audited.found
+    return (
+        weigh_leak(audited, extract_features(dataset, recipe, compute, []), dataset) if audited.leaks else audited.found
+    )
 
 
 def say_findings(findings: list[dict[str, str]]) -> None:

@@ -57,7 +57,7 @@ def test_another_weight_or_precision_is_another_entry() -> None:
 
 
 def test_what_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thaw.training.activations.BUDGET", 10)
+    monkeypatch.setattr("thaw.training.activations.CACHE_BYTES", 10)
     assert make_activations(Prefix(), INPUTS, "k", Compute(torch.device("cpu"), "fp32")) is None
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze
 from thaw.nets.prefix.extend import extend
-from thaw.nets.prefix.middle import cut_trunk
+from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.split import Split, split
 from thaw.nets.prefix.trace import twin
 
@@ -64,7 +64,7 @@ def test_prefixes_of_different_networks_do_not_extend_each_other() -> None:
 @pytest.mark.parametrize("train", ["head", ["classifier.4", "classifier.6"]])
 def test_trunk_and_tail_are_the_suffix_to_the_bit(train: str | list[str]) -> None:
     model, parts = parts_of("torchvision/alexnet", train, "train")
-    trunk, tail = cut_trunk(parts.suffix)
+    trunk, tail = split_middle(parts.suffix)
     assert trunk is not None
     assert not any(p.requires_grad for p in trunk.parameters())
     assert parts.prefix is not None
@@ -80,6 +80,6 @@ def test_trunk_and_tail_are_the_suffix_to_the_bit(train: str | list[str]) -> Non
 
 def test_without_anything_before_what_trains_there_is_no_trunk() -> None:
     _, head = parts_of("torchvision/resnet18", "head")
-    assert cut_trunk(head.suffix) == (None, head.suffix)
+    assert split_middle(head.suffix) == (None, head.suffix)
     _, whole = parts_of("torchvision/resnet18", "all")
-    assert cut_trunk(whole.suffix) == (None, whole.suffix)
+    assert split_middle(whole.suffix) == (None, whole.suffix)

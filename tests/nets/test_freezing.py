@@ -7,14 +7,17 @@ import torchvision
 from torch import Tensor, nn
 
 from thaw.errors import ModelError
-from thaw.nets.freezing import Row, freeze, set_mode
+from thaw.nets.freezing import ModuleRow, freeze, set_mode
 
 
 def test_the_founding_arm_has_a_row_for_each_layer() -> None:
     model = torchvision.models.alexnet(num_classes=2)
     rows = freeze(model, "classifier.6", ["classifier.4", "classifier.6"])
-    assert rows[0] == Row("features.0", "Conv2d", 23_296, False)
-    assert rows[-2:] == [Row("classifier.4", "Linear", 16_781_312, True), Row("classifier.6", "Linear", 8_194, True)]
+    assert rows[0] == ModuleRow("features.0", "Conv2d", 23_296, False)
+    assert rows[-2:] == [
+        ModuleRow("classifier.4", "Linear", 16_781_312, True),
+        ModuleRow("classifier.6", "Linear", 8_194, True),
+    ]
     assert sum(row.parameters for row in rows) == 57_012_034
     assert [row.module for row in rows if row.trained] == ["classifier.4", "classifier.6"]
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
@@ -56,7 +59,7 @@ def test_parameters_of_one_module_may_part_and_shared_ones_count_once() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=32)
     rows = freeze(model, "head", ["cls_token"])
     own = [row for row in rows if row.module == ""]
-    assert own == [Row("", "VisionTransformer", 5 * 192, False), Row("", "VisionTransformer", 192, True)]
+    assert own == [ModuleRow("", "VisionTransformer", 5 * 192, False), ModuleRow("", "VisionTransformer", 192, True)]
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in model.parameters())
 
     tied = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})

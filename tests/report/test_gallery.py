@@ -75,7 +75,7 @@ def test_pictures_beyond_the_budget_become_smaller(run, metrics, monkeypatch):
     whole = sum(map(len, pq.read_table(run / "gallery.parquet")["image"].to_pylist())) * 4 // 3
     maps = sum(len(heat) for of_arm in json.loads(gallery(run, metrics))["arms"].values() for heat in of_arm["heat"])
     for share, largest in ((0.8, 96), (0.3, 80)):
-        monkeypatch.setattr(gallery_module, "BUDGET", maps + int(share * whole))
+        monkeypatch.setattr(gallery_module, "GALLERY_BYTES", maps + int(share * whole))
         pictures = json.loads(gallery(run, metrics))["pictures"]
         assert sum(len(uri.partition(",")[2]) for uri in pictures) <= share * whole * 1.03
         assert pictures[0].startswith("data:image/webp;base64,")

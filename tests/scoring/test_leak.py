@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from thaw.audit import leak
-from thaw.audit.leak import leak_worth
+from thaw.audit.leak import estimate_leak
 from thaw.data.splits import Splits
 
 
@@ -27,7 +27,7 @@ def split(part: np.ndarray) -> Splits:
 def test_copies_that_are_split_at_random_are_worth_much() -> None:
     features, labels, clusters = drawn(0)
     part = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [150, 30, 60]))
-    found = leak_worth(features, labels, split(part), clusters)
+    found = estimate_leak(features, labels, split(part), clusters)
     assert found is not None
     assert found.accuracy > 0.9
     assert found.accuracy_grouped < 0.8
@@ -40,7 +40,7 @@ def test_copies_that_stay_together_are_worth_nothing() -> None:
     for seed in range(20):
         features, labels, clusters = drawn(seed)
         part = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], [37, 8, 15]))[clusters]
-        found = leak_worth(features, labels, split(part), clusters)
+        found = estimate_leak(features, labels, split(part), clusters)
         assert found is not None
         inside += found.interval[0] <= 0 <= found.interval[1]
     assert inside >= 17
@@ -62,9 +62,9 @@ def test_the_interval_is_what_resampling_clusters_gives() -> None:
 def test_what_cannot_be_kept_together_is_worth_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels, _ = drawn(0)
     part = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [150, 30, 60]))
-    assert leak_worth(features, labels, split(part), np.zeros(240, np.int64)) is None
+    assert estimate_leak(features, labels, split(part), np.zeros(240, np.int64)) is None
     monkeypatch.setattr(leak, "PROBED", 200)  # the one cluster is larger than a probe may see
-    assert leak_worth(features, labels, split(part), np.zeros(240, np.int64)) is None
+    assert estimate_leak(features, labels, split(part), np.zeros(240, np.int64)) is None
 
 
 def test_large_studies_are_probed_by_whole_clusters() -> None:

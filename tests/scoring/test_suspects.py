@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thaw.audit.label_errors import Suspects, find_suspects
+from thaw.audit.label_errors import LabelErrors, find_label_errors
 
 
 def clusters(images: int, classes: int, apart: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -14,7 +14,7 @@ def clusters(images: int, classes: int, apart: float = 3.0, seed: int = 0) -> tu
     return (centres[labels] + random.normal(size=(images, 20))).astype(np.float32), labels
 
 
-def score_by_row(found: Suspects, images: int) -> np.ndarray:
+def score_by_row(found: LabelErrors, images: int) -> np.ndarray:
     scores = np.full(images, np.nan)
     scores[found.rows] = found.score
     return scores
@@ -28,7 +28,7 @@ def test_planted_errors_come_first(classes: int, grouped: bool) -> None:
     labels = clean.copy()
     labels[planted] = (clean[planted] + 1) % classes
     groups = np.arange(500) // 5 if grouped else None
-    found = find_suspects(features, labels, groups, np.arange(400), np.arange(400, 500))
+    found = find_label_errors(features, labels, groups, np.arange(400), np.arange(400, 500))
     assert sorted(found.rows) == list(range(500))
     assert set(found.rows[:20]) == set(planted)
     assert (found.suggested[:20] == clean[found.rows[:20]]).all()
@@ -44,7 +44,7 @@ def test_labels_of_the_test_set_train_nothing() -> None:
     pool, test = np.arange(200), np.arange(200, 300)
     other = labels.copy()
     other[test] = 1 - other[test]
-    one, flipped = (score_by_row(find_suspects(features, own, None, pool, test), 300) for own in (labels, other))
+    one, flipped = (score_by_row(find_label_errors(features, own, None, pool, test), 300) for own in (labels, other))
     np.testing.assert_array_equal(one[pool], flipped[pool])
     np.testing.assert_allclose(one[test], 1 - flipped[test], atol=1e-6)
 
@@ -54,17 +54,17 @@ def test_an_error_that_a_whole_group_shares_is_found() -> None:
     groups, labels = np.arange(400) // 4, clean.copy()
     features[40:44] = features[40] + np.random.default_rng(0).normal(0, 0.01, (4, 20))  # nearly one picture
     labels[40:44] = 1 - clean[40]
-    found = find_suspects(features, labels, groups, np.arange(400), np.array([], dtype=int))
+    found = find_label_errors(features, labels, groups, np.arange(400), np.array([], dtype=int))
     assert set(found.rows[:30]) >= {40, 41, 42, 43}
 
 
 def test_an_image_alone_in_its_class_is_not_checked() -> None:
     features, labels = clusters(100, 2)
     labels[7] = 2
-    found = find_suspects(features, labels, None, np.arange(80), np.arange(80, 100))
+    found = find_label_errors(features, labels, None, np.arange(80), np.arange(80, 100))
     assert sorted(found.rows) == [row for row in range(100) if row != 7]
 
 
 def test_nothing_is_checked_where_nothing_can_be_learned() -> None:
     features, labels = clusters(4, 2)
-    assert len(find_suspects(features, labels, np.zeros(4, int), np.array([0, 1]), np.array([2, 3])).rows) == 0
+    assert len(find_label_errors(features, labels, np.zeros(4, int), np.array([0, 1]), np.array([2, 3])).rows) == 0

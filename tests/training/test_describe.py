@@ -14,7 +14,7 @@ from thaw.nets.backbones import build_backbone
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
-from thaw.training.features import describe
+from thaw.training.features import extract_features
 
 
 def test_features_are_what_the_headless_network_gives(class_folder: Path) -> None:
@@ -22,7 +22,7 @@ def test_features_are_what_the_headless_network_gives(class_folder: Path) -> Non
     recipe = load_recipe("photos", str(class_folder), settings)
     compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
-    found = describe(dataset, recipe, compute, []).values
+    found = extract_features(dataset, recipe, compute, []).values
     model, _ = build_backbone(recipe.model.backbone, embedded_weights(recipe.model.weights), 2, seed=5)
     model.classifier = nn.Identity()
     pixels = torch.from_numpy(np.stack([dataset.pixels.image(row) for row in range(60)]))
@@ -37,7 +37,7 @@ def test_features_are_the_same_without_caches(class_folder: Path) -> None:
     found = []
     for caches in ("auto", "off"):
         recipe = load_recipe("photos", str(class_folder), (*settings, f"cache.activations={caches}"))
-        found.append(describe(load_dataset(recipe, compute, Clock()), recipe, compute, []).values)
+        found.append(extract_features(load_dataset(recipe, compute, Clock()), recipe, compute, []).values)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_features_follow_the_normalisation(class_folder: Path) -> None:
     found = []
     for mean in ("[0.5, 0.4, 0.3]", "[0.1, 0.2, 0.3]"):
         recipe = load_recipe("photos", str(class_folder), (*settings, f"images.mean={mean}"))
-        found.append(describe(load_dataset(recipe, compute, Clock()), recipe, compute, []))
+        found.append(extract_features(load_dataset(recipe, compute, Clock()), recipe, compute, []))
     assert found[0].key != found[1].key
     assert not np.allclose(found[0].values, found[1].values)
 
@@ -56,7 +56,7 @@ def test_features_are_computed_once(class_folder: Path, monkeypatch: pytest.Monk
     recipe = load_recipe("photos", str(class_folder), ("images.size=32", "train.precision=fp32"))
     compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
-    found, ran = describe(dataset, recipe, compute, []).values, []
+    found, ran = extract_features(dataset, recipe, compute, []).values, []
     monkeypatch.setattr("thaw.training.features.stage", lambda *_: ran.append(True))
-    np.testing.assert_array_equal(describe(dataset, recipe, compute, []).values, found)
+    np.testing.assert_array_equal(extract_features(dataset, recipe, compute, []).values, found)
     assert not ran

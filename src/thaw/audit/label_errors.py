@@ -37,7 +37,7 @@ GROUPED = "; mean of a probe that holds whole groups out and one that holds sing
 
 
 @dataclass(frozen=True)
-class Suspects:
+class LabelErrors:
     """Every image that could be checked, the most suspect first."""
 
     rows: Codes
@@ -53,7 +53,7 @@ class Suspects:
     method: str
 
 
-def keep_suspects(features: Features, labels: Codes, groups: Codes | None, splits: Splits) -> Suspects:
+def cached_label_errors(features: Features, labels: Codes, groups: Codes | None, splits: Splits) -> LabelErrors:
     """As `find_suspects` of train and validation as the pool; the probabilities are from the cache or found now."""
     pool, test = np.union1d(splits.train, splits.validation), splits.test
 
@@ -64,9 +64,9 @@ def keep_suspects(features: Features, labels: Codes, groups: Codes | None, split
     return rank(cached("suspects", key, len(labels), fields, make).arrays[0], labels, groups is not None)
 
 
-def find_suspects(
+def find_label_errors(
     features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes
-) -> Suspects:
+) -> LabelErrors:
     """The images whose labels the others contradict, the most suspect first: see `out_of_fold` and `rank`."""
     return rank(out_of_fold(features, labels, groups, pool, test), labels, groups is not None)
 
@@ -156,7 +156,7 @@ def _folds(labels: Codes, groups: Codes | None) -> list[Part]:
     return [(train, held) for train, held in split if len(held)]
 
 
-def rank(p: Scores, labels: Codes, grouped: bool) -> Suspects:
+def rank(p: Scores, labels: Codes, grouped: bool) -> LabelErrors:
     """Rank the images by how surely `out_of_fold` probabilities contradict their labels.
 
     The score is the margin between the label's and the suggestion's probability, brought to 0 to 1, and the rule for
@@ -175,6 +175,6 @@ def rank(p: Scores, labels: Codes, grouped: bool) -> Suspects:
     score = (1 + p_label - p_suggested) / 2
     order = np.argsort(score, kind="stable")
     method = METHOD + (GROUPED if grouped else "")
-    return Suspects(
+    return LabelErrors(
         rows[order], suggested[order], p_label[order], p_suggested[order], score[order], contradicted[order], method
     )

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from thaw.cache.budget import cache_folder
-from thaw.cache.checkpoint import remember
+from thaw.cache.checkpoint import cached_json
 from thaw.compute.batches import read_rows
 from thaw.data.splits import Splits, draw_groups
 from thaw.scoring.statistics import LEVEL
@@ -31,7 +31,7 @@ METHOD = (
 
 
 @dataclass(frozen=True)
-class Worth:
+class LeakEstimate:
     """A linear probe's accuracy on test images, as they are split and with all copies kept together."""
 
     accuracy: float
@@ -43,18 +43,18 @@ class Worth:
     method: str
 
 
-def keep_worth(features: Features, labels: Rows, splits: Splits, clusters: Rows) -> dict[str, Any] | None:
+def cached_leak_estimate(features: Features, labels: Rows, splits: Splits, clusters: Rows) -> dict[str, Any] | None:
     """`leak_worth` as a dict, from the cache or found now."""
 
     def make() -> dict[str, Any] | None:
-        found = leak_worth(features.values, labels, splits, clusters)
+        found = estimate_leak(features.values, labels, splits, clusters)
         return None if found is None else asdict(found)
 
     key = features.key_with(labels, clusters, *splits.rows().values())
-    return remember(cache_folder() / "worth", key, make)
+    return cached_json(cache_folder() / "worth", key, make)
 
 
-def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clusters: Rows) -> Worth | None:
+def estimate_leak(features: NDArray[np.float32], labels: Rows, splits: Splits, clusters: Rows) -> LeakEstimate | None:
     """How much test accuracy changes when copies stay in one split; None where they cannot.
 
     `features` (n, d), `labels` (n,), `clusters` (n,): images with the same code stay together. Nothing is chosen by
@@ -82,7 +82,7 @@ def leak_worth(features: NDArray[np.float32], labels: Rows, splits: Splits, clus
     deviation = float(np.sqrt(count / max(count - 1, 1) * (shares @ shares)))
     reach = deviation * float(stats.t.ppf((1 + LEVEL) / 2, max(count - 1, 1)))
     worth = first - second
-    return Worth(first, second, worth, (worth - reach, worth + reach), METHOD.format(draws=len(together)))
+    return LeakEstimate(first, second, worth, (worth - reach, worth + reach), METHOD.format(draws=len(together)))
 
 
 def _whole_clusters(rows: Rows, clusters: Rows) -> Rows:

@@ -24,8 +24,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from thaw.cache.budget import cache_folder, make_room, mark
-from thaw.cache.files import alone, write_atomic, write_json, writing
+from thaw.cache.budget import cache_folder, make_room, mark_in_use
+from thaw.cache.files import lock_or_wait, write_atomic, write_json, writing
 from thaw.errors import StorageError
 from thaw.progress import say
 
@@ -88,7 +88,7 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
     wanted = rows * sum(field.row_bytes() for field in fields)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder.parent / f"{key}.lock", f"the same {kind}"):
+    with lock_or_wait(folder.parent / f"{key}.lock", f"the same {kind}"):
         notes = _find(folder, rows, fields)
         made = notes is None
         if notes is None:
@@ -248,7 +248,7 @@ def _map(folder: Path, index: int, rows: int, field: Field) -> Array:
     path = _file(folder, index)
     array = np.memmap(path, np.dtype(field.dtype), "r", shape=(rows, *field.shape))
     with contextlib.suppress(OSError):
-        weakref.finalize(_mapped(array), mark(folder))
+        weakref.finalize(_mapped(array), mark_in_use(folder))
     return array
 
 

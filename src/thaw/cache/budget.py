@@ -11,9 +11,9 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from thaw.cache.files import alone, free_bytes, no_room, writing
+from thaw.cache.files import free_bytes, lock_or_wait, no_room, writing
 
-BUDGET = 20 << 30
+CACHE_BYTES = 20 << 30
 """Bytes that the cache may hold before the entries used longest ago are removed."""
 
 
@@ -70,7 +70,7 @@ def make_room(folder: Path, wanted: int) -> None:
     Raises StorageError where removing all that are not in use does not make enough room on the disk.
     """
     listed = entries()
-    excess = max(sum(entry.bytes for entry in listed) + wanted - BUDGET, wanted - free_bytes(folder))
+    excess = max(sum(entry.bytes for entry in listed) + wanted - CACHE_BYTES, wanted - free_bytes(folder))
     for entry in listed:
         if excess <= 0:
             break
@@ -90,15 +90,15 @@ def using(folder: Path) -> Iterator[None]:
     """Keep an entry, which need not exist yet, from being removed during the block."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder.parent / f"{folder.name}.lock", "the same files"), writing(folder):
-        unmark = mark(folder)
+    with lock_or_wait(folder.parent / f"{folder.name}.lock", "the same files"), writing(folder):
+        unmark = mark_in_use(folder)
     try:
         yield
     finally:
         unmark()
 
 
-def mark(folder: Path) -> Callable[[], None]:
+def mark_in_use(folder: Path) -> Callable[[], None]:
     """Mark an entry, whose lock is held, as in use by this process; returns what to call when it no longer is."""
     _is_marked(folder)
     path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.lock"

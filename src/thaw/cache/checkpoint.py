@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from thaw.cache.files import alone, replacing, write_json, writing
+from thaw.cache.files import lock_or_wait, replacing, write_json, writing
 
 Value = TypeVar("Value")
 
 
-def remember(folder: Path, key: str, make: Callable[[], Value]) -> Value:
+def cached_json(folder: Path, key: str, make: Callable[[], Value]) -> Value:
     """What `make` returned under `key` when it was first called, from `folder/KEY.json`, else made and kept now.
 
     The value is one that JSON holds exactly: numbers, text, lists and dicts with keys of text; no tuples, and no NaN
@@ -27,7 +27,7 @@ def remember(folder: Path, key: str, make: Callable[[], Value]) -> Value:
     path = folder / f"{key}.json"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / f"{key}.lock", "the same result"):
+    with lock_or_wait(folder / f"{key}.lock", "the same result"):
         try:
             value: Value = json.loads(path.read_text(encoding="utf-8"))["value"]
         except (OSError, ValueError, KeyError, TypeError):

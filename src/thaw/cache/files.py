@@ -102,7 +102,7 @@ def free_bytes(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
+def lock_or_wait(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path`; where another process holds it, say that `what` is waited for, and wait.
 
     The system lets go of the lock when the process ends, however it ends.
@@ -121,7 +121,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only(path: Path, refusal: str) -> Iterator[None]:
+def lock_or_refuse(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file `path`. Raises StorageError, which begins with `refusal`, where another process holds it."""
     lock = FileLock(path)
     with writing(path.parent):

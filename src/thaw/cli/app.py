@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from thaw.cache.budget import BUDGET, cache_folder, clear, entries
+from thaw.cache.budget import CACHE_BYTES, cache_folder, clear, entries
 from thaw.cache.files import is_full, no_room, size
 from thaw.cli.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.cli.interrupt import ends_promptly
@@ -311,7 +311,7 @@ def cache(action: str) -> None:
     if listed:
         Console(highlight=False).print(table)
     total = size(sum(entry.bytes for entry in listed))
-    click.echo(f"{total} of {size(BUDGET)} in {cache_folder()}; THAW_CACHE names another folder")
+    click.echo(f"{total} of {size(CACHE_BYTES)} in {cache_folder()}; THAW_CACHE names another folder")
 
 
 @cli.command(short_help="Have the shell complete commands when Tab is pressed")

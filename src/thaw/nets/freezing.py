@@ -16,7 +16,7 @@ BATCH_NORMALISATION = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True)
-class Row:
+class ModuleRow:
     """Parameters that one module owns and that share a fate."""
 
     module: str
@@ -27,7 +27,7 @@ class Row:
     trained: bool
 
 
-def freeze(model: nn.Module, head: str, train: str | list[str], size: int = 224) -> list[Row]:
+def freeze(model: nn.Module, head: str, train: str | list[str], size: int = 224) -> list[ModuleRow]:
     """Set `requires_grad` on every parameter; returns a row for each module that owns some.
 
     `train` is `all`; `head` (the module named `head`); `last-stage` (see `stages.last_stage`; `size` is the side of an
@@ -46,7 +46,7 @@ def freeze(model: nn.Module, head: str, train: str | list[str], size: int = 224)
         for fate in (False, True):
             size = sum(p.numel() for p in own if p.requires_grad == fate)
             if size:
-                rows.append(Row(name, type(module).__name__, size, fate))
+                rows.append(ModuleRow(name, type(module).__name__, size, fate))
     return rows
 
 

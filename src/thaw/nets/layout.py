@@ -10,7 +10,7 @@ from torch import nn
 
 from thaw.cache.arrays import key_of
 from thaw.cache.budget import cache_folder
-from thaw.cache.checkpoint import remember
+from thaw.cache.checkpoint import cached_json
 from thaw.compute.device import Compute
 from thaw.errors import out_of_memory
 from thaw.images.preprocessing import Normalise
@@ -62,7 +62,7 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
         return {"channels_last": faster, "what": what, "seconds": [seconds[False], seconds[True]]}
 
     def of_machine() -> dict[str, Any]:
-        return remember(cache_folder() / "layouts", key, trial)
+        return cached_json(cache_folder() / "layouts", key, trial)
 
     key = key_of(
         what=what,
@@ -70,7 +70,7 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
         machine=[platform.machine(), platform.processor(), torch.get_num_threads()],
         compute=[str(compute.device), compute.precision],
     )
-    found = remember(compute.layouts, key, of_machine) if compute.layouts else of_machine()
+    found = cached_json(compute.layouts, key, of_machine) if compute.layouts else of_machine()
     set_layout(network, found["channels_last"])
     return bool(found["channels_last"])
 

@@ -21,7 +21,7 @@ SHOWN_SUSPECTS = 24
 SHOWN_PAIRS = 12
 SAMPLE_SIDE = 112
 """Pixels of a sample's longer side: twice what it takes on the page."""
-BUDGET = 7 << 20
+GALLERY_BYTES = 7 << 20
 """Bytes of the gallery's pictures and heat maps in the page; beyond that the pictures are brought to WebP, then made
 smaller."""
 SMALLER = ((96, 60), (80, 50), (64, 50), (48, 40))
@@ -52,7 +52,7 @@ def gallery(run: Path, metrics: Metrics) -> Markup | None:
     maps = {
         arm: [_encoded(heat) for heat in column(f"heat:{arm}")] if f"heat:{arm}" in names else [] for arm in answers
     }
-    room = BUDGET - sum(len(heat or "") for of_arm in maps.values() for heat in of_arm)
+    room = GALLERY_BYTES - sum(len(heat or "") for of_arm in maps.values() for heat in of_arm)
     of_arms = {
         arm: {
             "predicted": [place_of[of_arm[ids[place]][0]] for place in shown],

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thaw.audit.label_errors import Suspects
+from thaw.audit.label_errors import LabelErrors
 from thaw.cache.arrays import key_of
 from thaw.cache.budget import datasets_folder, using
-from thaw.cache.files import PART, only, write_atomic, write_json, writing
+from thaw.cache.files import PART, lock_or_refuse, write_atomic, write_json, writing
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import StorageError
@@ -20,10 +20,10 @@ from thaw.nets.backbones import content_of
 from thaw.recipe import Recipe, to_toml
 from thaw.recipes import embedded_weights
 from thaw.run.environment import write_environment
-from thaw.run.gallery import Shown
+from thaw.run.gallery import Gallery
 from thaw.run.live import FILE as PROGRESS
-from thaw.run.summary import Tested, slices_of_test, summarise
-from thaw.run.tables import write_examples, write_gallery, write_predictions, write_suspects
+from thaw.run.summary import TestOutputs, slices_of_test, summarise
+from thaw.run.tables import write_examples, write_gallery, write_label_errors, write_predictions
 
 LOCK = ".lock"
 """The file in a run directory that a running study holds locked."""
@@ -41,7 +41,7 @@ def open_run(folder: Path, recipe: Recipe) -> Iterator[Path]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_another(folder, text)
-    with only(folder / LOCK, f"another study is running in {folder}"), using(datasets_folder()):
+    with lock_or_refuse(folder / LOCK, f"another study is running in {folder}"), using(datasets_folder()):
         _refuse_another(folder, text)
         for path in folder.rglob(f".*{PART}"):
             path.unlink(missing_ok=True)
@@ -80,9 +80,9 @@ def finish_run(
     recipe: Recipe,
     dataset: Dataset,
     results: dict[str, list[dict[str, Any]]],
-    tested: list[Tested],
-    suspects: Suspects,
-    shown: Shown,
+    tested: list[TestOutputs],
+    suspects: LabelErrors,
+    shown: Gallery,
     audited: dict[str, Any],
     compute: Compute,
     seconds: dict[str, float],
@@ -94,7 +94,7 @@ def finish_run(
     write_examples(run, tested, audited.get("pairs", []), dataset)
     slices = slices_of_test(dataset, recipe.data)
     write_gallery(run, shown, slices, dataset)
-    write_suspects(run, shown, suspects, dataset)
+    write_label_errors(run, shown, suspects, dataset)
     write_json(run / "modules.json", {arm: runs[0].pop("modules") for arm, runs in results.items()})
     heads = {one.pop("head") for runs in results.values() for one in runs}
     write_environment(run, compute)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thaw.audit.label_errors import Suspects
+from thaw.audit.label_errors import LabelErrors
 from thaw.bundle.load import load
 from thaw.cache.checkpoint import load_state, save_state
 from thaw.compute.batches import Rows, consecutive
@@ -20,10 +20,10 @@ from thaw.nets.heatmaps import heat_maps
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.progress import stage
 from thaw.recipe import Recipe
-from thaw.run.summary import Tested
+from thaw.run.summary import TestOutputs
 from thaw.scoring.metrics import log_probabilities
 
-GALLERY, SUSPECTS = 2000, 200
+GALLERY_IMAGES, LABEL_ERRORS = 2000, 200
 """At most so many test images in the gallery, and so many images among the suspects."""
 MAPPED = 50
 """Suspects that have heat maps: the first, of which the report shows some."""
@@ -34,7 +34,7 @@ Maps = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Shown:
+class Gallery:
     """What of a study's images is shown."""
 
     gallery: Rows
@@ -49,26 +49,26 @@ def show(
     run: Path,
     work: Path,
     recipe: Recipe,
-    tested: list[Tested],
-    suspects: Suspects,
+    tested: list[TestOutputs],
+    suspects: LabelErrors,
     dataset: Dataset,
     compute: Compute,
-) -> Shown:
+) -> Gallery:
     """Choose the pictures and make their heat maps, by each arm's model as it was saved in `run`, of the first seed.
 
     An arm's maps are kept in `work`, where an earlier run of the same study finds them.
     """
-    gallery, doubted = for_gallery(dataset.source.labels[dataset.splits.test], tested), for_suspects(suspects)
+    gallery, doubted = choose_gallery(dataset.source.labels[dataset.splits.test], tested), choose_label_errors(suspects)
     rows = np.union1d(dataset.splits.test[gallery], suspects.rows[doubted[:MAPPED]])
     seed = recipe.train.seeds[0]
     heat = {
         arm: _looked(run / "models" / arm, rows, work / f"{arm}-{seed}" / "looked.safetensors", dataset, compute)
         for arm in recipe.arms
     }
-    return Shown(gallery, doubted, heat)
+    return Gallery(gallery, doubted, heat)
 
 
-def for_gallery(labels: Rows, tested: list[Tested]) -> Rows:
+def choose_gallery(labels: Rows, tested: list[TestOutputs]) -> Rows:
     """Places of the test images for the gallery, ascending: of too many, first those that some arm gets wrong.
 
     Mistakes, and right answers after them, come by how likely some arm holds the label, the least first: the surest
@@ -76,12 +76,12 @@ def for_gallery(labels: Rows, tested: list[Tested]) -> Rows:
     """
     own = [log_probabilities(one.logits)[np.arange(len(labels)), labels] for one in tested]
     right = np.all([one.logits.argmax(1) == labels for one in tested], axis=0)
-    return np.sort(np.lexsort((np.min(own, axis=0), right))[:GALLERY])
+    return np.sort(np.lexsort((np.min(own, axis=0), right))[:GALLERY_IMAGES])
 
 
-def for_suspects(suspects: Suspects) -> Rows:
+def choose_label_errors(suspects: LabelErrors) -> Rows:
     """Places of the suspects to show: the first of those for which another class is likelier than the label."""
-    return np.flatnonzero(suspects.p_suggested > suspects.p_label)[:SUSPECTS]
+    return np.flatnonzero(suspects.p_suggested > suspects.p_label)[:LABEL_ERRORS]
 
 
 def _looked(bundle: Path, rows: Rows, kept: Path, dataset: Dataset, compute: Compute) -> dict[int, Maps]:

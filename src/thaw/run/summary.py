@@ -21,7 +21,7 @@ SCORES = ("accuracy", "precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestOutputs:
     """What one arm with one seed said of the test images."""
 
     arm: str
@@ -37,7 +37,7 @@ def summarise(
     dataset: Dataset,
     slices: list[Slices],
     results: dict[str, list[dict[str, Any]]],
-    tested: list[Tested],
+    tested: list[TestOutputs],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """For `metrics.json`: what is to be added to each arm, and to the study as a whole.
 

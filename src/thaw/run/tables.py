@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from thaw.audit.label_errors import Suspects
+from thaw.audit.label_errors import LabelErrors
 from thaw.cache.files import write_atomic
 from thaw.data.dataset import Dataset
-from thaw.run.gallery import Shown
-from thaw.run.summary import Tested
+from thaw.run.gallery import Gallery
+from thaw.run.summary import TestOutputs
 from thaw.scoring.metrics import log_probabilities
 from thaw.scoring.slices import Slices
 
@@ -28,7 +28,7 @@ SMALL = 96
 """Pixels of the longer side of a picture in the gallery."""
 
 
-def write_predictions(run: Path, tested: list[Tested], dataset: Dataset) -> None:
+def write_predictions(run: Path, tested: list[TestOutputs], dataset: Dataset) -> None:
     """`predictions.parquet`: a row for each test image, arm and seed."""
     source, test = dataset.source, dataset.splits.test
     names = np.array(source.classes)
@@ -51,7 +51,7 @@ def write_predictions(run: Path, tested: list[Tested], dataset: Dataset) -> None
     _write_table(run / "predictions.parquet", pa.concat_tables(tables))
 
 
-def write_examples(run: Path, tested: list[Tested], pairs: list[dict[str, Any]], dataset: Dataset) -> None:
+def write_examples(run: Path, tested: list[TestOutputs], pairs: list[dict[str, Any]], dataset: Dataset) -> None:
     """`examples.parquet`: sample pictures of every class and split, and mistakes, as the network sees them."""
     source, splits = dataset.source, dataset.splits
     shown: list[tuple[int, str, str]] = []
@@ -76,7 +76,7 @@ def write_examples(run: Path, tested: list[Tested], pairs: list[dict[str, Any]],
     _write_table(run / "examples.parquet", pa.table(table))
 
 
-def write_gallery(run: Path, shown: Shown, slices: list[Slices], dataset: Dataset) -> None:
+def write_gallery(run: Path, shown: Gallery, slices: list[Slices], dataset: Dataset) -> None:
     """`gallery.parquet`: small pictures of test images, their slices, and where each arm looked."""
     source, rows = dataset.source, dataset.splits.test[shown.gallery]
     table = {
@@ -89,7 +89,7 @@ def write_gallery(run: Path, shown: Shown, slices: list[Slices], dataset: Datase
     _write_table(run / "gallery.parquet", pa.table(table))
 
 
-def write_suspects(run: Path, shown: Shown, suspects: Suspects, dataset: Dataset) -> None:
+def write_label_errors(run: Path, shown: Gallery, suspects: LabelErrors, dataset: Dataset) -> None:
     """`suspects.parquet`: the images whose label is most probably wrong, the most suspect first, and their maps."""
     source, splits, first = dataset.source, dataset.splits, shown.suspects
     rows, names = suspects.rows[first], np.array(source.classes)
@@ -110,7 +110,7 @@ def write_suspects(run: Path, shown: Shown, suspects: Suspects, dataset: Dataset
     _write_table(run / "suspects.parquet", pa.table(table))
 
 
-def _heat(shown: Shown, rows: NDArray[np.int64]) -> dict[str, pa.Array]:
+def _heat(shown: Gallery, rows: NDArray[np.int64]) -> dict[str, pa.Array]:
     """A column of heat maps, 14 x 14 bytes each or null, for each arm."""
     return {
         f"heat:{arm}": pa.array([maps[row].tobytes() if row in maps else None for row in rows.tolist()], pa.binary())

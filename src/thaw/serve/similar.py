@@ -22,7 +22,7 @@ from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
 from thaw.serve.watch import state_of
 from thaw.training.activations import fingerprint
-from thaw.training.features import Describer, keep_features
+from thaw.training.features import FeatureExtractor, cached_features
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Training:
     """How the study decoded them."""
     described: NDArray[np.float32]
     """(images, features), each row of length 1."""
-    describer: Describer
+    describer: FeatureExtractor
     """uint8 pixels (n, height, width, 3) to features (n, features)."""
     compute: Compute
 
@@ -69,13 +69,13 @@ def read_training(run: Path) -> Training:
     weights = embedded_weights(recipe.model.weights)
     model, head = build_backbone(recipe.model.backbone, weights, len(dataset.source.classes), seed=0)
     whole = nn.Sequential(Normalise(dataset.preprocessing), model).eval().to(compute.device)
-    describer = Describer(whole, model.get_submodule(head))
+    describer = FeatureExtractor(whole, model.get_submodule(head))
     return Training(
         dataset, rows, recipe.images.decode, _unit(_describe(describer, dataset, rows, compute)), describer, compute
     )
 
 
-def _describe(describer: Describer, dataset: Dataset, rows: Rows, compute: Compute) -> NDArray[np.float32]:
+def _describe(describer: FeatureExtractor, dataset: Dataset, rows: Rows, compute: Compute) -> NDArray[np.float32]:
     """(images, features) of these rows, from the cache where they were described before.
 
     The whole network runs: finding what could be computed once traces it, which must not happen while another thread
@@ -84,7 +84,7 @@ def _describe(describer: Describer, dataset: Dataset, rows: Rows, compute: Compu
     given = {"pixels": dataset.key, "rows": rows.tolist(), "preprocessing": asdict(dataset.preprocessing)}
     how = [str(compute.device), compute.precision, torch.__version__]
     key = key_of(**given, network=fingerprint(describer), how=how)
-    return np.array(keep_features(describer, dataset.pixels, rows, compute, key))
+    return np.array(cached_features(describer, dataset.pixels, rows, compute, key))
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

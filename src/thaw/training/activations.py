@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from thaw.cache.arrays import Array, Entry, Field, Made, cached, kept_bytes, key_of
-from thaw.cache.budget import BUDGET, cache_folder, room
+from thaw.cache.budget import CACHE_BYTES, cache_folder, room
 from thaw.cache.files import no_room, size
 from thaw.compute.batches import Inputs, consecutive
 from thaw.compute.device import Compute
@@ -48,7 +48,7 @@ def make_activations(prefix: nn.Module, inputs: Inputs, computation: str, comput
                 yield run(prefix, tensors, compute), {}
                 advance(len(rows))
 
-    if wanted > BUDGET:
+    if wanted > CACHE_BYTES:
         say(f"the activations would take {size(wanted)}, more than the cache may; the network runs whole")
         return None
     missing = wanted - kept_bytes("activations", key)

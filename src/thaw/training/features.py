@@ -39,7 +39,7 @@ class Features:
         return key_of(features=self.key, given=lists, versions=versions)
 
 
-class Describer(nn.Module):
+class FeatureExtractor(nn.Module):
     """From what a network takes to what enters its head, (n, features) float32; the network is in evaluation mode.
 
     Of a map, which enters a convolution as in SqueezeNet, it is the mean over the picture.
@@ -60,7 +60,7 @@ class Describer(nn.Module):
         self.entered = entered.mean((2, 3)) if entered.dim() == 4 else entered.flatten(1)
 
 
-def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Features:
+def extract_features(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Features:
     """What enters the head of the backbone that `model.weights` gives, in evaluation mode.
 
     No label is looked at. It starts from the activations in `kept` where they lie on its way.
@@ -76,10 +76,12 @@ def describe(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
     head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
     rows = np.arange(len(dataset.source.ids))
-    return Features(keep_features(Describer(network.scorer, head), network.inputs, rows, compute, key), key)
+    return Features(cached_features(FeatureExtractor(network.scorer, head), network.inputs, rows, compute, key), key)
 
 
-def keep_features(describer: Describer, inputs: Inputs, rows: Rows, compute: Compute, key: str) -> NDArray[np.float32]:
+def cached_features(
+    describer: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, key: str
+) -> NDArray[np.float32]:
     """(rows, features) mapped, from the cache under `key`, which stands for all that determines them, or made now."""
 
     def make(first: int) -> Made:
@@ -93,7 +95,7 @@ def keep_features(describer: Describer, inputs: Inputs, rows: Rows, compute: Com
 
 
 def features(
-    describer: Describer, inputs: Inputs, rows: Rows, compute: Compute, first: int = 0
+    describer: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, first: int = 0
 ) -> Iterator[NDArray[np.float32]]:
     """(batch, features) for one batch after the other of `rows`, from the one at place `first` on."""
     batches = consecutive(rows[first:], BATCH)

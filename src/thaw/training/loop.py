@@ -35,7 +35,7 @@ Losses = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Curve:
+class History:
     """What happened at each optimiser step."""
 
     losses: NDArray[np.float64]
@@ -102,7 +102,7 @@ def schedule(settings: Train, steps: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Opening:
+class FirstStep:
     """What a first step's forward and backward pass leaves behind: the same for all rates that begin alike."""
 
     losses: Losses
@@ -112,7 +112,7 @@ class Opening:
     random_state: Tensor
 
 
-def open_trials(task: Task, tail: nn.Module, rows: Rows) -> Opening:
+def first_step(task: Task, tail: nn.Module, rows: Rows) -> FirstStep:
     """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `tail` is left as it was."""
     (tensors,) = task.inputs.batches([rows])
     before = [buffer.clone() for buffer in tail.buffers()]
@@ -120,7 +120,7 @@ def open_trials(task: Task, tail: nn.Module, rows: Rows) -> Opening:
     buffers = [buffer.clone() for buffer in tail.buffers()]
     gradients = [parameter.grad for parameter in tail.parameters()]
     _begin_at([tail], [None] * len(gradients), before)
-    return Opening(losses, gradients, buffers, task.compute.random_state())
+    return FirstStep(losses, gradients, buffers, task.compute.random_state())
 
 
 def fit(
@@ -130,8 +130,8 @@ def fit(
     batches: list[Rows],
     advance: Callable[[int], None],
     factors: NDArray[np.float64] | None = None,
-    opening: Opening | None = None,
-) -> list[Curve]:
+    opening: FirstStep | None = None,
+) -> list[History]:
     """One optimiser step a batch, for each tail side by side; returns what happened to each.
 
     Each tail draws the random numbers that it would draw alone. `factors` (steps,) multiplies the learning rates.
@@ -162,7 +162,7 @@ def fit(
             group["lr"] = peak
     images = np.array([len(rows) for rows in batches])
     columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_tail, strict=True)] for of_tail in noted]
-    return [Curve(losses.astype(np.float64) * images, correct, images) for losses, correct in columns]
+    return [History(losses.astype(np.float64) * images, correct, images) for losses, correct in columns]
 
 
 @torch.inference_mode()

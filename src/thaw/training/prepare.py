@@ -16,12 +16,12 @@ from thaw.errors import ModelError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.adapters import adapt, merge
 from thaw.nets.backbones import build_backbone, native_size
-from thaw.nets.freezing import Row, freeze, set_mode
+from thaw.nets.freezing import ModuleRow, freeze, set_mode
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.nets.prefix.extend import extend
-from thaw.nets.prefix.middle import cut_trunk
+from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.split import Split, split
-from thaw.nets.prefix.trace import Scorer, twin
+from thaw.nets.prefix.trace import EvalNetwork, twin
 from thaw.nets.stages import depth_scales
 from thaw.recipe import Recipe
 from thaw.recipes import embedded_weights
@@ -39,7 +39,7 @@ class Plan:
     model: nn.Module
     head: str
     """The name of the head."""
-    modules: list[Row]
+    modules: list[ModuleRow]
     parts: Split | None
     """None where the recipe switches the caches off."""
 
@@ -86,7 +86,7 @@ def order_arms(recipe: Recipe, classes: int) -> list[str]:
     return sorted(recipe.arms, key=lambda arm: -trained[arm])
 
 
-def _freeze(model: nn.Module, head: str, arm: str, seed: int, recipe: Recipe) -> list[Row]:
+def _freeze(model: nn.Module, head: str, arm: str, seed: int, recipe: Recipe) -> list[ModuleRow]:
     """Freeze a network as its arm says, after putting adapters into it where it wants them."""
     settings = recipe.arms[arm]
     if settings.train == "lora":
@@ -118,11 +118,11 @@ def prepare(
         entry = _activations(parts, arm, dataset, recipe, compute, kept)
     trunk: nn.Module | None
     if parts is not None and entry is not None:
-        (trunk, tail), scorer = cut_trunk(parts.suffix), parts.scorer
+        (trunk, tail), scorer = split_middle(parts.suffix), parts.scorer
         inputs = make_inputs(entry.arrays, compute.device)
     else:
         trunk, tail = None, nn.Sequential(normalise, plan.model)
-        scorer = nn.Sequential(normalise, Scorer(twin(plan.model)))
+        scorer = nn.Sequential(normalise, EvalNetwork(twin(plan.model)))
         inputs = _views(dataset, recipe)
     trains = nn.ModuleList([tail] if trunk is None else [trunk, tail])
     channels_last = _lay_out(trains, inputs, recipe.train.batch_size, compute, _what(arm, dataset, recipe))

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from thaw.cache.arrays import key_of
-from thaw.cache.checkpoint import remember
+from thaw.cache.checkpoint import cached_json
 from thaw.compute.batches import Rows, shuffled
 from thaw.compute.device import Compute
 from thaw.data.splits import Splits
@@ -20,7 +20,7 @@ from thaw.errors import DivergedError
 from thaw.progress import stage
 from thaw.recipe import Recipe
 from thaw.run.live import note
-from thaw.training.loop import Opening, Task, fit, open_trials
+from thaw.training.loop import FirstStep, Task, first_step, fit
 from thaw.training.network import Network, copy_of, epoch_seed, optimizer_of, restore, score, snapshot, task_of
 
 SIDE_BY_SIDE_BYTES = 2 << 30
@@ -33,7 +33,7 @@ Trial = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The outcome of a search."""
 
     learning_rate: float
@@ -53,7 +53,7 @@ def search(
     seed: int,
     compute: Compute,
     work: Path | None = None,
-) -> Found:
+) -> SearchResult:
     """Try learning rates on the same batches from the same start; the best validation accuracy wins.
 
     Of equal accuracies the lower validation loss wins, then the smaller rate. Trials are kept in `work`, where given,
@@ -67,11 +67,11 @@ def search(
         return _until(splits.train, recipe, len(labels), seed, steps)
 
     @cache
-    def opening() -> Opening:
+    def opening() -> FirstStep:
         """The first step of every trial, up to the optimiser: all have the same batch, start and random numbers."""
         ((rows,),) = epochs(1)
         compute.seed(epoch_seed(seed, 0))
-        return open_trials(task, network.tail, rows)
+        return first_step(task, network.tail, rows)
 
     def validate() -> dict[str, float]:
         return score(network, labels, splits.validation, recipe, compute)
@@ -86,7 +86,7 @@ def search(
                 tried = _try(network, task, lane, epochs(steps), recipe, seed, opening(), validate)
                 return {"trials": tried, "seconds": time.perf_counter() - begun}
 
-            found = remember(work, key_of(rates=lane, steps=steps), run) if work else run()
+            found = cached_json(work, key_of(rates=lane, steps=steps), run) if work else run()
             trials.update({(trial["learning_rate"], steps): trial for trial in found["trials"]})
             seconds.append(found["seconds"])
             note("search", list(trials.values()))
@@ -112,7 +112,7 @@ def search(
         )
     rate = best["learning_rate"]
     edge = {min(rates): "lowest", max(rates): "highest"}.get(rate) if len(rates) > 1 else None
-    return Found(rate, edge, list(trials.values()), sum(seconds))
+    return SearchResult(rate, edge, list(trials.values()), sum(seconds))
 
 
 def _halve(rates: list[float], steps: int, attempt: Callable[[list[float], int], list[Trial]]) -> Trial:
@@ -158,7 +158,7 @@ def _try(
     epochs: list[list[Rows]],
     recipe: Recipe,
     seed: int,
-    opening: Opening,
+    opening: FirstStep,
     validate: Callable[[], dict[str, float]],
 ) -> list[Trial]:
     """Train from the network's present state at each rate, side by side, and score; the state is as before then."""

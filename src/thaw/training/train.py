@@ -24,7 +24,7 @@ Epoch = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """The outcome of a final training."""
 
     epochs: list[Epoch]
@@ -44,7 +44,7 @@ def train(
     seed: int,
     compute: Compute,
     work: Path | None = None,
-) -> Trained:
+) -> TrainResult:
     """The final training, from the same start as every trial; it goes on from the last epoch kept in `work`.
 
     Loss and accuracy are means over an epoch's images as they were trained on. Without refit on validation, each epoch
@@ -97,7 +97,7 @@ def train(
         restore(network.tail, best)
     if refit and not torch.isfinite(test(network, splits.validation, recipe, compute)).all():
         raise DivergedError("the trained network answers with infinite numbers; lower the rates in [search].")
-    return Trained(table, stopped, spent + time.perf_counter() - begun)
+    return TrainResult(table, stopped, spent + time.perf_counter() - begun)
 
 
 def _best(table: list[Epoch]) -> int:

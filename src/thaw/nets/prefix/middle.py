@@ -5,7 +5,7 @@ from torch import fx, nn
 from thaw.nets.prefix.trace import trains
 
 
-def cut_trunk(suffix: nn.Module) -> tuple[nn.Module | None, nn.Module]:
+def split_middle(suffix: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """A suffix in two parts, `tail(*trunk(*inputs))`, whose trunk reads no trainable parameter.
 
     The trunk is what comes before the first trained operation in the order in which the network runs, so that random

@@ -17,7 +17,7 @@ LITERALS = (int, float, str, type(None), torch.dtype, torch.device)
 
 
 @dataclass(frozen=True)
-class Rows:
+class PerImage:
     """A tensor with `each` rows for every image; `order` lists its dimensions from slowest to fastest in memory."""
 
     each: int
@@ -52,10 +52,10 @@ class NotPerImageError(Exception):
 
 
 @dataclass(frozen=True)
-class Probed:
+class Observed:
     """What was seen of the nodes that may be static, by path."""
 
-    kept: dict[str, Rows | Constant | None]
+    kept: dict[str, PerImage | Constant | None]
     """How each one's value can be kept; None if it cannot."""
     writers: set[str]
     """Those that write to their inputs, which must therefore run although nothing may read their output."""
@@ -69,14 +69,14 @@ def probe_images(example: Tensor) -> tuple[Tensor, Tensor]:
     return three[[2, 0]], three
 
 
-def probe(network: fx.GraphModule, two: Tensor, three: Tensor) -> Probed:
+def probe(network: fx.GraphModule, two: Tensor, three: Tensor) -> Observed:
     """Run what reads no trainable parameter, directly or not, on two batches in lockstep.
 
     A node that draws a random number, changes a buffer or writes to a value that was read before and cannot be
     computed ahead is left out, with all that depends on it.
     """
     runs = fx.Interpreter(network), fx.Interpreter(network)
-    kept: dict[str, Rows | Constant | None] = {}
+    kept: dict[str, PerImage | Constant | None] = {}
     writers: set[str] = set()
     watched = list(network.buffers())
     for node in network.graph.nodes:
@@ -97,7 +97,7 @@ def probe(network: fx.GraphModule, two: Tensor, three: Tensor) -> Probed:
         for run in runs:
             for done in run.user_to_last_uses.get(node, []):
                 run.env.pop(done, None)
-    return Probed(kept, writers)
+    return Observed(kept, writers)
 
 
 def close(values: Any, expected: Any) -> bool:
@@ -141,13 +141,13 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def _kept(two: Any, three: Any) -> Rows | Constant | None:
+def _kept(two: Any, three: Any) -> PerImage | Constant | None:
     """How a value can be kept, from what it is for images (c, a) and (a, b, c); None if it cannot."""
     try:
         if isinstance(two, Tensor) and two.dim() and two.shape[0] and two.shape[0] * 3 == three.shape[0] * 2:
             each = two.shape[0] // 2
             same = close(two, torch.cat([three[2 * each :], three[:each]]))
-            return Rows(each, _order(three)) if same else None
+            return PerImage(each, _order(three)) if same else None
         return Constant(_constant(two, three))
     except (NotPerImageError, RuntimeError):
         return None

@@ -19,15 +19,15 @@ from thaw.nets.prefix.observe import (
     LITERALS,
     Constant,
     Multiple,
-    Probed,
-    Rows,
+    Observed,
+    PerImage,
     close,
     macs,
     probe,
     probe_images,
     undone,
 )
-from thaw.nets.prefix.trace import Scorer, trace, twin
+from thaw.nets.prefix.trace import EvalNetwork, trace, twin
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Split:
     """For each crossing tensor, the module or operation whose output it is."""
     shapes: tuple[tuple[int, ...], ...]
     """Of the crossing tensors, per image."""
-    layouts: tuple[Rows, ...]
+    layouts: tuple[PerImage, ...]
     """How each crossing tensor is kept."""
     key: str
     """A digest of the prefix's computation and of the names that it reads; the values there are not part of it."""
@@ -66,7 +66,7 @@ def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -
     evaluation = twin(model).eval()
     two, three = probe_images(example)
     with undone(model, example.device):
-        whole = Split(None, model, Scorer(evaluation), (), (), (), "", 0, macs(evaluation, two), "")
+        whole = Split(None, model, EvalNetwork(evaluation), (), (), (), "", 0, macs(evaluation, two), "")
         if all(parameter.requires_grad for parameter in model.parameters()):
             return whole
         try:
@@ -89,7 +89,7 @@ def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -
         whole,
         prefix=prefix,
         suffix=suffix,
-        scorer=Scorer(scorer),
+        scorer=EvalNetwork(scorer),
         frontier=tuple(tensors),
         shapes=shapes,
         layouts=tuple(tensors.values()),
@@ -99,14 +99,14 @@ def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -
 
 
 def _frontier(
-    training: fx.GraphModule, evaluation: fx.GraphModule, probed: Probed, images: Tensor
-) -> tuple[set[str], dict[str, Rows]]:
+    training: fx.GraphModule, evaluation: fx.GraphModule, probed: Observed, images: Tensor
+) -> tuple[set[str], dict[str, PerImage]]:
     """The static nodes up to the last frontier that can be kept and is the same in both modes; what crosses it."""
     static = set(probed.kept)
     while True:
         static = _closed((training, evaluation), static)
         crossing = _crossing((training, evaluation), static)
-        tensors = {path: kept for path in crossing if isinstance(kept := probed.kept[path], Rows)}
+        tensors = {path: kept for path in crossing if isinstance(kept := probed.kept[path], PerImage)}
         unkeepable = {path for path in crossing if probed.kept[path] is None}
         unkeepable = unkeepable or _differing(training, evaluation, static, tensors, probed, images)
         if not unkeepable:
@@ -144,8 +144,8 @@ def _differing(
     training: fx.GraphModule,
     evaluation: fx.GraphModule,
     static: set[str],
-    tensors: dict[str, Rows],
-    probed: Probed,
+    tensors: dict[str, PerImage],
+    probed: Observed,
     images: Tensor,
 ) -> set[str]:
     """Crossing tensors that are something else in evaluation mode."""
@@ -157,7 +157,9 @@ def _differing(
     return {path for path, (trained, evaluated) in zip(shared, pairs, strict=True) if not close(evaluated, trained)}
 
 
-def prefix_of(network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], writers: set[str]) -> fx.GraphModule:
+def prefix_of(
+    network: fx.GraphModule, static: set[str], tensors: dict[str, PerImage], writers: set[str]
+) -> fx.GraphModule:
     """Images to the crossing tensors: contiguous in their own order of dimensions, the first of length n.
 
     `static` are the paths of nodes that may be in it; those of `writers` are, read or not.
@@ -181,7 +183,11 @@ def prefix_of(network: fx.GraphModule, static: set[str], tensors: dict[str, Rows
 
 
 def _suffix(
-    network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], probed: Probed, inputs: tuple[Tensor, ...]
+    network: fx.GraphModule,
+    static: set[str],
+    tensors: dict[str, PerImage],
+    probed: Observed,
+    inputs: tuple[Tensor, ...],
 ) -> fx.GraphModule:
     """The crossing tensors to the network's output; those of the sample `inputs` that it would write to are copied."""
     suffix = _rest(network, static, tensors, probed, copied=set())
@@ -192,7 +198,7 @@ def _suffix(
 
 
 def _rest(
-    network: fx.GraphModule, static: set[str], tensors: dict[str, Rows], probed: Probed, copied: set[str]
+    network: fx.GraphModule, static: set[str], tensors: dict[str, PerImage], probed: Observed, copied: set[str]
 ) -> fx.GraphModule:
     """All nodes that are not static, read or not, since they may draw random numbers or update statistics."""
     graph = fx.Graph()
@@ -225,7 +231,7 @@ def _rest(
     return fx.GraphModule(network, graph)
 
 
-def handed_over(graph: fx.Graph, tensors: dict[str, Rows], copied: set[str]) -> dict[str, fx.Node]:
+def handed_over(graph: fx.Graph, tensors: dict[str, PerImage], copied: set[str]) -> dict[str, fx.Node]:
     """Give an empty graph an input for each crossing tensor; returns by path the value as it was before it was kept."""
     placeholders = [graph.placeholder(f"input_{index}") for index in range(len(tensors))]
     handed: dict[str, fx.Node] = {}

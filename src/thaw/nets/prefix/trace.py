@@ -35,7 +35,7 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
-class Scorer(nn.Module):
+class EvalNetwork(nn.Module):
     """A network for good in evaluation mode, in which timm's attentions keep tables made of their parameters.
 
     Since those train meanwhile, every call starts from training mode, which drops the tables.
