@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from thaw.compute.batches import consecutive, make_inputs
 from thaw.compute.device import Compute, choose_compute
 from thaw.nets.backbones import build_backbone
-from thaw.nets.freezing import freeze
+from thaw.nets.freezing import freeze, set_mode
 from thaw.nets.layout import hold_frozen, set_layout
 from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.observe import macs
@@ -75,7 +75,8 @@ def parts_of(arm: str, compute: Compute) -> tuple[nn.Module | None, nn.Module | 
     freeze(model, head, ARMS[arm])
     model.to(compute.device)
     images = random_images(compute)
-    parts = split(model, images[:2], "train")
+    set_mode(model, "train")
+    parts = split(model, images[:2])
     set_layout(model, channels_last=True)
     values: Values = (images,)
     if parts.prefix is not None:

@@ -27,6 +27,7 @@ from sklearn.model_selection import train_test_split
 from thaw.cache.files import write_atomic
 from thaw.report.figures import arm_colour, new_axes
 from thaw.report.svg import png
+from thaw.run.metrics import read_metrics
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "src" / "thaw" / "recipes" / "celeba-hq-gender.toml"
@@ -111,18 +112,20 @@ def thaw(arguments: argparse.Namespace, work: Path, precision: str, names: list[
     if status:
         raise SystemExit(f"thaw failed: {' '.join(command)}")
     total = time.perf_counter() - begun
-    metrics = json.loads((run / "metrics.json").read_text())
-    cached = [arm for arm, found in metrics["arms"].items() if found["frontier"]["nodes"]]
+    metrics = read_metrics(run)
+    cached = [arm for arm, found in metrics.arms.items() if found.frontier.nodes]
     arms = {}
-    for arm, found in metrics["arms"].items():
-        spent = found["seconds"]
+    for arm, found in metrics.arms.items():
+        spent = found.seconds
         sharing = cached if arm in cached else [arm]
         seconds = {
-            "decoding": metrics["seconds"]["pixels"] / len(metrics["arms"]),
-            "activations": sum(metrics["arms"][other]["seconds"]["prepare"] for other in sharing) / len(sharing),
-            **{stage: spent[stage] for stage in ("search", "train", "test")},
+            "decoding": metrics.seconds["pixels"] / len(metrics.arms),
+            "activations": sum(metrics.arms[other].seconds.prepare for other in sharing) / len(sharing),
+            "search": spent.search,
+            "train": spent.train,
+            "test": spent.test,
         }
-        arms[arm] = {"seconds": seconds, "total": sum(seconds.values()), "accuracy": found["test"]["accuracy"]}
+        arms[arm] = {"seconds": seconds, "total": sum(seconds.values()), "accuracy": found.test.accuracy}
     return {"arms": arms, "total": total, "memory": usage.ru_maxrss / 1024, "images": {}}
 
 

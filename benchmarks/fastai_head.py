@@ -112,12 +112,14 @@ def run_thaw(side: str, work: Path, arguments: argparse.Namespace) -> dict[str, 
     file.write_text(tomlkit.dumps(recipe))
     command = [sys.executable, "-m", "thaw", "study", str(work / "images"), "--recipe", str(file), "--out", str(run)]
     measured = watch(command, work, {**os.environ, "THAW_CACHE": str(work / f"{name}-cache")})
-    study = json.loads((run / "metrics.json").read_text())
-    arm = study["arms"]["head"]
+    from thaw.run.metrics import read_metrics
+
+    study = read_metrics(run)
+    arm = study.arms["head"]
     stages = {
-        "data": study["seconds"]["pixels"],
-        "training": study["seconds"]["activations"] + arm["seconds"]["search"] + arm["seconds"]["train"],
-        "test": arm["seconds"]["test"],
+        "data": study.seconds["pixels"],
+        "training": arm.seconds.prepare + arm.seconds.search + arm.seconds.train,
+        "test": arm.seconds.test,
     }
     versions = json.loads((run / "environment.json").read_text())
     return with_rest(

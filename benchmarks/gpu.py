@@ -10,7 +10,6 @@ eager --device cpu` tries the script where there is no GPU.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from thaw.images.decode import decode_picture
 from thaw.nets.layout import hold_frozen
 from thaw.progress import in_order, workers
 from thaw.recipe import Recipe, load_recipe
+from thaw.run.metrics import read_metrics
 
 
 def main() -> None:
@@ -88,11 +88,11 @@ def study(work: Path, state: str, recipe: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     subprocess.run(command, env={**os.environ, "THAW_CACHE": str(work / "cache")}, check=True, stdout=sys.stderr)
     wall = time.perf_counter() - begun
-    metrics = json.loads((work / state / "metrics.json").read_text())
-    spent = metrics["seconds"]
+    metrics = read_metrics(work / state)
+    spent = metrics.seconds
     stages = {stage: value for stage, value in spent.items() if stage != "total"}
-    for arm, found in metrics["arms"].items():
-        stages |= {f"{arm} {stage}": found["seconds"][stage] for stage in ("search", "train", "test")}
+    for arm, found in metrics.arms.items():
+        stages |= {f"{arm} {stage}": getattr(found.seconds, stage) for stage in ("search", "train", "test")}
     named = sum(stages.values())
     # bundles, figures and the page are written outside of any named stage
     return {"wall": wall, "start": wall - spent["total"], "stages": stages | {"other": spent["total"] - named}}

@@ -10,7 +10,6 @@ that of the process, with the pages of mapped files that were resident.
 
 import argparse
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from PIL import Image, ImageEnhance
 
 from thaw.data.source import read_source
 from thaw.recipe import Data
+from thaw.run.metrics import read_metrics
 
 RECIPE = Path(__file__).parents[1] / "src" / "thaw" / "recipes" / "celeba-hq-gender.toml"
 
@@ -111,9 +111,10 @@ def study(work: Path, count: int, arguments: argparse.Namespace) -> int:
     if status:
         raise SystemExit(f"thaw failed: {' '.join(command)}")
     total = time.perf_counter() - begun
-    metrics = json.loads((run / "metrics.json").read_text())
-    decoding, activations = (metrics["seconds"][stage] for stage in ("pixels", "activations"))
-    training = sum(arm["seconds"][stage] for arm in metrics["arms"].values() for stage in ("search", "train", "test"))
+    metrics = read_metrics(run)
+    spent = [arm.seconds for arm in metrics.arms.values()]
+    decoding, activations = metrics.seconds["pixels"], sum(one.prepare for one in spent)
+    training = sum(one.search + one.train + one.test for one in spent)
     row = f"{count:>7,}{total:>9.1f}{decoding:>10.1f}{activations:>13.1f}{training:>10.1f}{count / total:>10.0f}"
     print(f"{row}  {usage.ru_maxrss / 1024:,.0f} MiB", flush=True)
     shutil.rmtree(cache)

@@ -27,6 +27,7 @@ from growth import perturbed
 
 from thaw.data.source import read_source
 from thaw.recipe import Data
+from thaw.run.metrics import read_metrics
 
 SIDE = 40
 BROKEN = (
@@ -137,20 +138,20 @@ def study(work: Path, source: Path) -> None:
     lines = (work / "said.txt").read_text().splitlines()
     if status:
         raise SystemExit("\n".join(lines))
-    metrics = json.loads((run / "metrics.json").read_text())
-    skipped = Counter(one["reason"].partition(" (")[0] for one in metrics["data"]["skipped"])
+    metrics = read_metrics(run)
+    skipped = Counter(one.reason.partition(" (")[0] for one in metrics.data.skipped)
     arms = Counter[str]()
-    for arm in metrics["arms"].values():
-        arms.update({stage: arm["seconds"].get(stage, 0.0) for stage in ("search", "train", "test")})
-    stages = {**{name: s for name, s in metrics["seconds"].items() if name != "total"}, **arms}
-    print(f"\n{source.stem}: {metrics['splits']}, {skipped.total():,} left out: {dict(skipped)}")
+    for arm in metrics.arms.values():
+        arms.update({stage: getattr(arm.seconds, stage) for stage in ("search", "train", "test")})
+    stages = {**{name: s for name, s in metrics.seconds.items() if name != "total"}, **arms}
+    print(f"\n{source.stem}: {metrics.splits}, {skipped.total():,} left out: {dict(skipped)}")
     print(f"  {seconds:.1f} s: {', '.join(f'{name} {spent:.1f}' for name, spent in stages.items())}")
     told = ", ".join(f"{stage} {most / 2**20:,.0f}" for stage, most in own.items())
     print(f"  peak memory {usage.ru_maxrss / 1024:,.0f} MiB, own {max(own.values()) / 2**20:,.0f} MiB: {told}")
     sizes = [f"{path.name} {path.stat().st_size / 2**20:.2f}" for path in sorted(run.iterdir()) if path.is_file()]
     print(f"  MiB: {', '.join(sizes)}; {len(lines)} lines of progress")
-    for finding in metrics["audit"]["findings"]:
-        print(f"  {finding['severity']}: {finding['what']}")
+    for finding in metrics.audit.findings:
+        print(f"  {finding.severity}: {finding.what}")
     sys.stdout.flush()
 
 

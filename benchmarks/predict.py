@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision import transforms
 
 import thaw
-from thaw.bundle.predict import Named, predict
+from thaw.bundle.model import Named
 from thaw.bundle.save import save_bundle
 from thaw.data.source import read_source
 from thaw.nets.backbones import build_backbone
@@ -90,7 +90,7 @@ def write_bundle(folder: Path, backbone: str, size: int) -> Path:
         "mean": MEAN,
         "std": STD,
     }
-    config: dict[str, Any] = {"format": 2, "backbone": backbone, "classes": ["female", "male"], "decode": "exact"}
+    config: dict[str, Any] = {"backbone": backbone, "classes": ["female", "male"], "decode": "exact"}
     save_bundle(folder, model, {**config, "preprocessing": preprocessing, "temperature": None})
     return folder
 
@@ -120,7 +120,7 @@ def in_process(bundle: thaw.Bundle, files: list[Path]) -> tuple[float, np.ndarra
     """Seconds for all pictures by a loaded bundle, and the probabilities."""
     bundle.predict(files[:64])
     begun = time.perf_counter()
-    found = [batch.probabilities for batch in predict(bundle, (Named(str(file), file) for file in files))]
+    found = [batch.probabilities for batch in bundle.batches(Named(str(file), file) for file in files)]
     return time.perf_counter() - begun, np.concatenate(found)
 
 

@@ -54,18 +54,18 @@ def main() -> None:
             where="ways",
         )
         found = run_study(recipe, options.out / backbone)
-        print(f"\n{backbone}, {size} px, {found['splits']}, seeds {recipe.train.seeds}\n")
+        print(f"\n{backbone}, {size} px, {found.splits}, seeds {recipe.train.seeds}\n")
         print("| arm | trained parameters | rate | accuracy | over seeds | 95% interval |")
         print("|---|---|---|---|---|---|")
-        for arm, it in found["arms"].items():
-            over, interval = it["over_seeds"]["accuracy"], it["intervals"]["accuracy"]
-            spread = "" if over["deviation"] is None else f"± {over['deviation']:.4f}"
-            rates = ", ".join(f"{run['learning_rate']:.1e}" for run in it["runs"])
+        for arm, it in found.arms.items():
+            over, interval = it.over_seeds.accuracy, it.intervals.accuracy
+            spread = "" if over.deviation is None else f"± {over.deviation:.4f}"
+            rates = ", ".join(f"{trial.learning_rate:.1e}" for trial in it.trials)
             print(
-                f"| {arm} | {it['parameters']['trainable']:,} | {rates} | {over['mean']:.4f} | {spread} "
+                f"| {arm} | {it.parameters.trainable:,} | {rates} | {over.mean:.4f} | {spread} "
                 f"| {interval[0]:.3f}–{interval[1]:.3f} |"
             )
-        print(f"\nRecommended: {found['recommended']}")
+        print(f"\nRecommended: {found.recommended}")
 
 
 if __name__ == "__main__":

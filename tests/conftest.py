@@ -1,16 +1,14 @@
 """Fixtures shared by all tests: a cache of their own, the shared folder, small labelled images."""
 
 import importlib.util
-import io
 import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from helpers import SHARED
+from helpers.images import make_class_folders
 
 
 def pytest_configure() -> None:
@@ -33,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count and name what was skipped, for each reason."""
+    skipped: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+    for reason, tests in sorted(skipped.items()):
+        terminalreporter.write_line(f"{len(tests)} skipped: {reason} ({', '.join(sorted(tests))})")
+
+
 def _no_browser() -> str:
     """Why the report cannot be driven here; empty where it can."""
     if not shutil.which("chromium"):
@@ -51,36 +59,16 @@ def shared() -> Path:
     return SHARED
 
 
-def picture(seed: int, label: int = 0, side: int = 40, kind: str = "PNG") -> bytes:
-    """An encoded picture: noise, brighter on the left for label 0 and on the right for label 1."""
-    pixels = np.random.default_rng(seed).integers(0, 128, (side, side, 3), dtype=np.uint8)
-    half = slice(0, side // 2) if label == 0 else slice(side // 2, side)
-    pixels[:, half] += 100
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def class_folder(tmp_path: Path) -> Path:
-    """60 pictures in two class folders."""
-    root = tmp_path / "pictures"
-    for seed in range(60):
-        folder = root / ("left", "right")[seed % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{seed:03d}.png").write_bytes(picture(seed, seed % 2))
-    return root
+    """60 images in two class folders."""
+    return make_class_folders(tmp_path / "pictures")
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures of `small_run`: 60 in two class folders."""
-    root = tmp_path_factory.mktemp("photographs")
-    for seed in range(60):
-        folder = root / ("left", "right")[seed % 2]
-        folder.mkdir(exist_ok=True)
-        (folder / f"{seed:03d}.png").write_bytes(picture(seed, seed % 2))
-    return root
+    """The images of `small_run`: 60 in two class folders."""
+    return make_class_folders(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture(scope="session")

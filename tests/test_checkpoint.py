@@ -1,4 +1,4 @@
-"""What a study keeps while it runs: results and states come back exactly, or are made again."""
+"""Checkpoints: results and states are restored exactly, or computed again."""
 
 import errno
 import os
@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(StorageError, match=r"no room .* 12 B must be free"):
+    with pytest.raises(StorageError, match=r"not enough disk space .*12 bytes needed"):
         save_state(path, {"weight": torch.ones(3)}, {"epoch": 1})
     found = load_state(path)
     assert found is not None

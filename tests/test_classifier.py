@@ -14,7 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import thaw
-from conftest import picture
+from helpers.images import encoded_image
 from thaw.errors import DataError
 
 TINY: dict[str, Any] = {
@@ -47,7 +47,7 @@ def test_scikit_learn_finds_its_conventions(estimator: Any, check: Any) -> None:
 @pytest.fixture
 def images() -> tuple[list[bytes], list[str]]:
     """24 pictures, brighter on the left or on the right, and which."""
-    return [picture(seed, seed % 2) for seed in range(24)], ["left", "right"] * 12
+    return [encoded_image(seed, seed % 2) for seed in range(24)], ["left", "right"] * 12
 
 
 def test_it_learns_and_becomes_a_bundle(images: tuple[list[bytes], list[str]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shell completion: what is offered, and that a real bash takes the script."""
+"""Shell completion: the candidates, and that a real bash accepts the script."""
 
 import os
 import shutil
@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from thaw.cli.app import cli, main
+from helpers.cli import thaw
+from thaw.cli.app import cli
 from thaw.cli.completion import SHELLS
 from thaw.recipe import load_recipe
 
 
 def offered(*words: str) -> list[str]:
-    """What is offered for the last of the words, typed after `thaw`."""
+    """Return the completions of the last of the words, typed after `thaw`."""
     complete = ShellComplete(cli, {}, "thaw", "_THAW_COMPLETE")
     return [item.value for item in complete.get_completions(list(words[:-1]), words[-1])]
 
@@ -45,18 +46,16 @@ def test_every_shell_gets_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     for shell in SHELLS:
         if shell == "bash" and shutil.which("bash") is None:
             continue
-        monkeypatch.setattr(sys, "argv", ["thaw", "completion", shell])
-        with pytest.raises(SystemExit, match="0"):
-            main()
+        assert thaw(monkeypatch, "completion", shell) == 0
         assert "_THAW_COMPLETE" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_with_the_script(tmp_path: Path) -> None:
     """As Readline would call it, with a `thaw` on the path that runs this source."""
-    thaw = tmp_path / "thaw"
-    thaw.write_text(f'#!/bin/sh\nexec {sys.executable} -m thaw "$@"\n')
-    thaw.chmod(0o755)
+    program = tmp_path / "thaw"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m thaw "$@"\n')
+    program.chmod(0o755)
     source = Path(__file__).parents[1] / "src"
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(source)}
     typed = (

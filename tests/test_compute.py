@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from thaw.cache.budget import cache_folder
-from thaw.compute import device as compute
 from thaw.compute.device import Compute, choose_compute, exact_fp32
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.layout import choose_layout, set_layout
@@ -23,7 +22,7 @@ def test_a_study_stays_with_its_layouts_without_the_cache(tmp_path: Path, monkey
     def trials(*seconds: float) -> None:
         """What a step takes from now on, contiguous and channels last."""
         spent = itertools.cycle(seconds)
-        monkeypatch.setattr(compute, "_timed", lambda *_: next(spent))
+        monkeypatch.setattr("thaw.nets.layout._timed", lambda *_: next(spent))
 
     def channels_last(noted: Path | None) -> bool:
         network = nn.Sequential(nn.Conv2d(3, 8, 3))

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 import thaw as package
-from conftest import picture
-from small_bundle import small_bundle
-from test_study import QUICK, break_off, metrics_of, thaw
+from helpers.images import encoded_image
+from helpers.small_bundle import small_bundle
+from helpers.studies import QUICK, break_off, metrics_of, study
 from thaw.audit.duplicates import outlines
 from thaw.compute.batches import Inputs, consecutive, make_inputs
 from thaw.compute.device import Compute, choose_compute
@@ -33,7 +33,7 @@ CUDA = torch.device(DEVICE)
 def studied(monkeypatch: pytest.MonkeyPatch, source: Path, run: Path, *settings: str) -> dict[str, Any]:
     """The arms of a quick study on the device."""
     wanted = (*QUICK, f"train.device={DEVICE}", *settings)
-    assert thaw(monkeypatch, "study", source, "--out", run, settings=wanted) == 0
+    assert study(monkeypatch, source, "--out", run, settings=wanted) == 0
     return metrics_of(run)["arms"]
 
 
@@ -73,7 +73,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     whole = studied(monkeypatch, class_folder, tmp_path / "whole")
     run, epochs = tmp_path / "broken", break_off(monkeypatch, 4)
     settings = (*QUICK, f"train.device={DEVICE}")
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=settings) == 130
+    assert study(monkeypatch, class_folder, "--out", run, settings=settings) == 130
     assert losses(studied(monkeypatch, class_folder, run)) == pytest.approx(losses(whole), abs=1e-3)
     assert len(epochs) == 4 + len(losses(whole)) - 3
 
@@ -136,7 +136,7 @@ def test_fast_decoding_gives_the_pixels_of_the_cpu(tmp_path: Path) -> None:
     for seed in range(12):
         folder, buffer = tmp_path / "pictures" / ("a", "b")[seed % 2], io.BytesIO()
         folder.mkdir(parents=True, exist_ok=True)
-        Image.open(io.BytesIO(picture(seed, seed % 2, side=400))).save(buffer, "JPEG")
+        Image.open(io.BytesIO(encoded_image(seed, seed % 2, side=400))).save(buffer, "JPEG")
         (folder / f"{seed}.jpg").write_bytes(buffer.getvalue())
     settings = ("images.size=64", "images.decode=fast", "data.validation=2", "data.test=2")
     recipe = load_recipe("photos", str(tmp_path / "pictures"), settings)
@@ -154,7 +154,7 @@ def test_outlines_are_those_of_the_cpu() -> None:
 
 def test_a_bundle_predicts_and_serves_on_the_device(tmp_path: Path) -> None:
     folder = small_bundle(tmp_path / "bundle")
-    pictures = [picture(seed, seed % 2) for seed in range(10)]
+    pictures = [encoded_image(seed, seed % 2) for seed in range(10)]
     expected = package.load(folder, "cpu", "fp32").predict_proba(pictures)
     np.testing.assert_allclose(package.load(folder, DEVICE, "fp32").predict_proba(pictures), expected, atol=1e-4)
     np.testing.assert_allclose(package.load(folder, DEVICE, "auto").predict_proba(pictures), expected, atol=5e-2)

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from helpers.records import small_record
 from thaw.errors import DataError
 from thaw.progress import stage
 from thaw.recipe import Recipe, load_recipe
 from thaw.run import live
-from thaw.run.live import begin_arm, end_arm, follow, note
+from thaw.run.live import follow
+from thaw.run.metrics import read_metrics
+from thaw.training.results import Attempt, Epoch
 
 
 @pytest.fixture
@@ -35,28 +38,30 @@ def read(run: Path) -> dict[str, Any]:
 def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
     tmp_path: Path, clock: list[float], recipe: Recipe
 ) -> None:
-    search, epochs = [{"learning_rate": 1e-3, "accuracy": 0.5}], [{"loss": 0.7, "accuracy": 0.6}]
-    with follow(tmp_path, recipe):
-        begin_arm("scratch", 0)
+    attempts, epochs = [Attempt(learning_rate=1e-3, steps=4, accuracy=0.5, loss=0.9)], [Epoch(loss=0.7, accuracy=0.6)]
+    search, rows = ([row.model_dump() for row in of_kind] for of_kind in (attempts, epochs))
+    record = small_record("scratch", attempts, epochs * 2, seconds=8.0)
+    with follow(tmp_path, recipe) as listener:
+        listener.begin_trial("scratch", 0)
         with stage("training", 10, "steps") as advance:
-            note("search", search)
-            note("epochs", epochs)
+            listener.note("search", attempts)
+            listener.note("epochs", epochs)
             clock[0] += 8
             advance(4)
             seen = read(tmp_path)
             assert (seen["state"], seen["stage"], seen["done"], seen["total"]) == ("running", "training", 4, 10)
-            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": epochs, "seconds": None}]
+            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": rows, "seconds": None}]
             assert seen["stage_left"] == pytest.approx(12)
             assert seen["study_left"] is None
             advance(6)
-        end_arm({"search": search, "epochs": epochs * 2, "seconds": {"total": 8}})
-        begin_arm("head", 0)
+        listener.end_trial(record)
+        listener.begin_trial("head", 0)
         with stage("search", 5, "steps") as advance:
             clock[0] += 2
             advance(1)
             seen = read(tmp_path)
-            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": epochs * 2, "seconds": 8}]
-            assert seen["runs"] == {"done": 1, "total": 4}
+            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": rows * 2, "seconds": 8}]
+            assert seen["trials"] == {"done": 1, "total": 4}
             assert seen["study_left"] == pytest.approx(3 * 8 - 2)
     assert read(tmp_path)["state"] == "finished"
 
@@ -91,9 +96,9 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, recipe: R
 
 
 def test_what_a_whole_study_told_is_what_it_noted(small_run: Path) -> None:
-    told, found = read(small_run), json.loads((small_run / "metrics.json").read_text())
+    told = read(small_run)
     assert told["state"] == "finished"
-    assert told["runs"] == {"done": 4, "total": 4}
-    for arm, noted in found["arms"].items():
-        assert told["arms"][arm][0]["search"] == noted["search"]
-        assert told["arms"][arm][0]["epochs"] == noted["epochs"]
+    assert told["trials"] == {"done": 4, "total": 4}
+    for arm, noted in read_metrics(small_run).arms.items():
+        assert told["arms"][arm][0]["search"] == [attempt.model_dump() for attempt in noted.search]
+        assert told["arms"][arm][0]["epochs"] == [epoch.model_dump() for epoch in noted.epochs]

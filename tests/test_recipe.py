@@ -1,4 +1,4 @@
-"""Recipes: what is read, what a mistake says, and that a resolved recipe reads back."""
+"""Recipes: reading, error messages, and that a resolved recipe reads back."""
 
 import tomllib
 from pathlib import Path
@@ -37,20 +37,20 @@ def test_the_founding_study_is_to_the_letter() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("train.epoch=3", "unknown key 'train.epoch', did you mean 'epochs'"),
-        ("modle.backbone=x", "unknown key 'modle', did you mean 'model'"),
+        ("train.epoch=3", "unknown key 'train.epoch' (did you mean 'epochs'?)"),
+        ("modle.backbone=x", "unknown key 'modle' (did you mean 'model'?)"),
         ("train.epochs=0", "train.epochs = 0 should be greater than 0"),
         ("train.optimizer=adamm", "train.optimizer = 'adamm' should be 'adam', 'adamw' or 'sgd'"),
         ("data.validation=1.5", "data.validation = 1.5 should be the name of a split"),
         ("data.test=true", "data.test = True should be the name of a split"),
         ("arms.head.train=3", "arms.head.train = 3 should be 'all', 'head', 'last-stage'"),
         ("arms.a/b.train=head", "the arm name 'a/b'"),
-        ("train.seeds=[1,1]", "seeds must differ"),
+        ("train.seeds=[1,1]", "train.seeds = [1, 1] should all differ"),
         ("nonsense", "has no value"),
         ("train=1", "train = 1 should be"),
-        ("data.gruop=", "data.gruop= takes out what is not there; did you mean 'group'?"),
+        ("data.gruop=", "data.gruop= removes a key that is not there; did you mean 'group'?"),
         ("arms.scrach=", "did you mean 'scratch'?"),
-        ("arms.nothing=", "takes out what is not there; leave it out."),
+        ("arms.nothing=", "removes a key that is not there; leave it out."),
     ],
 )
 def test_a_mistake_is_named_with_its_key_and_value(setting: str, said: str) -> None:
@@ -59,7 +59,7 @@ def test_a_mistake_is_named_with_its_key_and_value(setting: str, said: str) -> N
     assert said in str(raised.value)
 
 
-def test_an_empty_value_takes_a_key_out() -> None:
+def test_an_empty_value_removes_a_key() -> None:
     recipe = load_recipe("emoji-people", settings=("data.group=", "arms.scratch=", "arms.head.weights="))
     assert recipe.data.group is None
     assert list(recipe.arms) == ["head", "last-stage", "everything"]
@@ -67,7 +67,7 @@ def test_an_empty_value_takes_a_key_out() -> None:
         load_recipe("emoji-people", settings=("data.source=",))
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe("celeba-hq-gender", settings=("train.epoch=3", "search.steps=-1", "images.size=big"))
     for key in ("train.epoch", "search.steps", "images.size"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.special import softmax
 
+from thaw.audit.audit import audit
 from thaw.audit.label_errors import LabelErrors, find_label_errors
 from thaw.bundle.load import load
 from thaw.compute.device import choose_compute
@@ -20,14 +23,28 @@ from thaw.data.load import load_dataset
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
+from thaw.plan import Study
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
-from thaw.run.folder import finish_run, open_run, work_folder
-from thaw.run.gallery import Gallery, choose_gallery, choose_label_errors, show
-from thaw.run.summary import TestOutputs as Answers
+from thaw.run.folder import open_run
+from thaw.run.gallery import Gallery, choose_images, choose_label_errors, make_gallery
+from thaw.run.metrics import make_metrics, read_metrics
+from thaw.run.read import read_run
+from thaw.run.results import StudyResult
+from thaw.run.write import write_run
 from thaw.scoring.comparison import compare
-from thaw.scoring.metrics import metrics
+from thaw.scoring.metrics import score
 from thaw.scoring.statistics import score_intervals, wilson
+from thaw.training.results import (
+    Frontier,
+    NetworkFacts,
+    Parameters,
+    SearchResult,
+    TrainResult,
+    TrialRecord,
+    TrialResult,
+    TrialSeconds,
+)
 
 GROUPED = ("data.group=person",)
 TRAINED = {"scratch": 900, "head": 10, "everything": 900}
@@ -45,42 +62,47 @@ def finish(folder: Path, table: Path, *settings: str) -> dict[str, Any]:
     compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
     labels, random = dataset.source.labels[dataset.splits.test], np.random.default_rng(0)
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
-    tested = []
-    for skill, arm in enumerate(recipe.arms):
-        for seed in recipe.train.seeds:
-            logits = random.normal(size=(len(labels), 2)).astype(np.float32)
-            logits[np.arange(len(labels)), labels] += skill
-            tested.append(Answers(arm, seed, logits))
-            results[arm].append(
-                {
-                    "seed": seed,
-                    "learning_rate": 0.1,
-                    "edge": None,
-                    "search": [],
-                    "epochs": [],
-                    "stopped": None,
-                    "precision": "fp32",
-                    "head": "x",
-                    "test": metrics(labels, logits),
-                    "modules": [],
-                    "frontier": None,
-                    "parameters": {"total": 1000, "trainable": TRAINED[arm]},
-                    "seconds": {"search": 1.0, "train": 2.0 * skill},
-                }
-            )
+    results = [
+        result(arm, seed, skill, labels, random) for skill, arm in enumerate(recipe.arms) for seed in recipe.train.seeds
+    ]
     splits, source = dataset.splits, dataset.source
     features = random.normal(size=(60, 3)).astype(np.float32)
-    suspects = find_label_errors(
-        features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test
-    )
+    errors = find_label_errors(features, source.labels, None, np.union1d(splits.train, splits.validation), splits.test)
     maps = {row: np.full((14, 14), row, dtype=np.uint8) for row in range(60)}
-    shown = Gallery(choose_gallery(labels, tested), choose_label_errors(suspects), {"scratch": {}, "head": maps})
+    gallery = Gallery(choose_images(labels, results), choose_label_errors(errors), {"scratch": {}, "head": maps})
+    checked = audit(dataset, recipe.data).record
+    found = StudyResult(recipe, dataset, compute, checked, errors, results[::-1], "f")
+    metrics = make_metrics(found, {"total": 1.0}, "")
     with open_run(folder / "run", recipe) as run:
-        found = finish_run(run, recipe, dataset, results, tested, suspects, shown, {}, compute, {"total": 1.0}, "")
+        write_run(run, found, metrics, gallery)
+    assert read_metrics(run) == metrics
     written: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert json.loads(json.dumps(found)) == written
     return written
+
+
+def result(arm: str, seed: int, skill: int, labels: NDArray[np.int64], random: np.random.Generator) -> TrialResult:
+    """A trial whose logits favour the labels by `skill`."""
+    logits = random.normal(size=(len(labels), 2)).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += skill
+    train = 2.0 * skill
+    record = TrialRecord(
+        arm=arm,
+        seed=seed,
+        precision="fp32",
+        network=NetworkFacts(
+            head="x",
+            modules=[],
+            parameters=Parameters(total=1000, trainable=TRAINED[arm]),
+            frontier=Frontier(nodes=[], bytes_per_image=0, fraction_saved=0.0, reason=""),
+            channels_last=False,
+        ),
+        probe=None,
+        search=SearchResult(learning_rate=0.1, edge=None, attempts=[], seconds=1.0),
+        training=TrainResult(epochs=[], stopped=None, seconds=train),
+        scores=score(labels, logits),
+        seconds=TrialSeconds(prepare=0.0, search=1.0, train=train, test=0.0, total=1.0 + train),
+    )
+    return TrialResult(record, logits, None)
 
 
 @pytest.fixture
@@ -108,9 +130,9 @@ def test_statistics_follow_from_the_predictions(tmp_path: Path, table: Path, set
     for arm, it in found["arms"].items():
         expected = score_intervals(labels, predicted[arm], 2, groups)
         # which group is drawn when depends on their order, which the predictions do not tell
-        for name, interval in expected.items():
+        for name, interval in expected:
             assert it["intervals"][name] == pytest.approx(interval, abs=0.08 if settings == GROUPED else 1e-9)
-        values = [one["test"]["f1"] for one in it["runs"]]
+        values = [one["test"]["f1"] for one in it["trials"]]
         assert it["over_seeds"]["f1"]["mean"] == pytest.approx(np.mean(values))
         deviation = it["over_seeds"]["f1"]["deviation"]
         assert deviation == pytest.approx(np.std(values, ddof=1)) if len(values) > 1 else deviation is None
@@ -118,13 +140,22 @@ def test_statistics_follow_from_the_predictions(tmp_path: Path, table: Path, set
             assert it["intervals"]["accuracy"] == list(wilson(it["test"]["accuracy"], 24))
     comparisons = compare({arm: of == labels for arm, of in predicted.items()}, groups)
     for own, it in zip(found["comparisons"], comparisons, strict=True):
-        assert own.pop("interval") == pytest.approx(it.pop("interval"), abs=0.08)
-        assert own == it
+        assert own.pop("interval") == pytest.approx(it.interval, abs=0.08)
+        assert own == it.model_dump(mode="json", exclude={"interval"})
     assert found["recommended"] in ("head", "everything")
     assert "fewest trained parameters" in found["rule"]
-    assert [(step["from"], step["to"], step["parameters"], step["seconds"]) for step in found["prices"]] == [
+    assert [(step["cheaper"], step["better"], step["parameters"], step["seconds"]) for step in found["costs"]] == [
         ("head", "everything", 890, 2.0)
     ]
+
+
+def test_a_run_of_another_format_is_not_read(tmp_path: Path) -> None:
+    for content, why in (("{}", "has no format number"), ('{"format": 2}', "has format 2"), ("{", "cannot be read")):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(StorageError, match=rf"metrics\.json {why}.*; run the study again\.$"):
+            read_run(tmp_path)
+    with pytest.raises(StorageError, match=r"is not a finished run: it has no metrics\.json; run the study first\.$"):
+        read_run(tmp_path / "none")
 
 
 def test_a_second_study_in_the_same_folder_is_refused(tmp_path: Path, class_folder: Path) -> None:
@@ -148,7 +179,7 @@ def test_finished_work_is_that_of_its_splits_and_weights(tmp_path: Path, table: 
         settings = (*GROUPED, "data.validation=6", "data.test=24", f"model.weights={weights}", "images.size=32")
         recipe = load_recipe("photos", str(table), settings)
         compute = choose_compute("cpu", "fp32")
-        return work_folder(tmp_path, load_dataset(recipe, compute, Clock()), recipe, compute)
+        return Study(recipe, load_dataset(recipe, compute, Clock()), compute, tmp_path).work
 
     pairs = ["person", *(f"{row // 2}" for row in range(60))]
     others = ["person", *(f"{row % 30}" for row in range(60))]
@@ -185,7 +216,7 @@ def test_only_a_study_that_ended_as_it_began_makes_way(
             assert "other" not in (run / "recipe.toml").read_text(encoding="utf-8")
 
 
-def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, table: Path) -> None:
+def test_the_gallery_and_the_label_errors_are_as_the_metrics_say(tmp_path: Path, table: Path) -> None:
     found = finish(tmp_path, table)
     answers = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
     gallery = pq.read_table(tmp_path / "run" / "gallery.parquet").to_pandas()
@@ -201,18 +232,18 @@ def test_the_gallery_and_the_suspects_are_as_the_metrics_say(tmp_path: Path, tab
     assert len(set(maps.values())) == len(gallery)
     assert gallery["heat:scratch"].isna().all()
     assert Image.open(io.BytesIO(gallery["image"][0])).size == (32, 32)
-    suspects = pq.read_table(tmp_path / "run" / "suspects.parquet").to_pandas()
+    errors = pq.read_table(tmp_path / "run" / "label_errors.parquet").to_pandas()
     named = ["id", "split", "label", "suggested", "p_label", "p_suggested", "score", "image"]
-    assert list(suspects.columns) == [*named, *heat]
-    maps_of_suspects = dict(zip(suspects["id"], suspects["heat:head"], strict=True))
-    assert all(maps_of_suspects[name] == maps[name] for name in maps.keys() & maps_of_suspects.keys())
-    assert found["suspects"]["checked"] == 60
-    assert found["suspects"]["count"] <= len(suspects)
-    assert suspects["score"].is_monotonic_increasing
-    assert (suspects["p_suggested"] > suspects["p_label"]).all()
-    assert (suspects["label"] != suspects["suggested"]).all()
-    assert set(suspects["split"]) <= set(found["splits"])
-    of_test = suspects[suspects["split"] == "test"]
+    assert list(errors.columns) == [*named, *heat]
+    maps_of_errors = dict(zip(errors["id"], errors["heat:head"], strict=True))
+    assert all(maps_of_errors[name] == maps[name] for name in maps.keys() & maps_of_errors.keys())
+    assert found["label_errors"]["checked"] == 60
+    assert found["label_errors"]["count"] <= len(errors)
+    assert errors["score"].is_monotonic_increasing
+    assert (errors["p_suggested"] > errors["p_label"]).all()
+    assert (errors["label"] != errors["suggested"]).all()
+    assert set(errors["split"]) <= set(found["splits"])
+    of_test = errors[errors["split"] == "test"]
     assert set(of_test["id"]) <= set(ids)
     for arm, it in found["arms"].items():
         rows = answers[answers["arm"] == arm]
@@ -232,14 +263,17 @@ def test_more_images_than_the_gallery_holds_are_mistakes_then_those_with_the_lea
     labels = random.integers(0, classes, 400)
     logits = random.normal(size=(2, 400, classes)).astype(np.float32)
     logits[:, np.arange(400), labels] += 2
-    tested = [Answers(arm, 0, of_arm) for arm, of_arm in zip(("head", "everything"), logits, strict=True)]
-    assert choose_gallery(labels, tested).tolist() == list(range(400))
+    results = [
+        replace(result(arm, 0, 0, labels % 2, random), logits=of_arm)
+        for arm, of_arm in zip(("head", "everything"), logits, strict=True)
+    ]
+    assert choose_images(labels, results).tolist() == list(range(400))
     shares = softmax(logits, 2)[:, np.arange(400), labels].min(0)
     mistaken = (logits.argmax(2) != labels).any(0)
     for held in (mistaken.sum() - 9, mistaken.sum() + 9):
-        monkeypatch.setattr("thaw.run.gallery.GALLERY", held)
+        monkeypatch.setattr("thaw.run.gallery.GALLERY_IMAGES", held)
         order = sorted(range(400), key=lambda row: (not mistaken[row], shares[row]))
-        assert choose_gallery(labels, tested).tolist() == sorted(order[:held])
+        assert choose_images(labels, results).tolist() == sorted(order[:held])
 
 
 def test_maps_are_those_of_the_saved_models_and_are_made_once(
@@ -249,12 +283,19 @@ def test_maps_are_those_of_the_saved_models_and_are_made_once(
     compute = choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
     labels = dataset.source.labels[dataset.splits.test]
-    tested = [Answers(arm, 0, np.zeros((len(labels), 2), np.float32)) for arm in recipe.arms]
+    blank = result("head", 0, 0, np.zeros(len(labels), np.int64), np.random.default_rng(0))
+    results = [
+        replace(
+            blank, record=blank.record.model_copy(update={"arm": arm}), logits=np.zeros((len(labels), 2), np.float32)
+        )
+        for arm in recipe.arms
+    ]
     nothing = np.empty(0)
-    suspects = LabelErrors(*(nothing.astype(int),) * 2, *(nothing,) * 4, "")
+    errors = LabelErrors(*(nothing.astype(int),) * 2, *(nothing,) * 3, nothing.astype(bool), "")
+    found = StudyResult(recipe, dataset, compute, audit(dataset, recipe.data).record, errors, results, "f")
 
     def made() -> Gallery:
-        return show(small_run, tmp_path, recipe, tested, suspects, dataset, compute)
+        return make_gallery(small_run, tmp_path, found)
 
     shown = made()
     pictures = torch.from_numpy(np.stack([dataset.pixels.image(row) for row in dataset.splits.test]))

@@ -1,4 +1,4 @@
-"""The cache: entries are there whole or not at all, go on where they stopped, are bounded, and made once for all."""
+"""The cache: entries are atomic, resume where they stopped, stay within the budget, and are computed once."""
 
 import errno
 import multiprocessing
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from thaw.cache import arrays as store
 from thaw.cache import budget as eviction
-from thaw.cache.arrays import Field, Made, cached, key_of
+from thaw.cache.arrays import Chunks, Field, cached, key_of
 from thaw.cache.budget import cache_folder, clear, entries
 from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
@@ -28,10 +28,10 @@ def expected(value: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return (rows[:, None] * value + np.arange(3)).astype(np.uint8), rows.astype(np.float32) * value
 
 
-def maker(value: int = 1, asked: list[int] | None = None, stop: int = ROWS) -> Callable[[int], Made]:
-    """A function that makes rows in chunks, notes where it was asked to begin, and dies at the row `stop`."""
+def maker(value: int = 1, asked: list[int] | None = None, stop: int = ROWS) -> Callable[[int], Chunks]:
+    """Return a function that makes rows in chunks, records where it was asked to begin, and fails at the row `stop`."""
 
-    def make(first: int) -> Made:
+    def make(first: int) -> Chunks:
         if asked is not None:
             asked.append(first)
         for start in range(first, ROWS, CHUNK):
@@ -42,7 +42,7 @@ def maker(value: int = 1, asked: list[int] | None = None, stop: int = ROWS) -> C
     return make
 
 
-def entry(key: str = "k", make: Callable[[int], Made] | None = None) -> store.Entry:
+def entry(key: str = "k", make: Callable[[int], Chunks] | None = None) -> store.CachedArrays:
     return cached("tests", key, ROWS, FIELDS, make or maker())
 
 
@@ -50,7 +50,7 @@ def folder_of(key: str = "k") -> Path:
     return cache_folder() / "tests" / key
 
 
-def is_whole(found: store.Entry) -> bool:
+def is_whole(found: store.CachedArrays) -> bool:
     return found.notes.keys() == {"0", "4", "8"} and all(map(np.array_equal, found.arrays, expected()))
 
 
@@ -78,7 +78,7 @@ def test_an_entry_goes_on_from_its_last_finished_chunk() -> None:
 
 
 def test_an_entry_whose_chunks_are_all_there_only_lacks_its_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a process was killed just before it would have written that."""
+    """As if a process was killed just before writing it."""
     with monkeypatch.context() as killed:
         killed.setattr(store, "write_json", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -88,7 +88,7 @@ def test_an_entry_whose_chunks_are_all_there_only_lacks_its_manifest(monkeypatch
 
 
 def _torn(folder: Path) -> int:
-    """A chunk and its line that were half written; the next row to make."""
+    """Leave a chunk and its line half written; return the next row to make."""
     with (folder / "data-0.bin").open("ab") as data, (folder / "chunks.jsonl").open("a") as lines:
         data.write(b"123")
         lines.write('{"end": 12, "dig')
@@ -96,13 +96,13 @@ def _torn(folder: Path) -> int:
 
 
 def _lost(folder: Path) -> int:
-    """A power cut before the second chunk's bytes reached the disk."""
+    """Leave the files as a power cut does before the second chunk's bytes reached the disk."""
     os.truncate(folder / "data-1.bin", 6 * 4)
     return 4
 
 
 def _other(folder: Path) -> int:
-    """Chunks of an entry that looked otherwise."""
+    """Leave chunks of an entry with another layout."""
     path = folder / "chunks.jsonl"
     path.write_text(path.read_text().replace('"rows": 10', '"rows": 11'))
     return 0
@@ -114,7 +114,7 @@ def _none(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("damage", [_torn, _lost, _other, _none])
-def test_what_is_kept_of_an_unfinished_entry_is_checked(damage: Callable[[Path], int]) -> None:
+def test_finished_chunks_of_an_unfinished_entry_are_checked(damage: Callable[[Path], int]) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
         entry(make=maker(stop=8))
     first, asked = damage(folder_of()), []
@@ -219,7 +219,7 @@ def test_work_that_cannot_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[int] = []
     entry("idle")
     monkeypatch.setattr(eviction, "free_bytes", lambda _: 69)
-    with pytest.raises(StorageError, match=r"no room .* 70 B must be free.* type the same command again"):
+    with pytest.raises(StorageError, match=r"not enough disk space .*70 bytes needed.* run the same command again"):
         entry(make=maker(asked=asked))
     assert asked == []
     assert not folder_of("idle").exists()  # room was made, though not enough
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_leaves_what_was_finished(monkeypatch: pytest.Monke
         real(file, content, sync)
 
     monkeypatch.setattr(store, "_append", append)
-    with pytest.raises(StorageError, match=r"no room .* 42 B must be free"):
+    with pytest.raises(StorageError, match=r"not enough disk space .*42 bytes needed"):
         entry()
     monkeypatch.setattr(store, "_append", real)
     asked: list[int] = []
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_up_leaves_what_was_finished(monkeypatch: pytest.Monke
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(StorageError, match=r"cannot be written .*THAW_CACHE"):
+    with pytest.raises(StorageError, match=r"cannot write to .*THAW_CACHE"):
         entry()
 
 
@@ -271,7 +271,7 @@ def _ask(counter: str, dies: bool) -> None:
 
 
 def test_processes_that_want_the_same_entry_make_it_once(tmp_path: Path) -> None:
-    """Also when one is killed at it: the others repeat no finished chunk."""
+    """Even if one of them is killed: the others repeat no finished chunk."""
     counter = tmp_path / "counter"
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_ask, args=(str(counter), dies)) for dies in (True, False, False)]
@@ -295,7 +295,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "file"
     write_atomic(path, "before")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(StorageError, match="no room"):
+    with pytest.raises(StorageError, match="not enough disk space"):
         write_atomic(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

@@ -13,70 +13,39 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from test_sources import as_csv, as_dataset, as_parquet
+from helpers.cli import thaw
+from helpers.sources import as_csv, as_dataset, as_parquet
+from helpers.studies import QUICK, break_off, metrics_of, study, timeless
 from thaw.cli.app import main
 from thaw.errors import DivergedError
 from thaw.training import train as final
-
-QUICK = (
-    "images.size=32",
-    "search.steps=2",
-    "search.learning_rates=[1e-3,1e-2]",
-    "train.epochs=2",
-    "train.batch_size=8",
-    "train.precision=fp32",
-)
+from thaw.training.network import Setup
+from thaw.training.results import TrainResult
 
 
-def thaw(monkeypatch: pytest.MonkeyPatch, *arguments: object, settings: tuple[str, ...] = QUICK) -> int:
-    """Run the command line; returns its exit code."""
-    sets = [word for setting in settings for word in ("--set", setting)]
-    command, *rest = map(str, arguments)
-    monkeypatch.setattr(sys, "argv", ["thaw", command, *sets, *rest])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
-
-
-def metrics_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text())
-
-
-def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics without seconds, and without what names the source."""
-    text = json.dumps(
-        {
-            name: value
-            for name, value in metrics.items()
-            if name not in ("seconds", "command", "data", "audit", "prices")
-        }
-    )
-    plain: dict[str, Any] = json.loads(text, object_hook=lambda part: {k: v for k, v in part.items() if k != "seconds"})
-    return plain
-
-
+@pytest.mark.slow
 def test_a_study_leaves_everything_that_was_promised(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, "--set", "train.seeds=[0,3]") == 0
+    assert study(monkeypatch, class_folder, "--out", run, "--set", "train.seeds=[0,3]") == 0
     out = capsys.readouterr().out
     assert out.strip().endswith(f"Report: {run / 'report.html'}")
-    assert "9 test images, the mean of 2 seeds" in out
+    assert "9 test images, mean of 2 seeds" in out
     names = {"recipe.toml", "metrics.json", "predictions.parquet", "report.html", "environment.json", "figures"}
-    names |= {"gallery.parquet", "suspects.parquet"}
+    names |= {"gallery.parquet", "label_errors.parquet"}
     assert names <= {path.name for path in run.iterdir()}
     metrics = metrics_of(run)
     assert metrics["classes"] == ["left", "right"]
     assert metrics["splits"] == {"train": 42, "validation": 9, "test": 9}
     assert set(metrics["arms"]) == {"scratch", "head", "last-stage", "everything"}
     assert metrics["best"] in metrics["arms"]
-    shown = [pq.read_table(run / f"{name}.parquet").to_pandas() for name in ("gallery", "suspects")]
+    shown = [pq.read_table(run / f"{name}.parquet").to_pandas() for name in ("gallery", "label_errors")]
     table = pq.read_table(run / "predictions.parquet").to_pandas()
     assert list(table.columns) == ["id", "split", "arm", "seed", "label", "predicted", "p_left", "p_right"]
     assert np.allclose(table[["p_left", "p_right"]].sum(axis=1), 1)
     for arm, found in metrics["arms"].items():
-        assert set(found["seconds"]) == {"total", "prepare", "search", "train", "test"}
+        assert set(found["seconds"]) == {"total", "prepare", "probe", "search", "train", "test"}
         assert [row["learning_rate"] for row in found["search"]] == [1e-3, 1e-2]
         assert len(found["epochs"]) == 2
         assert (run / "models" / arm / "config.json").exists()
@@ -87,7 +56,7 @@ def test_a_study_leaves_everything_that_was_promised(
         )
         assert f"{found['over_seeds']['accuracy']['mean']:.4f}" in out
         assert all(len(heat) == 14 * 14 for of in shown for heat in of[f"heat:{arm}"])
-        for one in found["runs"]:
+        for one in found["trials"]:
             rows = table[(table["arm"] == arm) & (table["seed"] == one["seed"])]
             assert len(rows) == 9
             expected = precision_recall_fscore_support(
@@ -101,6 +70,7 @@ def test_a_study_leaves_everything_that_was_promised(
     assert metrics["arms"]["head"]["parameters"]["trainable"] == 2 * 1281
 
 
+@pytest.mark.slow
 def test_the_same_recipe_and_images_give_the_same_metrics(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +80,7 @@ def test_the_same_recipe_and_images_give_the_same_metrics(
     found = []
     for index, source in enumerate(sources):
         run = tmp_path / f"run-{index}"
-        assert thaw(monkeypatch, "study", source, "--out", run) == 0
+        assert study(monkeypatch, source, "--out", run) == 0
         found.append(timeless(metrics_of(run)))
         for arm in found[-1]["arms"].values():  # integer classes are numbers in the Parquet table
             del arm["frontier"]
@@ -118,6 +88,7 @@ def test_the_same_recipe_and_images_give_the_same_metrics(
     assert all(one == found[0] for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["emoji-people", "celeba-hq-gender"])
 def test_caches_change_no_result(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
@@ -149,7 +120,7 @@ def test_caches_change_no_result(
 def test_a_dry_run_shows_what_each_arm_trains(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run", "--dry-run") == 0
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "run", "--dry-run") == 0
     told = capsys.readouterr().out
     assert "head: trains 2,562 of 2,226,434 parameters" in told
     assert "runs whole: nothing is frozen" in told
@@ -157,31 +128,33 @@ def test_a_dry_run_shows_what_each_arm_trains(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_arm_that_diverges_in_bf16_is_trained_again_in_fp32(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(*arguments: Any) -> final.TrainResult:
-        if arguments[6].precision == "bf16":
+    def train(setup: Setup, learning_rate: float) -> TrainResult:
+        if setup.compute.precision == "bf16":
             raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
-        return final.train(*arguments)
+        return final.train(setup, learning_rate)
 
     monkeypatch.setattr("thaw.arm.train", train)
     alone = ("train.precision=bf16", "arms.scratch=", "arms.last-stage=", "arms.everything=")
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run", settings=(*QUICK[:-1], *alone)) == 0
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "run", settings=(*QUICK[:-1], *alone)) == 0
     assert "arm head: the loss became infinite in bf16; set train.precision to fp32; it is trained again in fp32" in (
         " ".join(capsys.readouterr().err.split())
     )
-    assert metrics_of(tmp_path / "run")["arms"]["head"]["runs"][0]["precision"] == "fp32"
+    assert metrics_of(tmp_path / "run")["arms"]["head"]["trials"][0]["precision"] == "fp32"
     assert "was trained in fp32, since its loss became infinite in bf16." in (
         (tmp_path / "run" / "report.html").read_text()
     )
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_the_trained_weights(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, "--set", "train.precision=bf16") == 0
+    assert study(monkeypatch, class_folder, "--out", run, "--set", "train.precision=bf16") == 0
     start = load_file(Path(__file__).parents[1] / "src/thaw/recipes/assets/mobilenet_v2.safetensors")
     kept = load_file(run / "models" / "head" / "model.safetensors")
     assert all(torch.equal(kept[name], start[name]) for name in start if "num_batches" not in name)
@@ -234,43 +207,43 @@ def test_a_mistake_is_one_sentence_and_exit_code_two(
     setting = setting(class_folder) if callable(setting) else setting
     source = make(class_folder)
     settings = (*QUICK, setting) if setting else QUICK
-    assert thaw(monkeypatch, "study", source, "--out", tmp_path / "run", settings=settings) == 2
+    assert study(monkeypatch, source, "--out", tmp_path / "run", settings=settings) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("thaw:")]
     assert len(error) == 1
     assert said in error[0]
     assert error[0].endswith((".", "?"))
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_cannot_be_used(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "file" / "run") == 2
-    assert "give another folder with --out" in capsys.readouterr().err
-    assert thaw(monkeypatch, "study", class_folder, "--out", class_folder) == 2
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "file" / "run") == 2
+    assert "choose another folder with --out" in capsys.readouterr().err
+    assert study(monkeypatch, class_folder, "--out", class_folder) == 2
     assert "is not empty and holds no study" in capsys.readouterr().err
-    assert thaw(monkeypatch, "study", tmp_path / "mistyped", "--out", tmp_path / "run") == 2
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run") == 0
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run", "--set", "train.epochs=3") == 2
+    assert study(monkeypatch, tmp_path / "mistyped", "--out", tmp_path / "run") == 2
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "run") == 0
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "run", "--set", "train.epochs=3") == 2
     assert "holds another study" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["stduy"], "No such command 'stduy'"),
-        (["study", "--otu", "run"], "; thaw study --help lists"),
-        (["cache", "lsit"], "is not one of 'list', 'clear'"),
+        (["stduy"], "no such command 'stduy'"),
+        (["study", "--otu", "run"], "; did you mean "),
+        (["cache", "lsit"], "is not one of 'list', 'clear'; see `thaw cache --help`."),
     ],
 )
 def test_a_slip_on_the_command_line_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert thaw(monkeypatch, *arguments, settings=()) == 2
+    assert thaw(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-    assert " --help lists" in error
 
 
 def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,20 +253,21 @@ def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys
     assert "Commands:\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_recipes_and_the_cache_are_listed(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert thaw(monkeypatch, "recipes", settings=()) == 0
+    assert thaw(monkeypatch, "recipes") == 0
     assert "celeba-hq-gender" in capsys.readouterr().out
-    assert thaw(monkeypatch, "recipes", "emoji-people", settings=()) == 0
+    assert thaw(monkeypatch, "recipes", "emoji-people") == 0
     assert "[arms.head]" in capsys.readouterr().out
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "run") == 0
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "run") == 0
     capsys.readouterr()
-    assert thaw(monkeypatch, "cache", settings=()) == 0
+    assert thaw(monkeypatch, "cache") == 0
     assert {"pixels", "activations"} <= set(capsys.readouterr().out.split())
-    assert thaw(monkeypatch, "cache", "clear", settings=()) == 0
-    assert thaw(monkeypatch, "cache", settings=()) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("0 B of")
+    assert thaw(monkeypatch, "cache", "clear") == 0
+    assert thaw(monkeypatch, "cache") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 bytes of")
 
 
 @pytest.mark.shared
@@ -313,6 +287,7 @@ def test_the_founding_study_on_real_photographs(shared: Path, tmp_path: Path, mo
     assert 0.81 < arms["last-two-fc"]["test"]["accuracy"] < 0.88
 
 
+@pytest.mark.slow
 def test_every_way_of_training_goes_through(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,7 +320,7 @@ def test_every_way_of_training_goes_through(
     )
     settings = ("images.size=160", "search.steps=1", "train.epochs=2", "train.batch_size=16", "train.precision=fp32")
     run = tmp_path / "run"
-    assert thaw(monkeypatch, "study", class_folder, "--recipe", recipe, "--out", run, settings=settings) == 0
+    assert study(monkeypatch, class_folder, "--recipe", recipe, "--out", run, settings=settings) == 0
     arms = metrics_of(run)["arms"]
     assert set(arms) == {"head", "lp-ft", "decay", "norm", "bias", "last-stage", "lora"}
     assert set(arms["lp-ft"]["probe"]) == {"learning_rate", "epochs"}
@@ -356,46 +331,34 @@ def test_every_way_of_training_goes_through(
     assert trained["head"] < trained["bias"] < trained["last-stage"] < trained["decay"] == trained["lp-ft"]
 
 
-def break_off(monkeypatch: pytest.MonkeyPatch, at: int) -> list[None]:
-    """Have Ctrl-C come when the epoch `at` of all final trainings begins; the list grows by one with each epoch."""
-    plain, begun = final.fit, []
-
-    def interrupted(*arguments: Any) -> Any:
-        begun.append(None)
-        if len(begun) == at:
-            raise KeyboardInterrupt
-        return plain(*arguments)
-
-    monkeypatch.setattr(final, "fit", interrupted)
-    return begun
-
-
+@pytest.mark.slow
 def test_a_study_that_is_stopped_goes_on_where_it_was(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arms = ("search.steps=1", "train.refit=train")
-    assert thaw(monkeypatch, "study", class_folder, "--out", tmp_path / "whole", settings=(*QUICK, *arms)) == 0
+    assert study(monkeypatch, class_folder, "--out", tmp_path / "whole", settings=(*QUICK, *arms)) == 0
     run, epochs = tmp_path / "broken", break_off(monkeypatch, 4)
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=(*QUICK, *arms)) == 130
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=(*QUICK, *arms)) == 0
+    assert study(monkeypatch, class_folder, "--out", run, settings=(*QUICK, *arms)) == 130
+    assert study(monkeypatch, class_folder, "--out", run, settings=(*QUICK, *arms)) == 0
     assert len(epochs) == 4 + 8 - 3  # the epoch that was broken off is the only one that ran again
     assert timeless(metrics_of(run)) == timeless(metrics_of(tmp_path / "whole"))
     one, other = (pq.read_table(folder / "predictions.parquet") for folder in (run, tmp_path / "whole"))
     assert one.equals(other)
 
 
+@pytest.mark.slow
 def test_an_arm_without_its_model_is_trained_again(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or with another one, as a study of other images in the same folder leaves it."""
     settings = (*QUICK, "search.steps=1", "train.refit=train")
     run = tmp_path / "run"
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=settings) == 0
+    assert study(monkeypatch, class_folder, "--out", run, settings=settings) == 0
     bundle, metrics = run / "models" / "head", metrics_of(run)
     expected = (bundle / "model.safetensors").read_bytes()
     shutil.rmtree(bundle)
     shutil.copytree(run / "models" / "everything", bundle)
-    assert thaw(monkeypatch, "study", class_folder, "--out", run, settings=settings) == 0
+    assert study(monkeypatch, class_folder, "--out", run, settings=settings) == 0
     assert (bundle / "model.safetensors").read_bytes() == expected
     assert json.loads((bundle / "config.json").read_text())["arm"] == "head"
     assert timeless(metrics_of(run)) == timeless(metrics)

@@ -1,23 +1,28 @@
-"""A hook of mkdocs: the settings of a recipe, and the built-in recipes, written into the page on recipes."""
+"""A hook of mkdocs: writes the settings of a recipe, and the keys of `metrics.json`, into their pages."""
 
 import json
-from typing import Any, get_args
+import re
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from thaw.recipe import UNIONS, Recipe, built_in_recipes, recipe_text
+from thaw.run.metrics import Metrics
 
-MARK = "<!-- settings -->"
+RECIPES, METRICS = "<!-- settings -->", "<!-- metrics -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """What mkdocs calls for each page's text."""
-    return markdown.replace(MARK, "\n".join([*settings(), *recipes()])) if MARK in markdown else markdown
+    """Fill in the text of a page; mkdocs calls this for each."""
+    if RECIPES in markdown:
+        return markdown.replace(RECIPES, "\n".join([*settings(), *recipes()]))
+    return markdown.replace(METRICS, "\n".join(metrics())) if METRICS in markdown else markdown
 
 
 def settings() -> list[str]:
-    """Each section's keys with what they take, their default and their docstring in `recipe.py`."""
+    """List each section's keys with what they take, their default and their docstring in `recipe.py`."""
     lines = ["## All settings", "", *_key("name", Recipe.model_fields["name"])]
     for section, field in Recipe.model_fields.items():
         kind = _section(field.annotation)
@@ -29,11 +34,53 @@ def settings() -> list[str]:
 
 
 def recipes() -> list[str]:
-    """The built-in recipes, whole."""
+    """Show the built-in recipes, whole."""
     lines = ["## The recipes that come with thaw", ""]
     for name in built_in_recipes():
         lines += [f"### {name}", "", "```toml", recipe_text(name).rstrip(), "```", ""]
     return lines
+
+
+def metrics() -> list[str]:
+    """List the keys of every record in `metrics.json`, the whole first, then each record where it first occurs."""
+    lines, records = list[str](), [Metrics]
+    for record in records:
+        lines += [f"## {record.__name__}", "", _joined(record.__doc__), ""]
+        for key, field in record.model_fields.items():
+            told = re.sub(r"\bNone\b", "`null`", _joined(field.description))
+            lines += [f"**`{key}`** {_type(field.annotation)}", f":   {told}", ""]
+            records += [kind for kind in _records(field.annotation) if kind not in records]
+    return lines
+
+
+def _records(annotation: Any) -> list[type[BaseModel]]:
+    """The records that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for inner in get_args(annotation) for kind in _records(inner)]
+
+
+def _type(annotation: Any) -> str:
+    """What a type is called in JSON, a record as a link to its keys."""
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in names:
+        return names[annotation]
+    if origin is Literal:
+        return " or ".join(f"`{json.dumps(value)}`" for value in inner)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is list:
+        return f"list of {_type(inner[0])}"
+    if origin is tuple:
+        return f"[{', '.join(map(_type, inner))}]"
+    if origin is dict:
+        return f"for each {_type(inner[0])}: {_type(inner[1])}"
+    if inner:
+        return " or ".join(map(_type, inner))
+    if is_dataclass(annotation):
+        return f"{{{', '.join(f'{one.name}: {_type(one.type)}' for one in fields(annotation))}}}"
+    return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

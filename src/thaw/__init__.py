@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thaw.bundle.load import Bundle, load
+    from thaw.bundle.load import load
+    from thaw.bundle.model import Bundle
     from thaw.classifier import Classifier
     from thaw.errors import ThawError
     from thaw.export.export import export_bundle
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
     from thaw.run.read import Run, read_run
     from thaw.study import run_study
 
+    __version__: str
+
 __all__ = [
     "Bundle",
     "Classifier",
     "Recipe",
     "Run",
     "ThawError",
+    "__version__",
     "export_bundle",
     "load",
     "load_recipe",
@@ -26,7 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "thaw.bundle.load",
+    "Bundle": "thaw.bundle.model",
     "Classifier": "thaw.classifier",
     "Recipe": "thaw.recipe",
     "Run": "thaw.run.read",
@@ -41,6 +45,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: torch takes seconds, and `thaw --help` needs none of it."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("thaw-vision")
     if name not in _HOMES:
         raise AttributeError(f"module 'thaw' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

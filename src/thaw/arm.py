@@ -1,12 +1,12 @@
-"""One arm of a study: made ready, searched, trained, tested, saved."""
+"""A trial, one arm with one seed: made ready, searched, trained, tested, saved."""
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.cache.checkpoint import load_state, save_state
@@ -14,96 +14,163 @@ from thaw.cache.files import require_room
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import DivergedError, ModelError
-from thaw.nets.adapters import merge
-from thaw.nets.backbones import content_of
+from thaw.nets.adapters import merge_adapters
+from thaw.nets.backbones import weights_digest
+from thaw.plan import Study, Trial
 from thaw.progress import Clock, say
-from thaw.recipe import Recipe
-from thaw.run.folder import work_folder
-from thaw.run.summary import TestOutputs
-from thaw.scoring.metrics import metrics
-from thaw.training.network import test
-from thaw.training.prepare import Kept, prepare
-from thaw.training.probes import catch_up, probe_head
+from thaw.record import Record
+from thaw.scoring.metrics import score
+from thaw.training.network import Setup, Tell, silent
+from thaw.training.prepare import prepare
+from thaw.training.probes import probe_head
+from thaw.training.results import ProbeResult, SearchResult, TrainResult, TrialRecord, TrialResult, TrialSeconds
 from thaw.training.search import search
 from thaw.training.train import train
 
 
-def run_arm(
-    arm: str,
-    seed: int,
-    dataset: Dataset,
-    recipe: Recipe,
-    compute: Compute,
-    behind: list[tuple[str, int]],
-    kept: list[Kept],
-    clock: Clock,
-    run: Path,
-) -> tuple[dict[str, Any], TestOutputs]:
-    """Search, final training and the one look at the test set; returns what is noted, and what the arm answered.
+class Listener(Protocol):
+    """Who is told how far a trial is."""
 
-    What an earlier run of the same study finished, in whole or in part, is found in `run` and not done again. `behind`
-    are the arms and seeds that it finished whole, whose activations are not in `kept` before one that follows needs
-    them. An arm that diverges in bf16 is trained again in fp32.
+    def begin_trial(self, arm: str, seed: int) -> None:
+        """A trial begins."""
+
+    def note(self, kind: str, rows: Sequence[Record]) -> None:
+        """The running trial's `search` or `epochs` so far."""
+
+    def end_trial(self, record: TrialRecord) -> None:
+        """The trial is done, now or by an earlier run of the study."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, and how it came about."""
+
+    setup: Setup
+    """The network, trained, and all that its training depended on."""
+    probe: ProbeResult | None
+    search: SearchResult
+    training: TrainResult
+    prepare_seconds: float
+
+
+def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> TrialResult:
+    """Search, train finally and test once: a function of its study and trial, whatever ran before it.
+
+    What an earlier run of the study finished, in whole or in part, is found in the run folder and not done again.
+    Raises ThawError.
     """
-    splits, labels = dataset.splits, dataset.labels(compute.device)
-    work = work_folder(run, dataset, recipe, compute) / f"{arm}-{seed}"
-    bundle = run / "models" / arm if seed == recipe.train.seeds[0] else None
-    done = load_state(work / "done.safetensors")
-    if done and (bundle is None or done[1]["model"] == content_of(str(bundle / "model.safetensors"))):
-        behind.append((arm, seed))
-        return done[1]["result"], answers_of(arm, seed, done[0])
-    own = Clock()
-    with clock("activations"), own("prepare"):
-        while behind:
-            catch_up(*behind.pop(0), dataset, recipe, compute, kept)
-        network, noted = prepare(arm, seed, dataset, recipe, compute, kept)
-    require_room(run, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
-    diverged = False
+    say(f"arm {trial.spec.name}, seed {trial.seed}")
+    if listener:
+        listener.begin_trial(trial.spec.name, trial.seed)
+    result = _load(study, trial)
+    if result is None:
+        tell = listener.note if listener else silent
+        trained = train_trial(trial, study.dataset, study.compute, study.work / trial.name, tell)
+        result = _finish(study, trial, trained)
+    if listener:
+        listener.end_trial(result.record)
+    return result
+
+
+def train_trial(
+    trial: Trial, dataset: Dataset, compute: Compute, work: Path | None = None, tell: Tell = silent
+) -> Trained:
+    """Make a trial's network ready, search and train; all of it again in fp32 where bf16 diverges.
+
+    Checkpoints are kept in `work`, where given, and found there again. Raises ThawError.
+    """
     try:
-        if recipe.arms[arm].probe:
-            noted["probe"] = probe_head(network, arm, seed, dataset, recipe, compute, kept, work / "probe")
-        found = search(network, labels, splits, recipe, seed, compute, work)
-        trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute, work)
+        return _train(trial, dataset, compute, work, tell)
     except DivergedError as error:
         if compute.precision == "fp32":
             raise
-        say(f"arm {arm}: {error.args[0].rstrip('.')}; it is trained again in fp32")
-        diverged = True
-    if diverged:  # now that the error, which holds the network too, is gone
-        del network
-        return run_arm(arm, seed, dataset, recipe, replace(compute, precision="fp32"), [], [], clock, run)
-    with own("test"):
-        logits = test(network, splits.test, recipe, compute).numpy()
+        why = str(error).rstrip(".")
+    # only here is the error, which holds the first network, gone
+    say(f"arm {trial.spec.name}: {why}; it is trained again in fp32")
+    return _train(trial, dataset, replace(compute, precision="fp32"), work and work / "fp32", tell)
+
+
+def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, tell: Tell) -> Trained:
+    clock = Clock()
+    with clock("prepare"):
+        network = prepare(trial.spec, trial.seed, dataset, compute, trial.prefixes)
+    if work:
+        require_room(work, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
+    labels = dataset.labels(compute.device)
+    setup = Setup(network, trial.spec, trial.seed, labels, dataset.splits, compute, work, tell)
+    probe = probe_head(setup, dataset, trial.prefixes) if trial.spec.probe else None
+    found = search(setup)
+    return Trained(setup, probe, found, train(setup, found.learning_rate), clock.seconds()["prepare"])
+
+
+def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
+    """Look at the test set once, and write down the result and the model."""
+    clock, setup, splits = Clock(), trained.setup, study.dataset.splits
+    with clock("test"):
+        logits = setup.evaluate(splits.test).numpy()
     if not np.isfinite(logits).all():
-        raise ModelError(f"arm {arm} answers some test images with infinite numbers; lower the rates in [search].")
-    answers = {"test": torch.from_numpy(logits)}
-    if recipe.train.refit == "train":
-        answers["validation"] = test(network, splits.validation, recipe, compute)
-    merge(network.model)
-    scores = metrics(dataset.source.labels[splits.test], logits)
-    spent = {**own.seconds(), "search": found.seconds, "train": trained.seconds}
-    if "probe" in noted:
-        spent["probe"] = noted["probe"].pop("seconds")
-    spent["total"] = sum(seconds for stage, seconds in spent.items() if stage != "total")
-    result = {
-        "seed": seed,
-        **asdict(found),
-        **asdict(trained),
-        "test": scores,
-        **noted,
-        "precision": compute.precision,
-        "seconds": spent,
+        raise ModelError(
+            f"arm {trial.spec.name} answers some test images with infinite numbers; lower the rates in [search]."
+        )
+    held_out = trial.spec.training.refit == "train"
+    validation_logits = setup.evaluate(splits.validation).numpy() if held_out else None
+    merge_adapters(setup.network.model)
+    record = TrialRecord(
+        arm=trial.spec.name,
+        seed=trial.seed,
+        precision="bf16" if setup.compute.precision == "bf16" else "fp32",
+        network=setup.network.facts,
+        probe=trained.probe,
+        search=trained.search,
+        training=trained.training,
+        scores=score(study.dataset.source.labels[splits.test], logits),
+        seconds=_seconds(trained, clock.seconds()["test"]),
+    )
+    result = TrialResult(record, logits, validation_logits)
+    _save(study, trial, result, setup)
+    return result
+
+
+def _seconds(trained: Trained, test: float) -> TrialSeconds:
+    spent = {
+        "prepare": trained.prepare_seconds,
+        "probe": trained.probe.seconds if trained.probe else 0.0,
+        "search": trained.search.seconds,
+        "train": trained.training.seconds,
+        "test": test,
     }
-    model = None
+    return TrialSeconds(**spent, total=sum(spent.values()))
+
+
+def _save(study: Study, trial: Trial, result: TrialResult, setup: Setup) -> None:
+    """Save a trial's model, where it is to be kept, then its result."""
+    model, bundle = None, _bundle(study, trial)
     if bundle:
-        save_bundle(bundle, network.model, bundle_config(recipe, arm, dataset, scores))
-        model = content_of(str(bundle / "model.safetensors"))
-    save_state(work / "done.safetensors", answers, {"result": result, "model": model})
-    (work / "epoch.safetensors").unlink(missing_ok=True)
-    return result, answers_of(arm, seed, answers)
+        config = bundle_config(trial.spec, study.dataset, study.recipe, result.record.scores)
+        save_bundle(bundle, setup.network.model, config)
+        model = weights_digest(str(bundle / "model.safetensors"))
+    answers = {"test": torch.from_numpy(result.logits)}
+    if result.validation_logits is not None:
+        answers["validation"] = torch.from_numpy(result.validation_logits)
+    notes = {"record": result.record.model_dump(mode="json"), "model": model}
+    save_state(study.work / trial.name / "done.safetensors", answers, notes)
+    if setup.work:
+        (setup.work / "epoch.safetensors").unlink(missing_ok=True)
 
 
-def answers_of(arm: str, seed: int, answers: dict[str, Tensor]) -> TestOutputs:
-    """What an arm answered, from the tensors that its run keeps."""
-    arrays = {name: tensor.numpy() for name, tensor in answers.items()}
-    return TestOutputs(arm, seed, arrays["test"], arrays.get("validation"))
+def _load(study: Study, trial: Trial) -> TrialResult | None:
+    """The result that an earlier run of the study saved; None where there is none, or its model is gone."""
+    done = load_state(study.work / trial.name / "done.safetensors")
+    if done is None:
+        return None
+    answers, notes = done
+    bundle = _bundle(study, trial)
+    if bundle and notes["model"] != weights_digest(str(bundle / "model.safetensors")):
+        return None
+    validation = answers["validation"].numpy() if "validation" in answers else None
+    return TrialResult(TrialRecord.model_validate(notes["record"]), answers["test"].numpy(), validation)
+
+
+def _bundle(study: Study, trial: Trial) -> Path | None:
+    """Where a trial's model is kept; None where it is not."""
+    return study.folder / "models" / trial.spec.name if trial.saved else None

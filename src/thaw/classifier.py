@@ -6,12 +6,13 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -20,30 +21,26 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
-from thaw.bundle.load import Bundle
-from thaw.bundle.predict import Picture, listed, square
+from thaw.arm import train_trial
+from thaw.bundle.model import Bundle
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.cache.arrays import key_of
 from thaw.compute.batches import make_inputs
-from thaw.compute.device import Compute, choose_compute
+from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import preprocessing_of
 from thaw.data.source import Source
 from thaw.data.splits import Splits
-from thaw.errors import DataError, DivergedError
+from thaw.errors import DataError
+from thaw.images.any import AnyImage, listed, square
 from thaw.images.decode import BadImageError
 from thaw.images.header import HEADER
 from thaw.images.preprocessing import Preprocessing
-from thaw.nets.adapters import merge
+from thaw.nets.adapters import merge_adapters
+from thaw.plan import Trial
 from thaw.progress import stage
-from thaw.recipe import Recipe, validate
-from thaw.training.prepare import prepare
-from thaw.training.probes import probe_head
-from thaw.training.search import search
-from thaw.training.train import train
-
-ARM = "classifier"
-"""The name of the one arm of its recipe."""
+from thaw.recipe import Arm, Settings, validate
+from thaw.training.specs import ArmSpec, resolve_arm
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -108,12 +105,21 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         if len(labels) == len(self.classes_):
             raise ValueError("A classifier needs two images or more of some class, one of them to choose its rate on.")
         seed = _seed(self.random_state)
-        recipe = self._recipe(seed)
-        compute = choose_compute(recipe.train.device, recipe.train.precision)
-        preprocessing = preprocessing_of(recipe)
-        pixels = _pixels(pictures, preprocessing, recipe.images.decode)
-        dataset = _dataset(pixels, codes, self.classes_, preprocessing, recipe, self.validation, compute)
-        self.bundle_ = self._train(dataset, recipe, seed, compute)
+        spec, settings = self._settings()
+        compute = choose_compute(settings.train.device, settings.train.precision)
+        preprocessing = preprocessing_of(settings)
+        pixels = _pixels(pictures, preprocessing, settings.images.decode)
+        splits = _hold_out(codes, self.validation, seed)
+        dataset = _dataset(pixels, codes, self.classes_, preprocessing, splits, compute.device)
+        trained = train_trial(Trial(spec=spec, seed=seed, saved=False, prefixes=[]), dataset, compute)
+        self.learning_rate_ = trained.search.learning_rate
+        self.search_ = [attempt.model_dump() for attempt in trained.search.attempts]
+        self.epochs_ = [epoch.model_dump() for epoch in trained.training.epochs]
+        model = merge_adapters(trained.setup.network.model).cpu().eval().requires_grad_(False)
+        config = bundle_config(spec, dataset, settings)
+        self.bundle_ = Bundle(
+            model, dataset.source.classes, preprocessing, settings.images.decode, None, config, trained.setup.compute
+        )
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -140,7 +146,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         tags.input_tags.string = True
         return tags
 
-    def _fit_pictures(self, X: Any, y: ArrayLike) -> tuple[list[Picture], NDArray[Any]]:
+    def _fit_pictures(self, X: Any, y: ArrayLike) -> tuple[list[AnyImage], NDArray[Any]]:
         if _is_pictures(X):
             pictures = listed(X)
             labels = column_or_1d(y, warn=True)
@@ -150,7 +156,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.range_ = (float(rows.min()), float(rows.max()))
         return self._as_pictures(rows), labels
 
-    def _as_pictures(self, rows: NDArray[np.float64]) -> list[Picture]:
+    def _as_pictures(self, rows: NDArray[np.float64]) -> list[AnyImage]:
         """Rows of numbers (n, pixels) as square grey images, black where the last row of pixels is not full."""
         low, high = self.range_
         side = math.ceil(math.sqrt(rows.shape[1]))
@@ -158,21 +164,19 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         grey[:, : rows.shape[1]] = ((rows - low) * (255 / ((high - low) or 1))).clip(0, 255).round()
         return list(grey.reshape(-1, side, side))
 
-    def _recipe(self, seed: int) -> Recipe:
+    def _settings(self) -> tuple[ArmSpec, Settings]:
+        """The arm that is trained, and the settings that it comes from."""
         values: dict[str, Any] = {
-            "name": ARM,
-            "data": {"source": "fit"},
             "images": {} if self.size is None else {"size": self.size},
             "model": {"backbone": self.backbone, "weights": str(self.weights)},
             "search": {"learning_rates": [float(rate) for rate in self.learning_rates]},
             "train": {
                 "epochs": self.epochs,
                 "batch_size": self.batch_size,
-                "seeds": [seed],
                 "device": self.device,
                 "precision": self.precision,
             },
-            "arms": {ARM: {"train": self.train if isinstance(self.train, str) else list(self.train)}},
+            "arm": {"train": self.train if isinstance(self.train, str) else list(self.train)},
         }
         for key, value in (self.settings or {}).items():
             table = values
@@ -183,25 +187,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
                 table[last] |= value
             else:
                 table[last] = value
-        return validate(_plain(values), where="Classifier")
+        settings = validate(_plain(values), where="Classifier", kind=ClassifierSettings)
+        return resolve_arm("classifier", settings.arm, settings), settings
 
-    def _train(self, dataset: Dataset, recipe: Recipe, seed: int, compute: Compute) -> Bundle:
-        network, _ = prepare(ARM, seed, dataset, recipe, compute, [])
-        labels, splits = dataset.labels(compute.device), dataset.splits
-        try:
-            if recipe.arms[ARM].probe:
-                probe_head(network, ARM, seed, dataset, recipe, compute, [])
-            found = search(network, labels, splits, recipe, seed, compute)
-            trained = train(network, found.learning_rate, labels, splits, recipe, seed, compute)
-        except DivergedError:
-            if compute.precision == "fp32":
-                raise
-            return self._train(dataset, recipe, seed, replace(compute, precision="fp32"))
-        merge(network.model)
-        self.learning_rate_, self.search_, self.epochs_ = found.learning_rate, found.search, trained.epochs
-        model = network.model.cpu().eval().requires_grad_(False)
-        config = bundle_config(recipe, ARM, dataset, {})
-        return Bundle(model, dataset.source.classes, dataset.preprocessing, recipe.images.decode, None, config, compute)
+
+class ClassifierSettings(Settings):
+    """What a classifier is trained by: the settings of a study with a single arm."""
+
+    arm: Arm
 
 
 def _is_pictures(X: Any) -> bool:
@@ -234,7 +227,7 @@ def _seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _pixels(pictures: list[Picture], preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
+def _pixels(pictures: list[AnyImage], preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
     """(n, size, size, 3), mapped from a file that is gone when nobody uses it any more."""
     side = preprocessing.size
     with tempfile.TemporaryFile() as file:
@@ -257,9 +250,8 @@ def _dataset(
     labels: NDArray[np.int64],
     classes: NDArray[Any],
     preprocessing: Preprocessing,
-    recipe: Recipe,
-    validation: float,
-    compute: Compute,
+    splits: Splits,
+    device: torch.device,
 ) -> Dataset:
     count = len(pixels)
     digests = tuple(hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in pixels)
@@ -275,20 +267,19 @@ def _dataset(
         columns=pa.table({}),
         skipped=(),
     )
-    held = _held_out(source.labels, validation, recipe.train.seeds[0])
-    rest = np.setdiff1d(np.arange(count), held)
-    splits = Splits(rest, held, np.empty(0, np.int64), {"validation": f"{len(held):,} images, stratified by label"})
     key = key_of(digests=digests, preprocessing=asdict(preprocessing))
-    inputs, headers = make_inputs((pixels,), compute.device), np.zeros(len(pixels), HEADER)
+    inputs, headers = make_inputs((pixels,), device), np.zeros(count, HEADER)
     return Dataset(source, splits, inputs, headers, key, preprocessing)
 
 
-def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """(m,) rows to validate on, ascending: that share of each class, one image at least, never all of a class."""
+def _hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> Splits:
+    """Hold out that fraction of each class to validate on: one image at least, never all of a class."""
     random = np.random.default_rng(seed)
     members = [random.permutation(np.flatnonzero(labels == code)) for code in range(labels.max() + 1)]
-    counts = [min(round(share * len(rows)), len(rows) - 1) for rows in members]
+    counts = [min(round(fraction * len(rows)), len(rows) - 1) for rows in members]
     if not any(counts):
         largest = max(range(len(members)), key=lambda code: len(members[code]))
         counts[largest] = min(1, len(members[largest]) - 1)
-    return np.sort(np.concatenate([rows[:number] for rows, number in zip(members, counts, strict=True)]))
+    held = np.sort(np.concatenate([rows[:number] for rows, number in zip(members, counts, strict=True)]))
+    rest = np.setdiff1d(np.arange(len(labels)), held)
+    return Splits(rest, held, np.empty(0, np.int64), {"validation": f"{len(held):,} images, stratified by label"})

@@ -1,63 +1,63 @@
-"""The errors that people see: one root, one sentence each, saying what is wrong and what to do.
+"""The errors that users see: one root; each message is a sentence that says what is wrong and what to do.
 
 ThawError                 exit code 2
 ├── RecipeError           a recipe key or value
-├── DataError             a source, its columns, labels, splits or pictures
+├── DataError             a source, its columns, labels, splits or images
 ├── ModelError            a backbone, its weights, or a pattern of module names
 ├── BundleError           a bundle that cannot be loaded
 ├── ExportError           a bundle that cannot be exported, or an export that differs from it
 ├── StorageError          the run folder or the cache
-└── DivergedError         a loss that became infinite
+└── DivergedError         a loss that became infinite or NaN
 """
 
 import errno
 
-SHORTAGES = (
+OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "bad_alloc", "can't start new thread"),
     *("could not create a primitive", "could not create a memory"),  # oneDNN's
 )
-"""What torch, its libraries and Pillow say where memory that they ask for is not to be had."""
+"""Parts of the messages with which torch, its libraries and Pillow report that memory could not be allocated."""
 
 
 class ThawError(Exception):
-    """Something the person can put right; the message is shown without a traceback."""
+    """An error that the user can fix; its message is shown without a traceback."""
 
 
 class RecipeError(ThawError):
-    """A recipe, or a `--set`, that cannot be used."""
+    """A recipe or a `--set` option cannot be used."""
 
 
 class DataError(ThawError):
-    """Images or labels that cannot be used."""
+    """Images or labels cannot be used."""
 
 
 class ModelError(ThawError):
-    """A backbone, weights or a selection of parameters that cannot be used."""
+    """A backbone, its weights or a selection of parameters cannot be used."""
 
 
 class BundleError(ThawError):
-    """A folder that is no sound bundle."""
+    """A folder is not a bundle, or the bundle is damaged."""
 
 
 class ExportError(ThawError):
-    """A bundle that cannot be exported."""
+    """A bundle cannot be exported, or the export differs from it."""
 
 
 class StorageError(ThawError):
-    """A folder that cannot be read or written, or that holds something else."""
+    """A file or folder cannot be read or written, or holds something else."""
 
 
 class DivergedError(ThawError):
-    """A loss that became infinite or no number."""
+    """The loss became infinite or NaN."""
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of another library's error and the first line of what it says, to quote in a sentence."""
+    """Return the type and the first line of another library's error, to quote in a sentence."""
     return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(":. ")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever library, says that there is no more memory, of the device or of the machine."""
+    """Return True if an error, of any library, says that the device or the machine is out of memory."""
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, MemoryError) or any(said in str(error) for said in SHORTAGES)
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in OUT_OF_MEMORY)

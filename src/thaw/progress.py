@@ -5,13 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from thaw.run.live import counted
+from thaw.text import escape_terminal
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,6 +20,30 @@ Result = TypeVar("Result")
 console = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 15.0
 """How often a stage reports where the output is no terminal."""
+
+
+class StageListener(Protocol):
+    """Who else is told how far a stage is."""
+
+    def begin_stage(self, name: str, total: int | None, unit: str, done: int) -> None:
+        """A stage of `total` units begins, `done` of them before."""
+
+    def advance(self, count: int) -> None:
+        """So many more units of the stage are done."""
+
+
+_listener: ContextVar[StageListener | None] = ContextVar("listener", default=None)
+"""Set by `listening` for its block."""
+
+
+@contextmanager
+def listening(listener: StageListener) -> Iterator[None]:
+    """Tell `listener` of every stage in this block."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class _Speed(ProgressColumn):
@@ -35,7 +60,7 @@ def stage(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Ca
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(name, total=total, completed=done, unit=unit)
-            yield counted(lambda count: progress.advance(task, count), name, total, unit, done)
+            yield _counted(lambda count: progress.advance(task, count), name, total, unit, done)
     else:
         yield from _plain(name, None if total is None else total - done, unit)
 
@@ -64,41 +89,35 @@ def in_order(
         yield tasks.popleft().result()
 
 
+def stopwatch() -> Callable[[], float]:
+    """Start to measure time; what is returned says how many seconds ago that was."""
+    begun = time.perf_counter()
+    return lambda: time.perf_counter() - begun
+
+
 class Clock:
     """Adds up the wall-clock seconds of named stages; `total` runs from its making."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
+        self._elapsed = stopwatch()
         self._spent: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        elapsed = stopwatch()
         try:
             yield
         finally:
-            self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - begun
+            self._spent[name] = self._spent.get(name, 0.0) + elapsed()
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, and in total."""
-        return {"total": time.perf_counter() - self._start, **self._spent}
+        return {"total": self._elapsed(), **self._spent}
 
 
 def say(line: str) -> None:
     """One line of what the study does or found."""
-    console.print(plain(line), markup=False, soft_wrap=True)
-
-
-def plain(text: str) -> str:
-    """Text that a terminal shows and does not obey: control characters, and those that turn the writing round, as
-    escapes. Names of classes and files, and recipes, may hold any."""
-    return "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    if character.isprintable() or character in "\n\t\u00a0\u200c\u200d":  # the last two join and part letters
-        return character
-    return character.encode("unicode_escape").decode()
+    console.print(escape_terminal(line), markup=False, soft_wrap=True)
 
 
 def _plain(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
@@ -115,10 +134,26 @@ def _plain(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], 
             of, left = (f" of {total:,}", f", {(total - done) / speed:,.0f} s left") if total else ("", "")
             say(f"{name}: {done:,}{of} {unit}, {_number(speed)} {unit}/s{left}")
 
-    yield counted(advance, name, total, unit)
+    yield _counted(advance, name, total, unit, 0)
     seconds = time.monotonic() - start
     if seconds >= 1:
         say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {_number(done / seconds)} {unit}/s")
+
+
+def _counted(
+    advance: Callable[[int], None], name: str, total: int | None, unit: str, done: int
+) -> Callable[[int], None]:
+    """`advance` of a stage that begins now, which also tells the listener."""
+    listener = _listener.get()
+    if listener is None:
+        return advance
+    listener.begin_stage(name, total, unit, done)
+
+    def both(count: int) -> None:
+        advance(count)
+        listener.advance(count)
+
+    return both
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A recipe says everything about a study: typed settings, read from TOML, every problem reported at once."""
+"""Recipes: the typed settings of a study, read from TOML; all problems are reported at once."""
 
 import contextlib
 import difflib
@@ -6,7 +6,7 @@ import re
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,12 +18,12 @@ MAX_BYTES = 1 << 20
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, lt=float("inf"))]
+LearningRate = Annotated[float, Field(gt=0, lt=float("inf"))]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Part = Positive | Fraction | Annotated[str, Field(min_length=1)]
-Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+SplitSize = Positive | Fraction | Annotated[str, Field(min_length=1)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
-# what a key that takes several types wants, by its last name
+# by key: the values of keys that take more than one type
 UNIONS = {
     "validation": "the name of a split, a number of images or a fraction between 0 and 1",
     "test": "the name of a split, a number of images or a fraction between 0 and 1",
@@ -32,92 +32,92 @@ UNIONS = {
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys and values of another type are errors."""
+    """A table of a recipe; unknown keys and values of the wrong type are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class Data(Section):
-    """Which images, and how they are split."""
+    """The labelled images, and how they are split."""
 
     source: str
-    """Where the labelled images come from: a folder with a folder per class, a CSV or Parquet table, a Hugging Face
-    dataset folder, `hf:NAME` for one on the hub, or `thaw:emoji-people` for the embedded example."""
+    """The source of labelled images: a folder with a subfolder per class, a CSV or Parquet table, a Hugging Face
+    dataset folder, `hf:NAME` for a dataset on the hub, or `thaw:emoji-people` for the built-in example."""
     image: str = "image"
-    """The column that holds the pictures, or their paths relative to the table."""
+    """The column with the images, or with their paths relative to the table."""
     label: str = "label"
-    """The column that holds the classes: names, integers or a `ClassLabel`."""
+    """The column with the classes: names, integers or a `ClassLabel`."""
     split: str | None = None
-    """A column of a table that names the split of each row; folders and datasets bring their splits themselves."""
+    """The column of a table that names the split of each row; folders and datasets have their own splits."""
     group: str | None = None
     """A column whose values never straddle two splits: a person, a patient, a drawing in several colours."""
     slices: list[str] | None = None
-    """Columns to report results by. Left out, every other column that holds numbers or 2 to 30 distinct values."""
-    validation: Part | None = None
-    """The validation set: the name of a split that the source brings, or a number or fraction of images to draw. Left
-    out, it is the source's split of that name, else 15% drawn."""
-    test: Part | None = None
-    """The test set, in the same terms. Nothing looks at it before every choice is made."""
+    """The columns to report results by; by default every other column that holds numbers or 2 to 30 distinct values."""
+    validation: SplitSize | None = None
+    """The validation set: the name of a split of the source, or a number or fraction of images to draw. By default the
+    source's split of that name, or if there is none, 15% drawn."""
+    test: SplitSize | None = None
+    """The test set, given in the same way. It is not used before every choice is made."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Which images are drawn."""
+    """Seed for drawing splits."""
     on_bad_image: Literal["skip", "fail"] = "skip"
-    """What a picture does that cannot be read or decoded: `skip` leaves it out and lists it with the reason, `fail`
-    stops the study."""
-    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The share of pictures that may be left out so; a study with more of them is refused."""
+    """What to do with an image that cannot be read or decoded: `skip` leaves it out and lists it with the reason,
+    `fail` stops the study."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The largest fraction of images that may be skipped; beyond it, the study is refused."""
 
 
 class Images(Section):
-    """How a picture becomes an array; what is left out follows from the backbone's weights."""
+    """How an image becomes an array; keys that are left out follow from the backbone's weights."""
 
     size: Positive | None = None
-    """Pixels of each side of the square that the network sees."""
+    """Height and width, in pixels, of the images that the network sees."""
     resize: Literal["squash", "crop"] | None = None
-    """`squash` brings both sides to size; `crop` keeps the aspect ratio and cuts out the centre."""
+    """`squash` resizes both sides to size; `crop` keeps the aspect ratio and crops the centre."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """The resampling filter, antialiased."""
-    mean: Triple | None = None
-    """Mean of red, green and blue, in units of the full range."""
-    std: Triple | None = None
-    """Standard deviation of red, green and blue, in units of the full range."""
+    mean: Channels | None = None
+    """Mean of red, green and blue, for values between 0 and 1."""
+    std: Channels | None = None
+    """Standard deviation of red, green and blue, for values between 0 and 1."""
     decode: Literal["exact", "fast"] = "exact"
-    """`exact` decodes the full picture; `fast` lets the JPEG decoder shrink it first where it is much larger."""
+    """`exact` decodes every pixel; `fast` lets the JPEG decoder downscale images that are much larger than size."""
 
 
 class Model(Section):
-    """The network that every arm trains."""
+    """The backbone that every arm trains."""
 
     backbone: str
     """A torchvision or timm classification model: `torchvision/alexnet`, `timm/resnet50`."""
     weights: str
-    """`random`; a name of the library's pretrained weights, such as `IMAGENET1K_V1`; a `.safetensors` file; or
-    `thaw:mobilenet_v2` for the embedded ones."""
+    """`random`; the library's name for pretrained weights, such as `IMAGENET1K_V1`; a `.safetensors` file; or
+    `thaw:mobilenet_v2` for the built-in ones."""
     frozen: Literal["eval", "train"] = "eval"
-    """The mode of dropout and stochastic depth before the first trained layer. `eval` switches them off, so that more
-    of the network is computed once; `train` keeps them active."""
+    """The mode of dropout and stochastic depth before the first trained layer. `eval` turns them off, so that more of
+    the network is computed once; `train` keeps them active."""
 
 
 class Search(Section):
     """The learning-rate search: the same budget for every arm."""
 
     method: Literal["grid", "halving"] = "grid"
-    """`grid` tries each of `learning_rates`. `halving` tries `trials` rates spread over `range`, keeps the better half,
-    tries these anew for twice the steps, and so on to the last one; while the winner lies at an edge, the range is
-    widened there, at most twice."""
-    learning_rates: Annotated[list[Rate], Field(min_length=1)] = [1e-5, 1e-4, 1e-3]
-    """The rates of a grid, each from the same start; the best accuracy on validation wins."""
-    range: Annotated[list[Rate], Field(min_length=2, max_length=2)] = [1e-5, 1e-1]
-    """The lowest and the highest rate of a halving."""
+    """`grid` tries each of `learning_rates`. `halving` (successive halving) tries `trials` learning rates spread over
+    `range`, keeps the better half, trains these from the start for twice the steps, and so on until one is left; if
+    that lies at an end of the range, the range is extended there, at most twice."""
+    learning_rates: Annotated[list[LearningRate], Field(min_length=1)] = [1e-5, 1e-4, 1e-3]
+    """The learning rates of a grid, each tried from the same initial weights; the best validation accuracy wins."""
+    range: Annotated[list[LearningRate], Field(min_length=2, max_length=2)] = [1e-5, 1e-1]
+    """The lowest and the highest learning rate of a halving."""
     trials: Annotated[int, Field(ge=2, le=256)] = 8
-    """Rates that a halving begins with, evenly spaced on a logarithmic scale."""
+    """The number of learning rates in the first round of a halving, evenly spaced on a logarithmic scale."""
     steps: Positive = 15
-    """Optimiser steps of each trial, of the first round in a halving; all at a constant rate."""
+    """Optimizer steps per learning rate, in a halving those of the first round; the learning rate stays constant."""
 
     @field_validator("range")
     @classmethod
     def _ascending(cls, bounds: list[float]) -> list[float]:
         if bounds[0] >= bounds[1]:
-            raise ValueError(f"search.range = {bounds} should be the lowest rate, then the highest")
+            raise ValueError(f"search.range = {bounds} should be the lowest learning rate, then the highest")
         return bounds
 
 
@@ -127,32 +127,33 @@ class Train(Section):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """torch's Adam, AdamW, or SGD with momentum 0.9."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of weight matrices and kernels; biases and normalisation are left alone."""
+    """Weight decay of weight matrices and kernels; biases and normalisation layers have none."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How the learning rate goes on in the final training: `cosine` falls to zero along half a cosine."""
+    """The learning-rate schedule of the final training: `cosine` falls to zero along half a cosine."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the final training's steps over which the rate first rises in a line."""
+    """The fraction of the final training's steps over which the learning rate first rises linearly."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each label that is spread over all classes."""
+    """The fraction of each label that is spread evenly over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced` weighs each class in the loss by the inverse of its share of the training images."""
+    """`balanced` weights each class in the loss by the inverse of its frequency in the training images."""
     flips: bool = False
-    """Train on each image or its mirror image, drawn anew every epoch; both views are cached."""
+    """Train on each image or its mirror image, drawn at random in every epoch; both views are cached."""
     batch_size: Positive = 512
-    """Images of one step, in the search too."""
+    """Images per step, also in the search."""
     epochs: Positive = 3
     """Passes over the training images."""
     refit: Literal["train+validation", "train"] = "train+validation"
-    """What the final training sees once the rate is chosen."""
+    """The images that the final training uses, once the learning rate is chosen."""
     patience: Positive | None = None
     """Stop after this many epochs without a better validation score, and keep the best epoch; needs
     `refit = "train"`."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    """Each seed repeats search, training and test of every arm: other heads, batches and dropout masks."""
+    """Random seeds: each repeats search, training and test of every arm with another initial head, other batches and
+    other dropout masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`fp32` is the exact reference; `auto` takes bf16 where the hardware computes in it."""
+    """Numeric precision: `fp32` is the exact reference; `auto` uses bf16 where the hardware supports it natively."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes the first of CUDA, MPS and CPU that is there."""
+    """The device to compute on: `auto` uses the first of CUDA, MPS and CPU that is available."""
 
     @model_validator(mode="after")
     def _held_out(self) -> "Train":
@@ -166,45 +167,51 @@ class Train(Section):
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("seeds must differ from each other")
+            raise ValueError(f"train.seeds = {seeds} should all differ")
         return seeds
 
 
 class Cache(Section):
-    """What is kept of work that cannot change."""
+    """The cache of activations."""
 
     activations: Literal["auto", "off"] = "auto"
-    """`off` runs the whole network at every step; the result is the same."""
+    """`auto` computes the output of the layers that an arm leaves unchanged once per image and caches it; `off` runs
+    the whole network at every step. The results are the same."""
 
 
 class Arm(Section):
     """One way of training the backbone."""
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """`all`; `head`; `last-stage`, from the last reduction of the resolution on; `norm`, normalisation layers and the
-    head; `bias`, all biases and the head (BitFit); `lora`, low-rank adapters on linear layers and the head; or module
-    names or globs: `["classifier.4", "features.1?"]`."""
+    """The parameters to train: `all`; `head`; `last-stage`, from the last downsampling on; `norm`, the normalisation
+    layers and the head; `bias`, all biases and the head (BitFit); `lora`, low-rank adapters on the linear layers and
+    the head; or module names or globs: `["classifier.4", "features.1?"]`."""
     weights: str | None = None
-    """Where this arm starts; `model.weights` unless given."""
+    """The weights that this arm starts from; by default `model.weights`."""
     probe: bool = False
-    """Train the head alone first and go on from there (linear probe, then fine-tune: LP-FT)."""
+    """Train the head alone first, then continue from there (linear probing, then fine-tuning: LP-FT)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate of each block relative to that of the block after it; the head has the full rate."""
+    """The learning rate of each block relative to the block after it; the head has the full learning rate."""
     rank: Positive = 8
-    """Of the adapters of `train = "lora"`."""
+    """The rank of the adapters of `train = "lora"`."""
 
 
-class Recipe(Section):
-    """A whole study."""
+class Settings(Section):
+    """The settings that do not depend on data or arms."""
 
-    name: str = "study"
-    """How the study is called in its report."""
-    data: Data
     images: Images = Images()
     model: Model
     search: Search = Search()
     train: Train = Train()
     cache: Cache = Cache()
+
+
+class Recipe(Settings):
+    """Everything about a study."""
+
+    name: str = "study"
+    """The name of the study, for its report."""
+    data: Data
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
 
     @field_validator("arms")
@@ -212,50 +219,68 @@ class Recipe(Section):
     def _plain_names(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
         for name in arms:
             if not ARM_NAME.fullmatch(name):
-                raise ValueError(f"the arm name {name!r} needs to be letters, digits, '.', '_' and '-'")
+                raise ValueError(
+                    f"the arm name {name!r} should start with a letter or digit and consist of at most 63 letters, "
+                    "digits, '.', '_' and '-'"
+                )
         if len({name.lower() for name in arms}) < len(arms):
-            raise ValueError("arm names must differ by more than upper and lower case")
+            raise ValueError("arm names should differ in more than upper and lower case")
         return arms
 
     def weights_of(self, arm: str) -> str:
-        """The weights that an arm starts from."""
+        """Return the weights that an arm starts from."""
         return self.arms[arm].weights or self.model.weights
 
 
+Valid = TypeVar("Valid", bound=Settings)
+
+
 def built_in_recipes() -> list[str]:
-    """Names of the recipes that come with thaw."""
+    """Return the names of the recipes that come with thaw."""
     return sorted(Path(item.name).stem for item in BUILT_IN.iterdir() if item.name.endswith(".toml"))
 
 
 def recipe_text(name_or_file: str) -> str:
-    """The TOML text of a built-in recipe or of a file. Raises RecipeError where there is none."""
+    """Return the TOML text of a built-in recipe or of a file. Raises RecipeError if there is none."""
     if name_or_file in built_in_recipes():
         return (BUILT_IN / f"{name_or_file}.toml").read_text(encoding="utf-8")
     path = Path(name_or_file)
     if not path.is_file():
-        near = _near(name_or_file, built_in_recipes()) or f"built in are {', '.join(built_in_recipes())}"
-        raise RecipeError(f"there is no recipe {name_or_file!r}, neither built in nor a file; {near}.")
+        near = _near(name_or_file, built_in_recipes())
+        hint = near or f"the built-in recipes are {', '.join(built_in_recipes())}."
+        raise RecipeError(f"there is no built-in recipe or file named {name_or_file!r}; {hint}")
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no recipe is; give a recipe file.")
+            raise RecipeError(f"{path} is larger than {MAX_BYTES >> 20} MiB, too large for a recipe; give a TOML file.")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read as a recipe: {error}; give a TOML file in UTF-8.") from error
+        raise RecipeError(f"{path} cannot be read as a recipe ({error}); give a TOML file in UTF-8.") from error
 
 
 def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe and lay the command line over it.
+    """Read a recipe and apply the settings of the command line.
 
-    Paths in a recipe file are relative to that file; those in `source` and `settings` to the current folder. A setting
-    is `key.path=value`, the value in TOML or a bare string; an empty one takes the key out of the recipe. Raises
-    RecipeError naming every problem at once.
+    Parameters
+    ----------
+    name_or_file
+        The name of a built-in recipe or a TOML file. Paths in a file are relative to it.
+    source
+        Replaces `data.source`; relative to the current folder.
+    settings
+        `key.path=value` each, the value in TOML or a bare string; an empty value removes the key from the recipe. Paths
+        are relative to the current folder.
+
+    Raises
+    ------
+    RecipeError
+        With all problems in one sentence.
     """
     try:
         values = tomllib.loads(recipe_text(name_or_file))
     except ValueError as error:
-        raise RecipeError(f"{name_or_file} is not valid TOML: {error}; mend that line.") from error
+        raise RecipeError(f"{name_or_file} is not valid TOML: {error}; fix that line.") from error
     except RecursionError as error:
-        raise RecipeError(f"{name_or_file} nests tables or lists too deeply, which no recipe does; mend it.") from error
+        raise RecipeError(f"{name_or_file} nests tables or lists too deeply for a recipe; fix it.") from error
     stem = Path(name_or_file).stem
     values.setdefault("name", stem)
     if name_or_file not in built_in_recipes():
@@ -264,27 +289,29 @@ def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[st
     for setting in settings:
         _set(overrides, setting)
     _resolve_paths(overrides, Path.cwd())
-    recipe = validate(_merge(values, overrides), where=f"recipe {stem}")
+    recipe = validate(_merge(values, overrides), f"recipe {stem}", Recipe)
     try:
         to_toml(recipe).encode("utf-8")
     except UnicodeEncodeError as error:
         name = error.object[error.start - 20 : error.end + 20]
-        raise RecipeError(f"{name!r} is no UTF-8 text, which a recipe is; rename that file or folder.") from error
+        raise RecipeError(f"{name!r} is not UTF-8 text, as a recipe must be; rename that file or folder.") from error
     return recipe
 
 
-def validate(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A Recipe from plain values. Raises RecipeError with every problem in one sentence."""
+def validate(values: dict[str, Any], where: str, kind: type[Valid]) -> Valid:
+    """Return settings of a kind, such as Recipe, from plain values. Raises RecipeError with all problems at once."""
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = dict.fromkeys(_problem(dict(item)) for item in error.errors(include_url=False))
-        raise RecipeError(f"{where}: {'; '.join(problems)}".rstrip("?") + ".") from error
+        problems = dict.fromkeys(_problem(dict(item), kind) for item in error.errors(include_url=False))
+        raise RecipeError(f"{where}: {'; '.join(problems)}.") from error
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The resolved recipe as TOML text, which reads back to an equal recipe."""
-    return str(tomlkit.dumps(recipe.model_dump(exclude_none=True)))
+def to_toml(settings: Settings) -> str:
+    """Return settings, such as a recipe, defaults included, as TOML text that reads back to equal ones."""
+    values = settings.model_dump(exclude_none=True)
+    first = [name for name in ("name", "data") if name in values]  # then the others in their order
+    return str(tomlkit.dumps({name: values[name] for name in dict.fromkeys([*first, *values])}))
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -296,26 +323,26 @@ def _set(values: dict[str, Any], setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     *path, last = key.strip().split(".")
     if len(path) > 3:
-        raise RecipeError(f"--set {setting!r} goes deeper than any key; write it as key.path=value.")
+        raise RecipeError(f"--set {setting!r} is nested deeper than any key; write it as key.path=value.")
     for part in path:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise RecipeError(f"--set {setting!r} goes below {part!r}, which another --set gives a value; keep one.")
+            raise RecipeError(f"--set {setting!r} conflicts with another --set that sets {part!r} itself; keep one.")
     values[last] = value
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """`base` with `over` laid on it, where None takes a key away. `path` is where in the recipe that is."""
+    """Merge `over` into a copy of `base`, where None removes a key; `path` is their place in the recipe."""
     merged = dict(base)
     for key, value in over.items():
         below = base.get(key)
         if isinstance(value, dict):
             merged[key] = _merge(below if isinstance(below, dict) else {}, value, (*path, key))
         elif value is None:
-            _, keys = _section([*path, key])
+            _, keys = _section([*path, key], Recipe)
             if key not in base and (key not in keys or path == ("arms",)):
                 near = _near(key, [*base, *keys]) or "leave it out."
-                raise RecipeError(f"--set {'.'.join([*path, key])}= takes out what is not there; {near}")
+                raise RecipeError(f"--set {'.'.join([*path, key])}= removes a key that is not there; {near}")
             merged.pop(key, None)
         else:
             merged[key] = value
@@ -323,7 +350,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any], path: tuple[str, ...] = (
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make the paths in `values` absolute, in place: the source, and weights that are a file."""
+    """Make the paths in `values` absolute, in place: the source, and weights given as files."""
     data, model, arms = (values.get(key) for key in ("data", "model", "arms"))
     if isinstance(data, dict) and isinstance(source := data.get("source"), str) and not _is_name(source):
         data["source"] = _absolute(folder, source)
@@ -338,41 +365,48 @@ def _absolute(folder: Path, path: str) -> str:
         return str((folder / Path(path).expanduser()).resolve())
     except (OSError, ValueError, RuntimeError) as error:
         shown = path if len(path) < 100 else f"{path[:100]}..."
-        raise RecipeError(f"{shown!r} is no path that can be ({error}); mend it.") from error
+        raise RecipeError(f"{shown!r} is not a valid path ({error}); fix it.") from error
 
 
 def _is_name(value: str) -> bool:
     return value.startswith(("hf:", "thaw:"))
 
 
-def _problem(item: dict[str, Any]) -> str:
+def _problem(item: dict[str, Any], kind: type[Settings]) -> str:
+    """Say in a clause what is wrong with the key of one of pydantic's errors."""
     names = [str(part) for part in item["loc"]]
-    section, fields = _section(names)
+    section, fields = _section(names, kind)
     if item["type"] == "extra_forbidden":
-        near = _near(names[-1], fields) or f"{section or 'a recipe'} has {', '.join(fields)}"
-        return f"unknown key {'.'.join(names)!r}, {near}"
-    # pydantic appends the tried type of a union to the location; a key ends where the recipe's own names do
+        hint = _near(names[-1], fields) or f"the keys of {section or 'a recipe'} are {', '.join(fields)}"
+        return f"unknown key {'.'.join(names)!r} ({hint})"
+    # pydantic appends the type that it tried of a union to the location; the key is what comes before
     key = ".".join(names[: section.count(".") + 2] if section else names[:1])
-    wanted = str(item["msg"]).removeprefix("Input should be ")
+    message = str(item["msg"])
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
     if item["type"] == "value_error":
-        return wanted.removeprefix("Value error, ")
-    return f"{key} = {item['input']!r} should be {UNIONS.get(key.split('.')[-1] if section else '', wanted)}"
+        return message.removeprefix("Value error, ")
+    wanted = message.partition(" should ")[2].partition(" after validation")[0]
+    if item["type"] in ("model_type", "dict_type"):
+        wanted = "be a table"
+    if section and (union := UNIONS.get(key.split(".")[-1])):
+        wanted = f"be {union}"
+    return f"{key} = {item['input']!r} should {wanted}"
 
 
-def _section(names: list[str]) -> tuple[str, list[str]]:
-    """The longest prefix of `names` that is a section, and the keys which that section has."""
+def _section(names: list[str], kind: type[Settings]) -> tuple[str, list[str]]:
+    """Return the longest prefix of `names` that is a section, and the keys of that section."""
     if names[0] == "arms" and len(names) > 2:
         return f"arms.{names[1]}", list(Arm.model_fields)
-    field = Recipe.model_fields.get(names[0])
+    field = kind.model_fields.get(names[0])
     if len(names) > 1 and field is not None and isinstance(field.annotation, type):
         annotation = field.annotation
         if issubclass(annotation, Section):
             return names[0], list(annotation.model_fields)
-    return "", list(Recipe.model_fields)
+    return "", list(kind.model_fields)
 
 
 def _near(word: str, known: list[str]) -> str:
+    """Return "did you mean ...?" with the known word nearest to `word`, or nothing if none is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else ""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 import thaw
-from conftest import picture
+from helpers.images import encoded_image
 from thaw.nets.backbones import origin
 from thaw.report.card import card
+from thaw.run.metrics import Metrics
 
 QUICK = (
     "images.size=32",
@@ -33,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[thaw.Run]:
         folder = root / "pictures" / ("left", "right")[seed % 2]
         folder.mkdir(parents=True, exist_ok=True)
         kind = kinds[seed % 3]
-        (folder / f"{seed:03d}.{kind.lower()}").write_bytes(picture(seed, seed % 2, side=30 + seed, kind=kind))
+        (folder / f"{seed:03d}.{kind.lower()}").write_bytes(encoded_image(seed, seed % 2, side=30 + seed, kind=kind))
     (root / "two.toml").write_text(
         '[model]\nbackbone = "torchvision/mobilenet_v2"\nweights = "thaw:mobilenet_v2"\n'
         '[arms.head]\ntrain = "head"\n[arms.everything]\ntrain = "all"\n'
@@ -56,11 +58,11 @@ def test_a_bundle_predicts_what_the_study_measured(run: thaw.Run, arm: str) -> N
 
 
 def test_a_bundle_says_where_it_comes_from(run: thaw.Run) -> None:
-    config, arm = run.bundle("head").config, run.metrics["arms"]["head"]
-    assert config["test"]["accuracy"] == arm["test"]["accuracy"]
-    assert config["test"]["intervals"] == arm["intervals"]
-    told = run.metrics["data"]
-    assert config["data"] == {"source": "pictures", "fingerprint": told["fingerprint"], "splits": told["splits"]}
+    config, arm = run.bundle("head").config, run.metrics.arms["head"]
+    assert config["test"]["accuracy"] == arm.test.accuracy
+    assert config["test"]["intervals"] == arm.intervals.model_dump(mode="json")
+    told = run.metrics.data
+    assert config["data"] == {"source": "pictures", "fingerprint": told.fingerprint, "splits": told.splits}
     assert "confusion" not in config["test"]
     assert config["weights"]["name"] == "thaw:mobilenet_v2"
     assert {"torch", "torchvision", "timm", "thaw-vision"} <= config["versions"].keys()
@@ -69,7 +71,7 @@ def test_a_bundle_says_where_it_comes_from(run: thaw.Run) -> None:
 
 def test_the_model_card_is_what_the_hub_reads(run: thaw.Run) -> None:
     read = ModelCard.load(run.folder / "models" / "head" / "README.md")
-    test = run.metrics["arms"]["head"]["test"]
+    test = run.metrics.arms["head"].test.model_dump()
     assert read.data.pipeline_tag == "image-classification"
     assert {one.metric_type: one.metric_value for one in read.data.eval_results} == {
         name: pytest.approx(test[name]) for name in ("accuracy", "precision", "recall", "f1")
@@ -86,21 +88,24 @@ def test_a_card_of_everything_there_may_be(run: thaw.Run) -> None:
     config |= {"temperature": 1.7, "classes": ["a|b", "<b>"]}
     config["weights"] = {"name": "a1_in1k", "licence": "apache-2.0", "hub": "timm/resnet50.a1_in1k"}
     config["data"]["source"] = "hf:user/pictures"
-    found = json.loads(json.dumps(run.metrics))
-    found["arms"]["head"]["calibration"] = {"ece": 0.2, "ece_after": 0.05, "temperature": 1.7}
+    found = run.metrics.model_dump()
+    found["arms"]["head"]["calibration"] |= {"ece": 0.2, "ece_after": 0.05, "temperature": 1.7}
     value = {"value": "old", "count": 12, "small": True, "arms": {"head": {"accuracy": 0.5, "interval": [0.2, 0.8]}}}
     found["slices"] = [{"column": "age", "kind": "category", "values": [value], "gaps": {}}]
-    read = ModelCard(card(config, found))
-    assert read.data.license == "apache-2.0"
-    assert read.data.datasets == ["user/pictures"]
-    assert read.data.base_model == "timm/resnet50.a1_in1k"
-    assert "| age | old | 12, few images | 0.5000 | 0.2000 to 0.8000 |" in read.text
-    assert "temperature 1.700. Their expected calibration error on the test images is 0.050" in read.text
-    assert r"a\|b, \<b\>" in read.text
+
+    def read() -> Any:
+        return ModelCard(card(config, Metrics.model_validate(found)))
+
+    assert read().data.license == "apache-2.0"
+    assert read().data.datasets == ["user/pictures"]
+    assert read().data.base_model == "timm/resnet50.a1_in1k"
+    assert "| age | old | 12, few images | 0.5000 | 0.2000 to 0.8000 |" in read().text
+    assert "temperature 1.700. Their expected calibration error on the test images is 0.050" in read().text
+    assert r"a\|b, \<b\>" in read().text
     config["weights"]["licence"] = "https://example.org/licence"
-    assert ModelCard(card(config, found)).data.license_link == "https://example.org/licence"
+    assert read().data.license_link == "https://example.org/licence"
     config["weights"]["licence"] = "seer-license"
-    assert ModelCard(card(config, found)).data.license_name == "seer-license"
+    assert read().data.license_name == "seer-license"
 
 
 def test_a_card_tells_what_is_known_of_the_licence_of_torchvisions_weights(run: thaw.Run) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from bundle.small_bundle import small_bundle, small_config
-from conftest import picture
+from helpers.images import encoded_image
+from helpers.small_bundle import small_bundle, small_config
 from thaw.bundle.load import load
 from thaw.bundle.save import save_bundle
 from thaw.cli.app import cli
@@ -30,8 +30,9 @@ from thaw.data.splits import make_splits
 from thaw.errors import DataError
 from thaw.export import export, quantise
 from thaw.export.export import ExportError, export_bundle
+from thaw.export.graph import FromSquares
 from thaw.export.onnx import to_onnx
-from thaw.export.pictures import Pictures, check_pictures
+from thaw.export.samples import Samples, check_samples
 from thaw.images.decode import decode_picture, upright_rgb
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.backbones import build_backbone
@@ -164,8 +165,8 @@ def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_p
     kinds = {initializer.data_type for initializer in onnx.load(exported.path).graph.initializer}
     assert onnx.TensorProto.UINT8 in kinds
 
-    (class_folder / "left" / "000.png").write_bytes(picture(999))
-    with pytest.raises(ExportError, match="no longer holds the pictures"):
+    (class_folder / "left" / "000.png").write_bytes(encoded_image(999))
+    with pytest.raises(ExportError, match="no longer holds the images"):
         export_bundle(bundle, "int8")
 
 
@@ -173,7 +174,7 @@ def test_every_kind_of_int8_is_smaller_than_full_precision(tmp_path: Path) -> No
     """Of a network whose weights are nearly all convolutions', which dynamic quantisation leaves alone."""
     backbone = "torchvision/mobilenet_v2"
     save_bundle(tmp_path / "b", build_backbone(backbone, "random", 2, seed=3)[0], small_config(backbone=backbone))
-    network = to_onnx(export.FromSquares(load(tmp_path / "b", precision="fp32")), "squares", "probabilities", 32)
+    network = to_onnx(FromSquares(load(tmp_path / "b", precision="fp32")), "squares", "probabilities", 32)
     squares = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     kinds = quantise._static(network, squares), quantise._stored(quantise._dynamic(network)), quantise._stored(network)
     assert all(kind.ByteSize() < 0.35 * network.ByteSize() for kind in kinds)
@@ -202,21 +203,21 @@ def test_weights_stored_in_int8_are_rounded_by_channel() -> None:
 
 
 def test_int8_without_its_run_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"needs the training and test pictures .* give RUN/models/ARM"):
+    with pytest.raises(ExportError, match=r"needs the training and test images .* give RUN/models/ARM"):
         export_bundle(small_bundle(tmp_path / "alone"), "int8")
 
 
 def test_what_differs_from_the_bundle_is_refused() -> None:
-    pictures = Pictures([np.zeros((4, 4, 3), np.uint8), np.zeros((9, 5, 3), np.uint8)], "two black ones")
+    samples = Samples([np.zeros((4, 4, 3), np.uint8), np.zeros((9, 5, 3), np.uint8)], "two black ones")
     expected = np.array([[0.6, 0.4], [0.2, 0.8]])
     near, far = np.array([[0.6004, 0.3996]], np.float32), np.array([[0.602, 0.398]], np.float32)
     whole = {4: near, 9: np.array([[0.2, 0.8]], np.float32)}
-    noted = export.compare(lambda one: whole[one.shape[1]], pictures, expected, exact=True)
+    noted = export.compare(lambda one: whole[one.shape[1]], samples, expected, exact=True)
     assert noted["largest_difference"] == pytest.approx(4e-4, rel=1e-3)
     assert (noted["smallest"], noted["largest"], noted["same_class"]) == ((4, 4), (5, 9), 2)
     for wrong in (far, np.full((1, 2), np.nan, np.float32)):
         with pytest.raises(ExportError, match="nothing was kept"):
-            export.compare(lambda _, wrong=wrong: wrong, pictures, expected, exact=True)
+            export.compare(lambda _, wrong=wrong: wrong, samples, expected, exact=True)
 
 
 def test_bad_usage_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +226,7 @@ def test_bad_usage_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         export_bundle(bundle, "tflite")
     with pytest.raises(ExportError, match="there is no folder"):
         export_bundle(bundle, "torch", tmp_path / "missing" / "model.pt2")
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="holds no image"):
         export_bundle(bundle, "torch", check=tmp_path)
     with monkeypatch.context() as patch:
         find = importlib.util.find_spec
@@ -238,12 +239,12 @@ def test_bad_usage_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(bundle.glob("model.[op]*"))
 
 
-def test_check_pictures_come_from_a_folder_the_run_or_thaw(tmp_path: Path) -> None:
+def test_check_samples_come_from_a_folder_the_run_or_thaw(tmp_path: Path) -> None:
     for index in range(3):
-        (tmp_path / f"{index}.png").write_bytes(picture(index, side=20 + index))
+        (tmp_path / f"{index}.png").write_bytes(encoded_image(index, side=20 + index))
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    assert [one.shape for one in check_pictures(tmp_path, tmp_path).arrays] == [(20 + i, 20 + i, 3) for i in range(3)]
-    embedded = check_pictures(tmp_path, None)
+    assert [one.shape for one in check_samples(tmp_path, tmp_path).arrays] == [(20 + i, 20 + i, 3) for i in range(3)]
+    embedded = check_samples(tmp_path, None)
     assert "emoji" in embedded.origin
     assert len({one.shape for one in embedded.arrays}) == 40
     bundle = small_bundle(tmp_path / "run" / "models" / "head")
@@ -252,6 +253,6 @@ def test_check_pictures_come_from_a_folder_the_run_or_thaw(tmp_path: Path) -> No
     pq.write_table(
         pq.read_table(EMOJI, columns=["image"])[:5].flatten().rename_columns(["image", "path"]), run / "gallery.parquet"
     )
-    found = check_pictures(bundle, None)
+    found = check_samples(bundle, None)
     assert "gallery" in found.origin
     assert len(found.arrays) == 5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SHARED
+from helpers import SHARED
 from thaw.data.source import read_source
 from thaw.recipe import Data
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import thaw
-from small_bundle import CLASSES, small_bundle, small_config
+from helpers.small_bundle import CLASSES, small_bundle, small_config
+from thaw.bundle.save import save_bundle
 from thaw.errors import BundleError
 from thaw.nets.backbones import build_backbone
 
@@ -33,8 +35,6 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_a_network_that_needs_values_to_be_built(tmp_path: Path) -> None:
     """RegNet reads numbers off tensors while it is built, which those without memory do not have."""
-    from thaw.bundle.save import save_bundle
-
     model, _ = build_backbone("torchvision/regnet_y_400mf", "random", 2, seed=0)
     save_bundle(tmp_path / "bundle", model, small_config(backbone="torchvision/regnet_y_400mf"))
     assert len(list(thaw.load(tmp_path / "bundle").model.parameters())) == len(list(model.parameters()))
@@ -58,7 +58,8 @@ def test_a_snapshot_in_the_cache_of_the_hub_loads(tmp_path: Path) -> None:
 
 def _config(**changes: Any) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(small_config() | changes))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
 
     return write
 
@@ -94,13 +95,16 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "there is no bundle"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
-    "a pipe": (_pipe, "is no plain file"),
+    "a pipe": (_pipe, "is not a regular file"),
     "no JSON": (_text("{"), "cannot be read"),
     "no text": (_text("\xff\xfe"), "cannot be read"),
     "deep JSON": (_text("[" * 100_000), "cannot be read"),
     "large JSON": (_text(" " * (9 << 20)), "larger than 8 MiB"),
     "a list": (_text("[]"), "has the format"),
     "another format": (_config(format=99), "has the format '99'"),
+    "a format without a digest": (_config(format=2), "has the format '2', but this version of thaw reads 3"),
+    "no digest": (_config(sha256=None), "sha256"),
+    "another digest": (_config(sha256="0" * 64), "is damaged"),
     "no classes": (_config(classes=[]), "classes"),
     "equal classes": (_config(classes=["a", "a"]), "the same name"),
     "classes of numbers": (_config(classes=[1, 2]), "classes.0"),
@@ -110,12 +114,12 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown network": (_config(backbone="timm/../../etc"), "do not have"),
     "a network from elsewhere": (_config(backbone="timm/hf-hub:user/name"), "do not have"),
     "cold": (_config(temperature=0), "temperature"),
-    "endless": (_text(json.dumps(small_config(temperature=float("inf")))), "temperature"),
+    "endless": (_config(temperature=float("inf")), "temperature"),
     "no decoder": (_config(decode="magic"), "decode"),
     "a huge picture": (_preprocessing(size=1 << 20), "between 1 and 4,096"),
     "a tiny crop": (_preprocessing(crop=1e-9), "between 1 and 4,096"),
-    "no deviation": (_preprocessing(std=[0.0, 1.0, 1.0]), "no colour"),
-    "no filter": (_preprocessing(interpolation="magic"), "unknown way"),
+    "no deviation": (_preprocessing(std=[0.0, 1.0, 1.0]), "not a colour"),
+    "no filter": (_preprocessing(interpolation="magic"), "unknown resize"),
     "two means": (_preprocessing(mean=[0.0, 1.0]), "preprocessing.mean"),
     "empty weights": (_weights(b""), "cannot be read"),
     "cut weights": (_weights(struct.pack("<Q", 100) + b"{"), "cannot be read"),
@@ -142,6 +146,28 @@ def test_what_is_wrong_is_a_sentence(tmp_path: Path, name: str) -> None:
     assert len(message) < 500
 
 
+@pytest.mark.parametrize("place", [0.01, 0.5, 0.999])
+def test_one_flipped_byte_of_the_weights_is_found(tmp_path: Path, place: float) -> None:
+    """Of the values, that is: shapes and names stay as they should be."""
+    folder = small_bundle(tmp_path / "bundle")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start + int(place * (len(content) - start))] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.safetensors is damaged: .*; copy the bundle again\.$"):
+        thaw.load(folder)
+
+
+def test_what_is_saved_anew_has_its_own_digest(tmp_path: Path) -> None:
+    first = thaw.load(small_bundle(tmp_path / "first"))
+    with torch.no_grad():
+        next(first.model.parameters()).mul_(2)
+    save_bundle(tmp_path / "second", first.model, first.config)
+    second = thaw.load(tmp_path / "second")
+    assert second.config.keys() == first.config.keys()
+    assert second.config["sha256"] != first.config["sha256"]
+
+
 def test_public_names() -> None:
     assert thaw.__all__ == sorted(thaw.__all__, key=lambda name: (name.islower(), name))
     assert thaw.__all__ == [
@@ -150,6 +176,7 @@ def test_public_names() -> None:
         "Recipe",
         "Run",
         "ThawError",
+        "__version__",
         "export_bundle",
         "load",
         "load_recipe",
@@ -158,6 +185,7 @@ def test_public_names() -> None:
     ]
     for name in thaw.__all__:
         assert getattr(thaw, name).__doc__
+    assert thaw.__version__ == version("thaw-vision")
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         thaw.lod  # noqa: B018
 

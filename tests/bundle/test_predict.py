@@ -22,11 +22,11 @@ from torch import nn
 from torchvision.transforms import v2
 
 import thaw
-from conftest import picture
-from small_bundle import small_bundle
-from thaw.bundle import predict as predicting
-from thaw.bundle.predict import Named
-from thaw.cli.app import main
+from helpers import cli
+from helpers.images import encoded_image
+from helpers.small_bundle import small_bundle
+from thaw.bundle import model
+from thaw.bundle.model import Named
 from thaw.errors import DataError
 
 
@@ -48,7 +48,7 @@ def files(tmp_path: Path) -> list[Path]:
     kinds = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
     paths = [root / f"{index}.{kinds[index % 5].lower()}" for index in range(10)]
     for index, path in enumerate(paths):
-        path.write_bytes(picture(index, index % 2, side=30 + 7 * index, kind=kinds[index % 5]))
+        path.write_bytes(encoded_image(index, index % 2, side=30 + 7 * index, kind=kinds[index % 5]))
     return paths
 
 
@@ -73,10 +73,7 @@ def one_by_one(bundle: thaw.Bundle, files: list[Path]) -> NDArray[np.float64]:
 
 
 def thaw_predict(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["thaw", "predict", "--precision", "fp32", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
+    return cli.thaw(monkeypatch, "predict", "--precision", "fp32", *arguments)
 
 
 def test_every_form_of_a_picture_gives_what_torchvision_gives(bundle: thaw.Bundle, files: list[Path]) -> None:
@@ -112,12 +109,12 @@ def test_the_model_still_gives_gradients(bundle: thaw.Bundle, files: list[Path])
     ("wrong", "said"),
     [
         ("/no/such.png", "/no/such.png cannot be read"),
-        (b"no picture", "picture 0 is no picture"),
+        (b"no picture", "image 0 is no picture"),
         (np.zeros((4, 4, 3)), "is an array float64"),
         (torch.zeros(5, 4, 5, dtype=torch.uint8), "is an array uint8"),
         (7, "is of type int"),
         ("a\0b", "cannot be read"),
-        (Image.open(io.BytesIO(picture(0)[:200])), "picture 0 cannot be decoded"),
+        (Image.open(io.BytesIO(encoded_image(0)[:200])), "image 0 cannot be decoded"),
     ],
 )
 def test_a_picture_that_cannot_be_used_is_named(bundle: thaw.Bundle, wrong: Any, said: str) -> None:
@@ -128,9 +125,9 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: thaw.Bundle, wrong: Any,
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_the_memory_that_waits_is_bounded(ahead: int, bundle: thaw.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pictures there are, no more are taken from their source than the batches that are asked for."""
-    monkeypatch.setitem(predicting.BATCH_PIXELS, "cpu", 16 * 32**2)
-    monkeypatch.setitem(predicting.AHEAD, "cpu", ahead)
-    image, taken, written = picture(0), 0, 0
+    monkeypatch.setitem(model.BATCH_PIXELS, "cpu", 16 * 32**2)
+    monkeypatch.setitem(model.AHEAD, "cpu", ahead)
+    image, taken, written = encoded_image(0), 0, 0
 
     def source() -> Iterator[Named]:
         nonlocal taken
@@ -138,7 +135,7 @@ def test_the_memory_that_waits_is_bounded(ahead: int, bundle: thaw.Bundle, monke
             taken += 1
             yield Named(str(index), image)
 
-    for batch in predicting.predict(bundle, source()):
+    for batch in bundle.batches(source()):
         assert taken <= written + 16 * (1 + ahead)
         written += len(batch.names)
         assert len(batch.names) == 16
@@ -225,14 +222,14 @@ def test_bad_files_are_noted_and_passed_over(
     assert thaw_predict(monkeypatch, folder, *files, "--format", "csv") == 0
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 1 + 8
-    assert f"passed over {files[4]}: is no picture" in said.err
-    assert "2 of 10 images cannot be used and were passed over" in said.err
+    assert f"skipped {files[4]}: is no picture" in said.err
+    assert "2 of 10 images cannot be used and were skipped" in said.err
     table = files[0].parent / "table.csv"
     table.write_text(f"image\n../bundle/config.json\n{files[1].name}\n")
     assert thaw_predict(monkeypatch, folder, table, "--format", "csv") == 0
     said = capsys.readouterr()
     assert [line.split(",")[0] for line in said.out.splitlines()[1:]] == [files[1].name]
-    assert "passed over ../bundle/config.json: lies outside the table's folder" in said.err
+    assert "skipped ../bundle/config.json: lies outside the table's folder" in said.err
 
 
 def test_names_that_are_no_text_pass_through_a_pipe(folder: Path, files: list[Path]) -> None:
@@ -246,7 +243,7 @@ def test_names_that_are_no_text_pass_through_a_pipe(folder: Path, files: list[Pa
     ended = subprocess.run(["sh", "-c", f"{shlex.join(map(str, command))} <&- >&-"], capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (
         2,
-        b"thaw: there are no images; give pictures, such as JPEG or PNG files.\n",
+        b"thaw: there are no images; give images, such as JPEG or PNG files.\n",
     )
 
 
@@ -261,7 +258,7 @@ def test_what_lies_in_a_folder_is_found_as_a_study_finds_it(
     assert thaw_predict(monkeypatch, folder, root, "--format", "csv") == 0
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 1 + len(files)
-    assert f"passed over {root}/again: is a link to a folder that is read already or holds it" in said.err
+    assert f"skipped {root}/again: is a link to a folder that is read already or holds it" in said.err
 
 
 def test_a_link_is_written_through_and_a_device_is_not_replaced(
@@ -272,7 +269,7 @@ def test_a_link_is_written_through_and_a_device_is_not_replaced(
     assert (tmp_path / "link.csv").is_symlink()
     assert len((tmp_path / "real.csv").read_text().splitlines()) == 2
     os.mkfifo(tmp_path / "pipe.csv")
-    for name, what in (("pipe.csv", "no plain file"), ("bundle", "a folder")):
+    for name, what in (("pipe.csv", "not a regular file"), ("bundle", "a folder")):
         assert thaw_predict(monkeypatch, folder, files[0], "--format", "csv", "--out", tmp_path / name) == 2
         assert f"{name} is {what}; give the name of a file." in capsys.readouterr().err
 
@@ -282,13 +279,13 @@ def test_a_link_is_written_through_and_a_device_is_not_replaced(
     [
         (["/no/such"], "there is no /no/such"),
         (["{root}/*.xyz"], "there is no"),
-        (["{root}/empty"], "holds no picture"),
+        (["{root}/empty"], "holds no image"),
         (["{root}/empty.csv"], "has no column 'image'"),
         (["{root}/broken.parquet"], "cannot be read as a table"),
         (["{root}/notes.txt"], "none of the 1 images can be used"),
-        (["{root}/0.png", "--out", "{root}/out.xyz"], "ends like no format"),
+        (["{root}/0.png", "--out", "{root}/out.xyz"], "has no known extension"),
         (["{root}/0.png", "--format", "parquet"], "cannot go to standard output"),
-        (["{root}/0.png", "--out", "/proc/out.csv"], "cannot be written"),
+        (["{root}/0.png", "--out", "/proc/out.csv"], "cannot write to"),
         (["{root}/0.png", "--device", "cuda"], "is not there"),
     ],
 )
@@ -321,10 +318,10 @@ def test_no_name_is_a_formula_or_moves_the_cursor(
     monkeypatch.chdir(tmp_path)
     names = ["=cmd()", "+1+cmd()", "@sum", "-2", "a\x1b[2Jb.png", os.fsdecode(b"\xff.png")]
     for name in names:
-        Path(name).write_bytes(picture(0))
+        Path(name).write_bytes(encoded_image(0))
     assert thaw_predict(monkeypatch, folder, "--format", "csv", "--", *names) == 0
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
-    assert [row[0] for row in rows[1:]] == ["'=cmd()", "'+1+cmd()", "'@sum", "-2", names[4], "\\udcff.png"]
+    assert [row[0] for row in rows[1:]] == ["'=cmd()", "'+1+cmd()", "'@sum", "-2", names[4], "\\xff.png"]
     assert {row[1] for row in rows[1:]} <= {"'=1+1", "-7"}
     assert thaw_predict(monkeypatch, folder, "--", *names[:5]) == 0
     assert "\x1b" not in capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from small_bundle import small_bundle
+from helpers.small_bundle import small_bundle
 from thaw.bundle.push import push
 from thaw.errors import BundleError
 
@@ -110,7 +110,7 @@ def test_a_snapshot_of_the_cache_arrives_too(hub: Hub, tmp_path: Path) -> None:
 
 def test_nothing_goes_where_it_should_not(hub: Hub, tmp_path: Path) -> None:
     folder, hub.private = with_card(tmp_path / "bundle"), False
-    with pytest.raises(BundleError, match="is there and public"):
+    with pytest.raises(BundleError, match="exists and is public"):
         push(folder, "user/name", private=True)
     (folder / "README.md").unlink()
     with pytest.raises(BundleError, match="no model card"):
@@ -134,7 +134,7 @@ def test_without_a_token_a_network_or_a_name(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(BundleError, match="nobody is logged in"):
         push(folder, "user/name", private=False)
     monkeypatch.setattr("thaw.bundle.push.get_token", lambda: "hf_made_up")
-    with pytest.raises(BundleError, match="no name of a repository"):
+    with pytest.raises(BundleError, match="is not the name of a repository"):
         push(folder, "user/name/more", private=False)
     closed = Hub()
     closed.server_close()

@@ -1,8 +1,6 @@
 """The audit and `thaw check`: planted faults are counted, the embedded example leaks at random and not by role."""
 
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from conftest import picture
-from test_duplicates import scene
-from thaw.cli.app import main
+from helpers.cli import thaw
+from helpers.images import encoded, encoded_image, scene
 
 AT_RANDOM = """
 [data]
@@ -41,18 +38,8 @@ def check(
     *arguments: object,
     settings: tuple[str, ...] = (),
 ) -> tuple[int, str]:
-    """Run `thaw check`; returns its exit code and what it wrote."""
-    sets = [word for setting in settings for word in ("--set", setting)]
-    monkeypatch.setattr(sys, "argv", ["thaw", "check", *map(str, arguments), *sets])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0), capsys.readouterr().out
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=60)
-    return buffer.getvalue()
+    """Run `thaw check`; return its exit code and what it wrote."""
+    return thaw(monkeypatch, "check", *arguments, settings=settings), capsys.readouterr().out
 
 
 @pytest.fixture
@@ -101,9 +88,9 @@ def test_planted_faults_are_counted_and_named(
 ) -> None:
     original = (folder / "train" / "a" / "00.png").read_bytes()
     (folder / "test" / "a" / "copy.png").write_bytes(original)
-    (folder / "train" / "b" / "torn.png").write_bytes(original)
-    (folder / "validation" / "a" / "again.jpg").write_bytes(encoded(scene(2), "JPEG"))
-    (folder / "train" / "a" / "wrong.png").write_bytes(encoded(scene(70), "JPEG"))
+    (folder / "train" / "b" / "conflict.png").write_bytes(original)
+    (folder / "validation" / "a" / "again.jpg").write_bytes(encoded(scene(2), "JPEG", quality=60))
+    (folder / "train" / "a" / "wrong.png").write_bytes(encoded(scene(70), "JPEG", quality=60))
     (folder / "train" / "a" / "dot.png").write_bytes(encoded(Image.new("RGB", (1, 1), "red")))
     (folder / "train" / "b" / "strip.png").write_bytes(encoded(scene(71).crop((0, 0, 128, 24))))
     (folder / "train" / "b" / "grey.png").write_bytes(encoded(scene(72).convert("L")))
@@ -124,11 +111,11 @@ def test_planted_faults_are_counted_and_named(
         "across": {"train/validation": 1, "train/test": 0, "validation/test": 0},
     }
     assert found["leaked"] == 1
-    (torn,) = found["contradicting"]
-    assert sorted(zip(torn["ids"], torn["labels"], strict=True)) == [
+    (conflict,) = found["conflicting"]["examples"]
+    assert sorted(zip(conflict["ids"], conflict["labels"], strict=True)) == [
         ("test/a/copy.png", "a"),
         ("train/a/00.png", "a"),
-        ("train/b/torn.png", "b"),
+        ("train/b/conflict.png", "b"),
     ]
     assert {(one["kind"], one["split_a"], one["split_b"]) for one in found["pairs"]} >= {
         ("near", "train", "validation")
@@ -136,13 +123,13 @@ def test_planted_faults_are_counted_and_named(
     assert {tuple(sorted((one["a"], one["b"]))) for one in found["pairs"] if one["kind"] == "near"} == {
         ("train/a/02.png", "validation/a/again.jpg")
     }
-    assert found["odd"]["counts"] == {"misnamed": 1, "tiny": 1, "long": 1, "grey": 1}
+    assert found["issues"]["counts"] == {"misnamed": 1, "tiny": 1, "long": 1, "grey": 1}
     assert found["sizes"]["smallest"] == [1, 1]
     said = "\n".join(sentences(found, "error") + sentences(found, "warning"))
     assert "1 of 13 test images (7.7%) are copies, byte for byte, of images in train" in said
     assert "1 group of exact duplicates with different labels" in said
     assert "1 of 13 validation images (7.7%) look nearly the same as images in train" in said
-    assert "1 picture cannot be used, such as 'train/b/empty.png', which is no picture" in said
+    assert "1 image cannot be used, such as 'train/b/empty.png', which is no picture" in said
     assert "\n" not in max(one["what"] for one in found["findings"])
     # the same for people
     assert check(monkeypatch, capsys, folder, settings=PLAIN)[1].count("error: ") == 2
@@ -157,10 +144,10 @@ def test_the_embedded_drawings_leak_at_random_and_hardly_by_role(
     at_random = json.loads(out)
     assert code == 1
     assert at_random["near"]["across"]["train/test"] > 0.9 * at_random["splits"]["test"]
-    assert at_random["leak"]["worth"] > 0.085
+    assert at_random["leak"]["effect"] > 0.085
     assert at_random["leak"]["interval"][0] > 0.03
     assert at_random["leak"]["accuracy"] > 0.9
-    assert any("points of test accuracy" in one for one in sentences(at_random, "error"))
+    assert any("raise test accuracy by" in one for one in sentences(at_random, "error"))
     code, out = check(monkeypatch, capsys, "--json")
     by_role = json.loads(out)
     assert code == 0
@@ -172,22 +159,22 @@ def test_the_embedded_drawings_leak_at_random_and_hardly_by_role(
 def test_a_study_keeps_its_audit_and_says_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    content = {"image": [picture(row % 50, row % 2) for row in range(60)], "label": [row % 2 for row in range(60)]}
+    content = {
+        "image": [encoded_image(row % 50, row % 2) for row in range(60)],
+        "label": [row % 2 for row in range(60)],
+    }
     pq.write_table(pa.table(content), tmp_path / "table.parquet")
     recipe = tmp_path / "short.toml"
     recipe.write_text(
         AT_RANDOM.replace("thaw:emoji-people", "table.parquet").replace("size = 64", "size = 32")
         + "[search]\nlearning_rates = [1e-3]\nsteps = 1\n"
     )
-    monkeypatch.setattr(sys, "argv", ["thaw", "study", "--recipe", str(recipe), "--out", str(tmp_path / "run")])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 0
+    assert thaw(monkeypatch, "study", "--recipe", recipe, "--out", tmp_path / "run") == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["audit"]["exact"]["images"] == 20
     leaked = metrics["audit"]["exact"]["across"]["train/test"]
     assert leaked > 0
-    assert metrics["audit"]["leak"]["test_images"] >= leaked
+    assert metrics["audit"]["leaked"] >= leaked
     assert metrics["seconds"]["audit"] > 0
     said = capfd.readouterr().err
     for one in metrics["audit"]["findings"]:

@@ -8,24 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from helpers.images import SIDE, scene
 from thaw.audit import duplicates
-from thaw.audit.duplicates import NEAR, chain, components, keep_outlines, near_pairs, outlines
+from thaw.audit.duplicates import NEAR, cached_outlines, chain, components, near_pairs, outlines
 from thaw.compute.batches import make_inputs
 
 CPU = torch.device("cpu")
-SIDE = 128
-
-
-def scene(seed: int) -> Image.Image:
-    """A picture with edges at all scales: coloured discs and bars."""
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    pixels = np.full((SIDE, SIDE, 3), random.integers(0, 255, 3), dtype=np.uint8)
-    for _ in range(12):
-        centre, size, colour = random.integers(0, SIDE, 2), random.integers(8, 32), random.integers(0, 255, 3)
-        inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < size**2
-        pixels[inside if random.random() < 0.5 else abs(rows - columns + centre[0] - centre[1]) < size / 4] = colour
-    return Image.fromarray(pixels)
 
 
 def looks_of(pictures: list[Image.Image]) -> np.ndarray:
@@ -106,10 +94,10 @@ def test_components_are_the_same_when_pairs_are_condensed(monkeypatch: pytest.Mo
 
 def test_outlines_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = make_inputs((np.stack([np.asarray(scene(seed)) for seed in range(40)]),), CPU)
-    looks, grey = keep_outlines(pixels, "these")
+    looks, grey = cached_outlines(pixels, "these")
     monkeypatch.setattr(duplicates, "outlines", None)
-    again, grey_again = keep_outlines(pixels, "these")
+    again, grey_again = cached_outlines(pixels, "these")
     assert np.array_equal(looks, again)
     assert np.array_equal(grey, grey_again)
     with pytest.raises(TypeError):
-        keep_outlines(pixels, "others")
+        cached_outlines(pixels, "others")

@@ -3,7 +3,6 @@
 import csv
 import io
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from conftest import picture
-from test_sources import as_csv, as_dataset, as_parquet, as_saved_dataset, rows
-from thaw.cli.app import main
+from helpers.cli import thaw
+from helpers.images import encoded_image
+from helpers.sources import as_csv, as_dataset, as_parquet, as_saved_dataset, labelled_files
 from thaw.data.source import read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError, StorageError
@@ -23,18 +22,11 @@ from thaw.init.recipe import suggest, write_recipe
 from thaw.recipe import load_recipe
 
 
-def thaw(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["thaw", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
-
-
 def as_odd_table(folder: Path, **columns: list[object]) -> Path:
     """A CSV in whose columns nothing is called as a recipe would call it."""
     path = folder / "odd.csv"
-    content = {"file": [str(p.relative_to(folder)) for p, _ in rows(folder)], **columns}
-    content["species"] = [label for _, label in rows(folder)]
+    content = {"file": [str(p.relative_to(folder)) for p, _ in labelled_files(folder)], **columns}
+    content["species"] = [label for _, label in labelled_files(folder)]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(content)
@@ -85,7 +77,7 @@ def test_init_through_the_command_line_and_a_dry_run_of_its_recipe(
 
 
 def test_columns_are_guessed_by_name_and_values(class_folder: Path) -> None:
-    count = len(rows(class_folder))
+    count = len(labelled_files(class_folder))
     patients = [f"p{index // 4}" for index in range(count)]
     splits = [("training", "val", "testing")[index // 4 % 3] for index in range(count)]
     table = as_odd_table(class_folder, patientId=patients, age=[index % 70 for index in range(count)], part=splits)
@@ -105,7 +97,7 @@ def test_columns_are_guessed_by_name_and_values(class_folder: Path) -> None:
 
 
 def test_a_group_that_straddles_the_splits_is_named_and_left_out(class_folder: Path) -> None:
-    count = len(rows(class_folder))
+    count = len(labelled_files(class_folder))
     splits = [("train", "test")[index % 2] for index in range(count)]
     people = [index % 10 // 2 for index in range(count)]
     look = look_at(str(as_odd_table(class_folder, person=people, part=splits)))
@@ -117,7 +109,7 @@ def test_a_group_that_straddles_the_splits_is_named_and_left_out(class_folder: P
 def test_a_label_without_a_telling_name_is_called_a_guess(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     content = {
-        "shot": [picture(i) for i in range(40)],
+        "shot": [encoded_image(i) for i in range(40)],
         "when": list(range(40)),
         "kind": ["a", "b"] * 20,
         "n": [0, 1] * 20,
@@ -139,7 +131,7 @@ def test_sizes_shapes_and_balance_are_told(tmp_path: Path) -> None:
     (root / "cat\x07" / "broken.jpg").write_bytes(b"no picture")
     recipe = tmp_path / "recipe.toml"
     text = write_recipe(look_at(str(root)), recipe).read_text()
-    assert "# 61 images of 2 classes: cat? 53, dog\U0001f415 8." in text
+    assert "# 61 images of 2 classes: cat\\x07 53, dog\U0001f415 8." in text
     assert "7 times the images of the smallest" in text
     assert "8 images only" in text
     assert "1 of 61 pictures looked at cannot be opened" in text
@@ -154,7 +146,7 @@ def test_sources_that_cannot_be_guessed_say_so(class_folder: Path, tmp_path: Pat
     with pytest.raises(DataError, match=r"no column of .* holds pictures"):
         look_at(str(tmp_path / "numbers.csv"))
     pq.write_table(
-        pa.table({"image": [picture(i) for i in range(4)], "x": [0.1, 0.2, 0.3, 0.4]}), tmp_path / "t.parquet"
+        pa.table({"image": [encoded_image(i) for i in range(4)], "x": [0.1, 0.2, 0.3, 0.4]}), tmp_path / "t.parquet"
     )
     with pytest.raises(DataError, match="looks like classes; it has image, x"):
         look_at(str(tmp_path / "t.parquet"))

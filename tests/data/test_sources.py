@@ -12,54 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import picture
+from helpers.images import encoded_image
+from helpers.sources import as_csv, as_dataset, as_parquet, as_saved_dataset, labelled_files
 from thaw.data.source import Source, digest_of, read_source
 from thaw.data.splits import make_splits
 from thaw.errors import DataError
 from thaw.recipe import Data
 
-CLASSES = ["left", "right"]
-
 
 def read(path: Path, **keys: object) -> Source:
     return read_source(Data.model_validate({"source": str(path), **keys}))
-
-
-def rows(folder: Path) -> list[tuple[Path, str]]:
-    return sorted((path, path.parent.name) for path in folder.rglob("*.png"))
-
-
-def as_csv(folder: Path) -> Path:
-    path = folder / "table.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "age"])
-        writer.writerows([str(p.relative_to(folder)), label, 30] for p, label in rows(folder))
-    return path
-
-
-def as_parquet(folder: Path) -> Path:
-    path = folder / "table.parquet"
-    images = [p.read_bytes() for p, _ in rows(folder)]
-    pq.write_table(pa.table({"image": images, "label": [CLASSES.index(label) for _, label in rows(folder)]}), path)
-    return path
-
-
-def as_dataset(folder: Path, target: Path) -> Path:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
-    content = {
-        "image": [{"bytes": p.read_bytes(), "path": None} for p, _ in rows(folder)],
-        "label": [label for _, label in rows(folder)],
-    }
-    (target / "data").mkdir(parents=True)
-    dataset = datasets.Dataset.from_dict(content, features=features)
-    dataset.to_parquet(str(target / "data" / "train-00000-of-00001.parquet"))
-    return target
-
-
-def as_saved_dataset(folder: Path, target: Path) -> Path:
-    datasets.load_dataset(str(as_dataset(folder, target / "hub")))["train"].save_to_disk(str(target / "saved"))
-    return target / "saved"
 
 
 def test_every_kind_of_source_gives_the_same_images_labels_and_splits(class_folder: Path, tmp_path: Path) -> None:
@@ -86,7 +48,7 @@ def test_every_kind_of_source_gives_the_same_images_labels_and_splits(class_fold
 
 def test_folders_named_like_splits_above_the_classes_are_splits(class_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "with-splits"
-    for index, (path, label) in enumerate(rows(class_folder)):
+    for index, (path, label) in enumerate(labelled_files(class_folder)):
         folder = root / ("Train", "val", "test")[index % 3] / label
         folder.mkdir(parents=True, exist_ok=True)
         path.rename(folder / path.name)
@@ -108,7 +70,7 @@ def test_folders_named_like_splits_above_the_classes_are_splits(class_folder: Pa
 )
 def test_the_order_of_classes_is_fixed(tmp_path: Path, labels: list[object], classes: tuple[str, ...]) -> None:
     path = tmp_path / "table.parquet"
-    pq.write_table(pa.table({"image": [picture(seed) for seed in range(4)], "label": labels}), path)
+    pq.write_table(pa.table({"image": [encoded_image(seed) for seed in range(4)], "label": labels}), path)
     source = read(path)
     assert source.classes == classes
     missing = sum(label is None for label in labels)
@@ -120,7 +82,7 @@ def test_the_order_of_classes_is_fixed(tmp_path: Path, labels: list[object], cla
 def test_classes_may_be_named_like_nothing(tmp_path: Path, ending: str) -> None:
     words, gaps = ["N/A", "NA", "None", "null"], ["", "nan", "NaN"]
     for seed in range(11):
-        (tmp_path / f"{seed:02d}.png").write_bytes(picture(seed))
+        (tmp_path / f"{seed:02d}.png").write_bytes(encoded_image(seed))
     cells = [[word, 30, 0.5] for word in [*words, *words[:3]]] + [["null", "", "nan"]] + [[gap] * 3 for gap in gaps]
     with (tmp_path / f"table.{ending}").open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t" if ending == "tsv" else ",")
@@ -138,7 +100,7 @@ def test_classes_may_be_named_like_nothing(tmp_path: Path, ending: str) -> None:
 
 def test_a_class_label_keeps_its_order(tmp_path: Path, class_folder: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["z", "a"])})
-    content = {"image": [{"bytes": picture(i), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
+    content = {"image": [{"bytes": encoded_image(i), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
     datasets.Dataset.from_dict(content, features=features).to_parquet(str(tmp_path / "table.parquet"))
     assert read(tmp_path / "table.parquet").classes == ("z", "a")
 
@@ -147,13 +109,13 @@ def test_names_of_a_class_label_that_no_row_has_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("vwzyxa"))})
-    content = {"image": [{"bytes": picture(i), "path": None} for i in range(6)], "label": [0, 2, 5, 5, 2, 2]}
+    content = {"image": [{"bytes": encoded_image(i), "path": None} for i in range(6)], "label": [0, 2, 5, 5, 2, 2]}
     whole = datasets.Dataset.from_dict(content, features=features)
     whole.filter(lambda row: row["label"] > 0).save_to_disk(str(tmp_path / "filtered"))
     source = read(tmp_path / "filtered")
     assert source.classes == ("z", "a")
     by_content = dict(zip(source.digests, source.labels.tolist(), strict=True))
-    assert [by_content[digest_of(picture(i))] for i in range(1, 6)] == [0, 1, 1, 0, 0]
+    assert [by_content[digest_of(encoded_image(i))] for i in range(1, 6)] == [0, 1, 1, 0, 0]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "no row" in line]
     assert line.endswith("filtered names classes that no row has, which are left out: 'v', 'w', 'y' and 1 more")
     assert len(make_splits(source, Data(source="x", validation=1, test=1)).train) == 3
@@ -162,7 +124,7 @@ def test_names_of_a_class_label_that_no_row_has_are_left_out(
 def test_a_column_may_name_the_splits(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     content = {
-        "image": [picture(i, i % 2) for i in range(12)],
+        "image": [encoded_image(i, i % 2) for i in range(12)],
         "label": [i % 2 for i in range(12)],
         "fold": ["train"] * 6 + ["test"] * 6,
     }
@@ -172,7 +134,7 @@ def test_a_column_may_name_the_splits(tmp_path: Path) -> None:
 
 
 def test_a_path_that_leads_outside_its_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret.png").write_bytes(picture(1))
+    (tmp_path / "secret.png").write_bytes(encoded_image(1))
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "table.csv").write_text("image,label\n../secret.png,a\n../secret.png,b\n")
@@ -196,7 +158,7 @@ def test_pictures_that_cannot_be_read_are_listed(class_folder: Path) -> None:
 
 
 def test_what_lies_beside_the_classes_is_listed(class_folder: Path) -> None:
-    (class_folder / "stray.png").write_bytes(picture(1))
+    (class_folder / "stray.png").write_bytes(encoded_image(1))
     (class_folder / "__background__").mkdir()
     (class_folder / "left" / "metadata.json").write_text("{}")
     assert {one.id for one in read(class_folder).skipped} == {"stray.png", "__background__", "left/metadata.json"}
@@ -206,7 +168,7 @@ def test_what_lies_beside_the_classes_is_listed(class_folder: Path) -> None:
 def test_names_of_pictures_choose_no_splits(tmp_path: Path) -> None:
     names = [f"{label}_{word}_{row}.png" for label in "ab" for word in ("train", "test", "plain") for row in range(3)]
     for row, name in enumerate(names):
-        (tmp_path / name).write_bytes(picture(row))
+        (tmp_path / name).write_bytes(encoded_image(row))
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *(f"{name},{name[0]}" for name in names)]))
     found = read(tmp_path)
     gc.collect()  # `datasets` leaves metadata.csv open, which is warned of when that is collected: here
@@ -269,12 +231,12 @@ def _folder(path: Path) -> Path:
 
 def _split(folder: Path) -> Path:
     for path in ("train/cats", "train/dogs", "test"):
-        (_folder(folder / path) / "a.png").write_bytes(picture(1))
+        (_folder(folder / path) / "a.png").write_bytes(encoded_image(1))
     return folder
 
 
 def _one_class(path: Path) -> Path:
-    (_folder(path / "single" / "cats") / "a.png").write_bytes(picture(0))
+    (_folder(path / "single" / "cats") / "a.png").write_bytes(encoded_image(0))
     return path / "single"
 
 

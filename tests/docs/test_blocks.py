@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import picture
+from helpers.images import encoded_image
 from thaw.cli.app import main
 from thaw.recipe import recipe_text, validate
 
@@ -56,6 +56,11 @@ def commands(block: Block) -> Iterator[str]:
             yield command
 
 
+def takes_long(block: Block) -> bool:
+    """Whether a block runs a study or an export."""
+    return any(re.search(r"thaw (study|export)|make demo", command) for command in commands(block))
+
+
 @pytest.fixture(scope="module")
 def desk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the pages name."""
@@ -63,14 +68,14 @@ def desk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ["file,image,label,species,animal,age"]
     for seed in range(60):
         name = ("cat", "dog")[seed % 2]
-        path = root / "pictures" / name / f"{seed:03d}.png"
+        path = root / "images" / name / f"{seed:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(seed, seed % 2))
+        path.write_bytes(encoded_image(seed, seed % 2))
         where = path.relative_to(root)
         lines.append(f"{where},{where},{name},{name},animal-{seed // 3},{seed}")
     (root / "table.csv").write_text("\n".join(lines) + "\n")
-    shutil.copytree(root / "pictures", root / "path" / "to" / "pictures")
-    shutil.copy(root / "pictures" / "cat" / "000.png", root / "photo.jpg")
+    shutil.copytree(root / "images", root / "path" / "to" / "images")
+    shutil.copy(root / "images" / "cat" / "000.png", root / "photo.jpg")
     shutil.copytree(small_run, root / "RUN")
     shutil.copytree(small_run / "models" / "head", root / "BUNDLE")
     return root
@@ -78,7 +83,7 @@ def desk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def at_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current folder is a copy of the desk; all blocks share a cache, since they share the pictures."""
+    """The current folder is a copy of the desk; all blocks share a cache, since they share the images."""
     shutil.copytree(desk, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -107,7 +112,11 @@ def thaw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], co
 
 
 @pytest.mark.usefixtures("at_desk")
-@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(block, marks=[pytest.mark.slow] * takes_long(block)) for block in blocks("sh")],
+    ids=str,
+)
 def test_commands_run(block: Block, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands(block):
         if not any(part in command for part in CANNOT):

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from thaw.recipe import Arm, Data, Train, built_in_recipes
+from thaw.record import Record
+from thaw.run.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?(?:https?:)?//[^\s\">]+")
@@ -34,8 +37,25 @@ def test_every_setting_and_recipe_is_on_the_page(site: Path) -> None:
         assert f'id="{name}"' in page
 
 
+def test_every_key_of_metrics_json_is_on_the_page(site: Path) -> None:
+    page = (site / "metrics.html").read_text(encoding="utf-8")
+    records, seen = [Metrics], 0
+    for record in records:
+        assert f'id="{record.__name__.lower()}"' in page
+        for key, field in record.model_fields.items():
+            assert field.description, f"{record.__name__}.{key} has no text"
+            assert f"<code>{key}</code>" in page
+            seen += 1
+            told = [field.annotation]
+            for kind in told:
+                told += get_args(kind)
+                if isinstance(kind, type) and issubclass(kind, Record) and kind not in records:
+                    records.append(kind)
+    assert seen > 150
+
+
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
-    for page in site.glob("*.html"):
+    for page in site.rglob("*.html"):
         assert not EXTERNAL.findall(page.read_text(encoding="utf-8"))
     for style in site.rglob("*.css"):
         assert not re.search(r"url\([\"']?(?:https?:)?//", style.read_text(encoding="utf-8"))

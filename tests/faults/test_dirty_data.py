@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bad_files import ODD_NAMES, UNUSABLE, UNUSUAL, labelled_folder
-from conftest import picture
-from thaw.cli.app import main
+from helpers.bad_files import ODD_NAMES, UNUSABLE, UNUSUAL
+from helpers.cli import thaw
+from helpers.images import encoded_image, make_class_folders
 from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
@@ -81,7 +80,7 @@ def said(dataset: Dataset) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return labelled_folder(tmp_path / "pictures")
+    return make_class_folders(tmp_path / "pictures", 40)
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
@@ -153,7 +152,7 @@ def test_links_are_followed_but_never_in_circles(folder: Path) -> None:
 
 def test_what_may_not_be_read_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = seen(load(folder))
-    (folder / "left" / "secret.png").write_bytes(picture(1000))
+    (folder / "left" / "secret.png").write_bytes(encoded_image(1000))
     (folder / "left" / "closed").mkdir()
     read, scan = Path.read_bytes, os.scandir
 
@@ -180,7 +179,7 @@ def test_what_may_not_be_read_is_said(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_bad_rows_of_a_table_are_said_and_change_nothing_else(folder: Path) -> None:
     good = [[str(path.relative_to(folder)), path.parent.name] for path in sorted(folder.rglob("*.png"))]
-    (folder / "left" / "unlabelled.png").write_bytes(picture(2000))
+    (folder / "left" / "unlabelled.png").write_bytes(encoded_image(2000))
     (folder / "other").mkdir()
     (folder / "other" / "empty.png").write_bytes(b"")
 
@@ -215,7 +214,7 @@ def test_bad_rows_of_a_table_are_said_and_change_nothing_else(folder: Path) -> N
 
 def test_missing_labels_of_every_type_are_left_out(tmp_path: Path) -> None:
     content = {
-        "image": [picture(seed, seed % 2) for seed in range(40)],
+        "image": [encoded_image(seed, seed % 2) for seed in range(40)],
         "label": [float("nan") if seed in (3, 8) else None if seed == 5 else float(seed % 2) for seed in range(40)],
     }
     pq.write_table(pa.table(content), tmp_path / "dirty.parquet")
@@ -230,15 +229,17 @@ def test_missing_labels_of_every_type_are_left_out(tmp_path: Path) -> None:
 def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
     for index in range(5):
         (folder / "left" / f"bad-{index}.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"5 of 45 pictures .* more than data.max_bad_share = 0.1 .*'left/bad-0.png'"):
+    with pytest.raises(
+        DataError, match=r"5 of 45 pictures .* more than data.max_bad_fraction = 0.1 .*'left/bad-0.png'"
+    ):
         load(folder)
-    assert len(load(folder, "data.max_bad_share=0.12").source.skipped) == 5
+    assert len(load(folder, "data.max_bad_fraction=0.12").source.skipped) == 5
     with pytest.raises(DataError, match=r"cannot be used, 'left/bad-0.png': is no picture.* and 4 more; mend"):
         load(folder, "data.on_bad_image=fail")
     for path in folder.rglob("0*.png"):
         path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="45 of 45 pictures"):
-        load(folder, "data.max_bad_share=1.0")
+        load(folder, "data.max_bad_fraction=1.0")
 
 
 def test_pictures_that_change_while_they_are_read_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +250,7 @@ def test_pictures_that_change_while_they_are_read_are_noticed(folder: Path, monk
         if path == changed:
             times[0] += 1
             if times[0] == 2:
-                return picture(3000)
+                return encoded_image(3000)
             if times[0] == 4:
                 raise FileNotFoundError(2, "No such file or directory")
         return read(path)
@@ -278,6 +279,7 @@ def test_a_table_that_changes_while_it_is_read_is_noticed(folder: Path, monkeypa
         load(table)
 
 
+@pytest.mark.slow
 def test_a_study_of_dirty_data_ends_as_one_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, path in zip(ODD_NAMES, sorted((folder / "right").iterdir()), strict=False):
         path.rename(path.with_name(name))
@@ -288,11 +290,7 @@ def test_a_study_of_dirty_data_ends_as_one_without(folder: Path, monkeypatch: py
         if run == "dirty":
             for index, (name, make, _) in enumerate(list(UNUSABLE.values())[:4]):
                 (folder / "left" / f"{index}-{name}").write_bytes(make())
-        arguments = ["study", str(folder), "--recipe", str(recipe), "--out", str(folder.parent / run)]
-        monkeypatch.setattr(sys, "argv", ["thaw", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert stopped.value.code == 0
+        assert thaw(monkeypatch, "study", folder, "--recipe", recipe, "--out", folder.parent / run) == 0
         metrics = json.loads((folder.parent / run / "metrics.json").read_text())
         predictions = pq.read_table(folder.parent / run / "predictions.parquet")
         found[run] = metrics["arms"]["head"]["search"], metrics["arms"]["head"]["test"], predictions

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def told() -> str:
     """What the harness prints; a difference between a broken study and an unbroken one fails it."""
-    script = Path(__file__).with_name("kill.py")
-    options = ["--kills=4", "--interrupts=1", "--together=3", "--fill"]
-    ended = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "helpers.kill", "--kills=4", "--interrupts=1", "--together=3", "--fill"]
+    tests = Path(__file__).parents[1]
+    ended = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

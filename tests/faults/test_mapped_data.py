@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from conftest import picture
+from helpers.images import encoded_image
 from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
@@ -23,8 +23,8 @@ IMAGES, AFTER = 700, 600
 CHECK = """
 import os, sys
 from pathlib import Path
-from thaw import cli
-from thaw.images import pixels
+from thaw.cli.app import main
+from thaw.data import pixels
 from thaw.progress import workers
 
 file, how, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -41,7 +41,7 @@ def decode_and_change(*arguments):
 pixels.decode_picture = decode_and_change
 pixels.workers = lambda: workers(1)  # else the others may have read all by then
 sys.argv = ["thaw", "check", str(file.parent), "--set", "images.size=8"]
-cli.main()
+main()
 """
 """`thaw check` of a dataset folder whose one file changes while it is decoded.
 
@@ -54,13 +54,14 @@ def load(folder: Path) -> Dataset:
     return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "rewritten"])
 def test_a_mapped_table_that_changes_ends_in_a_sentence(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CHUNK < AFTER < IMAGES
     columns = {
-        "image": [{"bytes": picture(seed, seed % 2), "path": None} for seed in range(IMAGES)],
+        "image": [{"bytes": encoded_image(seed, seed % 2), "path": None} for seed in range(IMAGES)],
         "label": [seed % 2 for seed in range(IMAGES)],
     }
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["left", "right"])})

@@ -1,5 +1,6 @@
 """The bundle reader on whatever folder: a model, or a BundleError, and nothing else."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guard import confined, fuzzed
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from helpers.guard import confined, fuzzed
 from thaw.bundle import load as loading
 from thaw.nets.backbones import build_backbone
 
 BACKBONE = "torchvision/squeezenet1_1"
 SOUND: dict[str, Any] = {
-    "format": 2,
+    "format": 3,
+    "sha256": "",
     "backbone": BACKBONE,
     "classes": ["cat", "dog"],
     "preprocessing": {
@@ -60,6 +62,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     model, _ = build_backbone(BACKBONE, "random", 2, seed=0)
     save_file(model.state_dict(), folder / "sound.safetensors")
+    SOUND["sha256"] = hashlib.sha256((folder / "sound.safetensors").read_bytes()).hexdigest()
     (folder / "config.json").write_text(json.dumps(SOUND))
     shutil.copy(folder / "sound.safetensors", folder / "model.safetensors")
     loading.load(folder, device="cpu")

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import tomlkit
-from guard import confined, fuzzed
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from helpers.guard import confined, fuzzed
 from thaw.recipe import Recipe, built_in_recipes, load_recipe, recipe_text, to_toml, validate
 
 KEYS = sorted(

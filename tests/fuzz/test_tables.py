@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from guard import confined, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import picture
+from helpers.guard import confined, fuzzed
+from helpers.images import encoded_image
 from thaw.data.source import read_source
 from thaw.recipe import Data
 
@@ -22,7 +22,7 @@ from thaw.recipe import Data
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::FutureWarning"
 )
-PICTURES = [picture(seed, seed % 2, 8) for seed in range(4)]
+PICTURES = [encoded_image(seed, seed % 2, 8) for seed in range(4)]
 NAMES = [f"{seed}.png" for seed in range(4)]
 PATHS = [*NAMES, "/etc/passwd", "../secret.png", "missing.png", "", "\0.png", "a" * 300, "link.png", ".", "x\ny.png"]
 LABELS = ["cat", "dog", "", "nan", "=1+1", "<b>x</b>", "\x1b[2J", "1", "2", "1.5", "inf", "é", "\u202e", "None"]

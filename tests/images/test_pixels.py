@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from conftest import picture
+from helpers.images import encoded, encoded_image, noise
 from thaw.data.pixels import make_pixels
 from thaw.data.source import read_source
 from thaw.images.decode import BadImageError, decode_picture, to_square
@@ -18,17 +18,6 @@ from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.recipe import Data
 
 SQUASH = Preprocessing(32, "squash", "bilinear", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    shape = (height, width, 3)
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)).convert(mode)
 
 
 @pytest.mark.parametrize(("width", "height"), [(301, 477), (477, 301), (40, 40), (20, 31)])
@@ -88,7 +77,7 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"text called .jpg", picture(0, kind="JPEG")[:300], picture(0)[:200]], ids=str
+    "content", [b"", b"text called .jpg", encoded_image(0, kind="JPEG")[:300], encoded_image(0)[:200]], ids=str
 )
 def test_a_bad_picture_says_why(content: bytes) -> None:
     with pytest.raises(BadImageError, match=r"."):
@@ -119,7 +108,7 @@ def test_pixels_are_made_once_and_never_stale(class_folder: Path) -> None:
     assert pixels(replace(SQUASH, size=16)).made
     assert pixels(decode="fast").made
     path = class_folder / "left" / "000.png"
-    path.write_bytes(picture(999))
+    path.write_bytes(encoded_image(999))
     assert pixels().made
 
 
@@ -127,6 +116,7 @@ def test_a_truncated_cache_file_is_noticed_and_rebuilt(class_folder: Path) -> No
     source = read_source(Data(source=str(class_folder)))
     first = make_pixels(source, SQUASH, "exact")
     kept = np.array(first.array)
+    assert isinstance(first.array, np.memmap)
     path = Path(first.array.filename)
     path.write_bytes(path.read_bytes()[:-1])
     again = make_pixels(source, SQUASH, "exact")

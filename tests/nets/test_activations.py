@@ -1,20 +1,35 @@
-"""Kept activations: computed once, the same as computed anew, and never those of other weights."""
+"""Cached activations: computed once, the same as computed anew, and never those of other weights."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
-from thaw.compute.batches import Inputs
+from thaw.cache.arrays import CachedArrays
 from thaw.compute.device import Compute
+from thaw.data.dataset import Dataset
+from thaw.data.load import load_dataset
 from thaw.errors import StorageError
-from thaw.training.activations import fingerprint, make_activations
+from thaw.nets.prefix.split import Cut, Split
+from thaw.nets.prefix.trace import trace
+from thaw.plan import make_plan
+from thaw.progress import Clock
+from thaw.recipe import load_recipe
+from thaw.training.activations import cached_activations, describe_prefix
 
-PIXELS = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
-INPUTS = Inputs((PIXELS,), torch.device("cpu"))
+FP32 = Compute(torch.device("cpu"), "fp32")
 
 
-class Prefix(nn.Module):
+class Floats(nn.Module):
+    """uint8 pixels (n, height, width, 3) to float (n, 3, height, width)."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+class Two(nn.Module):
     """Two crossing tensors of a small network."""
 
     def __init__(self) -> None:
@@ -28,40 +43,52 @@ class Prefix(nn.Module):
         return maps, self.second(maps.mean(1).flatten(1))
 
 
-def made(prefix: nn.Module, precision: str = "fp32") -> tuple[bool, tuple[np.ndarray, ...]]:
-    entry = make_activations(prefix, INPUTS, fingerprint(prefix), Compute(torch.device("cpu"), precision))
-    assert entry is not None
-    return entry.made, entry.arrays
+@pytest.fixture
+def dataset(class_folder: Path) -> Dataset:
+    return load_dataset(load_recipe("photos", str(class_folder), ("images.size=8",)), FP32, Clock())
 
 
-def test_they_are_what_the_prefix_computes_and_are_computed_once() -> None:
-    prefix = Prefix()
-    new, arrays = made(prefix)
-    assert new
+def made(prefix: fx.GraphModule, dataset: Dataset, compute: Compute = FP32) -> CachedArrays:
+    split = Split(prefix, prefix, prefix, Cut("g", ("first",), (), 1), (), 1, "")
+    described = describe_prefix(split, 8, 1, compute)
+    assert described is not None
+    return cached_activations(described, lambda: nn.Sequential(Floats(), prefix), dataset, compute)
+
+
+def test_they_are_what_the_prefix_computes_and_are_computed_once(dataset: Dataset) -> None:
+    prefix = trace(Two())
+    new = made(prefix, dataset)
+    assert new.made
     with torch.inference_mode():
-        expected = prefix(torch.from_numpy(PIXELS))
-    for array, tensor in zip(arrays, expected, strict=True):
+        expected = prefix(Floats()(torch.from_numpy(np.stack([dataset.pixels.image(row) for row in range(60)]))))
+    for array, tensor in zip(new.arrays, expected, strict=True):
         assert np.allclose(array, tensor.numpy(), atol=1e-6)
-    assert not made(Prefix())[0]
+    assert not made(trace(Two()), dataset).made
 
 
-def test_another_weight_or_precision_is_another_entry() -> None:
-    prefix = Prefix()
-    assert made(prefix)[0]
+def test_another_weight_or_precision_is_another_entry(dataset: Dataset) -> None:
+    prefix = trace(Two())
+    assert made(prefix, dataset).made
     with torch.no_grad():
-        prefix.first.bias[0] += 1e-7
-    assert made(prefix)[0]
-    new, arrays = made(prefix, "bf16")
-    assert new
-    assert arrays[0].dtype == np.uint16
+        prefix.get_parameter("first.bias")[0] += 1e-7
+    assert made(prefix, dataset).made
+    rounded = made(prefix, dataset, Compute(FP32.device, "bf16"))
+    assert rounded.made
+    assert rounded.arrays[0].dtype == np.uint16
 
 
-def test_what_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_larger_than_the_cache_may_be_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("photos", "images", ("images.size=32", "train.device=cpu"))
+    assert make_plan(recipe, 2, 60, 32, FP32).prefixes
     monkeypatch.setattr("thaw.training.activations.CACHE_BYTES", 10)
-    assert make_activations(Prefix(), INPUTS, "k", Compute(torch.device("cpu"), "fp32")) is None
+    plan = make_plan(recipe, 2, 60, 32, FP32)
+    assert plan.prefixes == []
+    assert plan.networks["head"].frontier.reason == "its activations are larger than the cache may be"
 
 
-def test_a_disk_without_room_for_them_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thaw.training.activations.room", lambda: 10)
-    with pytest.raises(StorageError, match=r'no room .* must be free.* or set cache.activations = "off"'):
-        make_activations(Prefix(), INPUTS, "k", Compute(torch.device("cpu"), "fp32"))
+def test_a_disk_without_room_for_them_is_said_before_the_work(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thaw.training.activations.available_bytes", lambda: 10)
+    with pytest.raises(StorageError, match=r'must be free|needed.*cache.activations = "off"'):
+        made(trace(Two()), dataset)

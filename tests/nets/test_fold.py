@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from thaw.nets.backbones import build_backbone
-from thaw.nets.fold import fold
+from thaw.nets.fold import fold_batch_norm
 
 
 def normalisations(network: nn.Module) -> int:
@@ -13,7 +13,7 @@ def normalisations(network: nn.Module) -> int:
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """A network whose statistics, scales and shifts are no longer those it starts with, in evaluation mode."""
+    """Return a network in evaluation mode whose statistics, scales and shifts differ from their initial values."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -39,7 +39,7 @@ def test_a_folded_network_gives_the_same_logits(backbone: str, left: int) -> Non
     model = trained(build_backbone(backbone, "random", 3, seed=0)[0])
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    folded = fold(model, images[:2])
+    folded = fold_batch_norm(model, images[:2])
     assert normalisations(folded) == left
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), model(images), rtol=0, atol=1e-4 * float(model(images).abs().max()))
@@ -47,7 +47,7 @@ def test_a_folded_network_gives_the_same_logits(backbone: str, left: int) -> Non
 
 
 class ReadTwice(nn.Module):
-    """What the convolution gives is read by the normalisation and once more."""
+    """The output of the convolution is read by the normalisation and once more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ReadTwice(nn.Module):
 
 
 class Changed(ReadTwice):
-    """What the convolution gives is changed in place before the normalisation reads it."""
+    """The output of the convolution is changed in place before the normalisation reads it."""
 
     def forward(self, images: Tensor) -> Tensor:
         normalised: Tensor = self.normalisation(self.convolution(images).relu_())
@@ -79,7 +79,7 @@ def test_what_cannot_be_folded_stays(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = trained(kind())
     images = torch.rand(2, 3, 8, 8)
-    folded = fold(network, images)
+    folded = fold_batch_norm(network, images)
     assert normalisations(folded) == 1
     with torch.inference_mode():
         assert torch.equal(folded(images), network(images))

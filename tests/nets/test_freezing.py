@@ -72,8 +72,8 @@ def test_parameters_of_one_module_may_part_and_shared_ones_count_once() -> None:
     [
         ("clasifier.4", "did you mean classifier.4"),
         ("classifier.5", "did you mean classifier.6"),
-        ("xyzzy", "it consists of features, classifier."),
-        ("", "it consists of"),
+        ("xyzzy", "its modules are features, classifier."),
+        ("", "its modules are"),
     ],
 )
 def test_a_pattern_without_parameters_is_an_error_with_near_names(pattern: str, hint: str) -> None:

@@ -52,7 +52,7 @@ def swin() -> nn.Module:
 
 @pytest.mark.parametrize(("make", "reach"), [(convolutions, 8), (transformer, 8), (swin, 16)])
 def test_the_map_lies_on_the_planted_object(make: type[nn.Module], reach: int) -> None:
-    """Or in the window of it, within which Swin's attention mixes all places."""
+    """Or in its window, within which Swin's attention mixes all places."""
     torch.manual_seed(0)
     network = trained(make())
     pictures, colours, corners = planted(48, 1000)

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from thaw.errors import ModelError
-from thaw.nets.adapters import Adapted, adapt, merge
+from thaw.nets.adapters import LoRALinear, add_adapters, merge_adapters
 from thaw.nets.freezing import freeze
 
 
@@ -22,13 +22,13 @@ def test_adapters_change_nothing_at_first_and_are_merged_exactly(transformer: nn
     plain = {name: value.clone() for name, value in transformer.state_dict().items()}
     with torch.inference_mode():
         before = transformer(images)
-        adapt(transformer, "head", 4, seed=0)
+        add_adapters(transformer, "head", 4, seed=0)
         assert torch.equal(transformer(images), before)
         for module in transformer.modules():
-            if isinstance(module, Adapted):
+            if isinstance(module, LoRALinear):
                 nn.init.normal_(module.up.weight, std=0.02)
         adapted = transformer(images)
-        merge(transformer)
+        merge_adapters(transformer)
         merged = transformer(images)
     assert not torch.allclose(adapted, before)
     torch.testing.assert_close(merged, adapted, rtol=0, atol=1e-5)
@@ -36,7 +36,7 @@ def test_adapters_change_nothing_at_first_and_are_merged_exactly(transformer: nn
 
 
 def test_only_thin_matrices_and_the_head_train(transformer: nn.Module) -> None:
-    adapt(transformer, "head", 4, seed=0)
+    add_adapters(transformer, "head", 4, seed=0)
     freeze(transformer, "head", "lora")
     trained = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
     assert len(trained) == 2 + 2 * 4 * 2
@@ -49,7 +49,7 @@ def test_only_thin_matrices_and_the_head_train(transformer: nn.Module) -> None:
 def test_attention_that_reads_a_weight_without_calling_its_layer_is_adapted_too() -> None:
     torch.manual_seed(0)
     attention = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
-    adapt(attention, "1", 2, seed=0)
+    add_adapters(attention, "1", 2, seed=0)
     freeze(attention, "1", "lora")
     attention(torch.rand(2, 3, 8)).sum().backward()
     gradients = {name: p.grad for name, p in attention.named_parameters() if p.requires_grad}
@@ -59,4 +59,4 @@ def test_attention_that_reads_a_weight_without_calling_its_layer_is_adapted_too(
 
 def test_a_network_without_linear_layers_is_refused() -> None:
     with pytest.raises(ModelError, match="has none; use 'last-stage'"):
-        adapt(torchvision.models.resnet18(), "fc", 4, seed=0)
+        add_adapters(torchvision.models.resnet18(), "fc", 4, seed=0)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from thaw.nets.freezing import freeze, set_mode
 from thaw.nets.prefix.observe import macs
-from thaw.nets.prefix.split import Split, split
+from thaw.nets.prefix.split import Cut, Split, split
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -21,16 +21,17 @@ def alexnet(train: list[str], frozen: str) -> Split:
     torch.manual_seed(0)
     model = torchvision.models.alexnet(num_classes=2)
     freeze(model, "classifier.6", train)
-    return split(model, torch.zeros(1, 3, 224, 224), frozen)  # type: ignore[arg-type]
+    set_mode(model, frozen)  # type: ignore[arg-type]
+    return split(model, torch.zeros(1, 3, 224, 224))
 
 
 def test_active_dropout_puts_both_founding_arms_behind_one_frontier() -> None:
     head = alexnet(["classifier.6"], "train")
     last_two = alexnet(["classifier.4", "classifier.6"], "train")
-    assert head.frontier == last_two.frontier == ("flatten",)
+    assert head.cut.frontier == last_two.cut.frontier == ("flatten",)
     assert head.shapes == last_two.shapes == ((9216,),)
-    assert head.key == last_two.key
-    assert head.prefix_macs / head.total_macs > 0.9
+    assert head.cut.graph == last_two.cut.graph
+    assert head.cut.macs / head.total_macs > 0.9
     assert head.total_macs == last_two.total_macs == 710_100_672  # 714,188,480 with ImageNet's 1,000 classes
     logits = [head.suffix(torch.ones(2, 9216)) for _ in range(2)]
     assert not torch.equal(*logits)  # the dropout before the head is active
@@ -39,9 +40,9 @@ def test_active_dropout_puts_both_founding_arms_behind_one_frontier() -> None:
 def test_dropout_in_evaluation_mode_moves_the_frontier_to_the_head() -> None:
     head = alexnet(["classifier.6"], "eval")
     last_two = alexnet(["classifier.4", "classifier.6"], "eval")
-    assert head.frontier == ("classifier.5",)
+    assert head.cut.frontier == ("classifier.5",)
     assert head.shapes == last_two.shapes == ((4096,),)
-    assert head.key != last_two.key
+    assert head.cut.graph != last_two.cut.graph
     assert torch.equal(*[head.suffix(torch.ones(2, 4096)) for _ in range(2)])
 
 
@@ -50,49 +51,53 @@ def test_parts_share_the_model_and_leave_random_numbers_and_statistics_alone() -
     model = torchvision.models.mobilenet_v2(num_classes=2)
     freeze(model, "classifier.1", ["features.18", "classifier.1"])
     state, before = torch.get_rng_state(), copy.deepcopy(model.state_dict())
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     mine = {id(parameter) for parameter in model.parameters()}
     assert parts.prefix is not None
-    for part in (parts.prefix, parts.suffix, parts.scorer):
+    for part in (parts.prefix, parts.suffix, parts.evaluation):
         assert {id(parameter) for parameter in part.parameters()} <= mine
     assert {id(p) for p in parts.suffix.parameters()} >= {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_scorer_follows_training_although_modules_remember() -> None:
-    """TinyViT keeps its attention biases while in evaluation mode; the scorer must see the trained ones."""
+def test_evaluation_follows_training_although_modules_remember() -> None:
+    """TinyViT keeps its attention biases while in evaluation mode; evaluation must see the trained ones."""
     model = timm.create_model("tiny_vit_5m_224", num_classes=2)
     freeze(model, "head.fc", ["stages.3", "head"])
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert parts.prefix is not None
     with torch.no_grad():
         kept = parts.prefix(IMAGES)
-        parts.scorer(*kept)
+        parts.evaluation(*kept)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-        assert torch.equal(parts.scorer(*kept), copy.deepcopy(model).eval()(IMAGES))
+        assert torch.equal(parts.evaluation(*kept), copy.deepcopy(model).eval()(IMAGES))
 
 
 def test_everything_trains() -> None:
     model = torchvision.models.resnet18(num_classes=2)
     freeze(model, "fc", "all")
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert parts.prefix is None
     assert parts.suffix is model
     assert model.training
-    assert not parts.scorer.training
-    assert (parts.frontier, parts.shapes, parts.key, parts.prefix_macs, parts.reason) == ((), (), "", 0, "")
+    assert not parts.evaluation.training
+    assert (parts.cut, parts.shapes, parts.reason) == (Cut("", (), (), 0), (), "")
     with torch.no_grad():
-        assert torch.equal(parts.scorer(IMAGES), copy.deepcopy(model).eval()(IMAGES))
+        assert torch.equal(parts.evaluation(IMAGES), copy.deepcopy(model).eval()(IMAGES))
 
 
 def test_first_layer_trains() -> None:
     model = torchvision.models.resnet18(num_classes=2)
     freeze(model, "fc", ["conv1"])
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert parts.prefix is None
     assert parts.suffix is model
     assert "before its first" in parts.reason
@@ -184,7 +189,8 @@ def test_whatever_the_middle_does_the_parts_equal_the_whole(
     freeze(model, "head", ["head", "scale"])
     whole = copy.deepcopy(model)
     set_mode(whole, "train")
-    parts = split(model, IMAGES, "train")
+    set_mode(model, "train")
+    parts = split(model, IMAGES)
     assert parts.prefix is not None, parts.reason
     assert list(parts.shapes) == shapes
     images = torch.randn(size, 3, 64, 64)
@@ -204,7 +210,7 @@ def test_whatever_the_middle_does_the_parts_equal_the_whole(
     assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
     with torch.no_grad():
         if middle is not noise:
-            assert torch.equal(parts.scorer(*kept), whole.eval()(images))
+            assert torch.equal(parts.evaluation(*kept), whole.eval()(images))
 
 
 def test_networks_that_cannot_be_followed_run_whole() -> None:
@@ -215,7 +221,8 @@ def test_networks_that_cannot_be_followed_run_whole() -> None:
 
     model = Crooked(noise)
     freeze(model, "head", "head")
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert parts.prefix is None
     assert parts.suffix is model
     assert "cannot be traced" in parts.reason
@@ -229,7 +236,8 @@ def test_a_part_that_reads_what_was_overwritten_runs_whole() -> None:
     torch.manual_seed(0)
     model = Small(read_late)
     freeze(model, "head", ["head", "scale"])
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert parts.prefix is None
     assert "other numbers" in parts.reason
 
@@ -241,7 +249,8 @@ def test_key_stands_for_the_computation_and_the_names_it_reads() -> None:
         for name, layer in (layers | {"head": nn.Linear(4, 2)}).items():
             model.add_module(name, layer)
         freeze(model, "head", "head")
-        return split(model, IMAGES, "eval").key
+        set_mode(model, "eval")
+        return split(model, IMAGES).cut.graph
 
     assert key("first") == key("first")
     assert len({key("first"), key("other"), key("first", stride=2)}) == 3
@@ -252,7 +261,8 @@ def test_frozen_batch_normalisation_after_a_trained_layer_keeps_its_statistics()
     model = torchvision.models.resnet18(num_classes=2)
     freeze(model, "fc", ["layer4.0.conv1", "fc"])
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    parts = split(model, IMAGES, "eval")
+    set_mode(model, "eval")
+    parts = split(model, IMAGES)
     assert parts.prefix is not None
     with torch.no_grad():
         parts.suffix(*parts.prefix(IMAGES))
@@ -267,10 +277,11 @@ def test_split_on_a_gpu(name: str) -> None:
     freeze(model, "", [next(reversed(dict(model.named_parameters()))).rpartition(".")[0]])
     images = IMAGES.cuda()
     with torch.autocast("cuda", torch.bfloat16):
-        parts = split(model, images, "eval")
+        set_mode(model, "eval")
+        parts = split(model, images)
         assert parts.prefix is not None, parts.reason
         with torch.no_grad():
-            assert torch.equal(parts.scorer(*parts.prefix(images)), copy.deepcopy(model).eval()(images))
+            assert torch.equal(parts.evaluation(*parts.prefix(images)), copy.deepcopy(model).eval()(images))
 
 
 def test_operations_are_counted_where_a_layer_is_given_a_trained_parameter() -> None:

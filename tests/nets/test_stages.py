@@ -1,4 +1,4 @@
-"""Blocks, the last stage of any backbone, and layer-wise rates against timm's own."""
+"""Blocks, the last stage of any backbone, and layer-wise learning rates against timm's own."""
 
 import pytest
 import timm
@@ -8,7 +8,7 @@ from timm.optim import param_groups_layer_decay
 
 from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze
-from thaw.nets.stages import blocks, depth_scales, last_stage
+from thaw.nets.stages import blocks, last_stage, layer_decay_scales
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def test_blocks_of_torchvisions_transformer_leave_its_position_embedding_out() -
     ]
 
 
-def test_layer_wise_rates_are_those_of_timm() -> None:
+def test_layer_wise_learning_rates_are_those_of_timm() -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=4)
     groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.7)
     expected = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    scales = depth_scales(model, "head", 0.7, 224)
+    scales = layer_decay_scales(model, "head", 0.7, 224)
     # timm counts the last norm with the head and the patch embedding with the position embedding; blocks are ours
     inside = [parameter for block in model.blocks for parameter in block.parameters()]
     ratio = {round(scales[parameter] / expected[id(parameter)], 6) for parameter in inside}

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from markdown_it import MarkdownIt
 
-from accessibility import broken_rules
-from synthetic_run import SEVEN, TWO, make_run
+from helpers.accessibility import broken_rules
+from helpers.synthetic_run import SEVEN, TWO, make_run
 from thaw.report import page as page_module
 from thaw.report.page import write_report
 
@@ -136,7 +136,7 @@ def test_gallery_filters(open_page, run):
     says = {arm: rows(run, arm) for arm in ARMS}
     right = {arm: {name for name, (label, said, _) in says[arm].items() if label == said} for arm in ARMS}
     everything = set(says["head"])
-    suspects = {row["id"] for row in pq.read_table(run / "suspects.parquet").to_pylist()}
+    errors = {row["id"] for row in pq.read_table(run / "label_errors.parquet").to_pylist()}
     sliced = {row["id"]: row["slice:eyeglasses"] for row in pq.read_table(run / "gallery.parquet").to_pylist()}
 
     def chosen(**values):
@@ -154,7 +154,7 @@ def test_gallery_filters(open_page, run):
     assert chosen(arm="head", kind="only this arm right") == right["head"] - right["scratch"] - right["everything"]
     alone = (right["scratch"] & right["everything"]) - right["head"]
     assert chosen(arm="head", kind="only this arm wrong") == alone
-    assert chosen(kind="suspect label") == suspects
+    assert chosen(kind="label errors") == errors
     males = {name for name, (label, _, _) in says["head"].items() if label == "male"}
     assert chosen(kind="every image", label="male") == males
     said = {name for name, (_, predicted, _) in says["scratch"].items() if predicted == "male"}
@@ -212,7 +212,7 @@ def test_heat_map_lies_over_the_picture_and_goes_away(open_page, run):
     assert page.locator(".cards canvas").count() == 0
 
 
-def test_mistakes_and_suspects_stand_beside_their_heat_maps(open_page, run):
+def test_mistakes_and_label_errors_stand_beside_their_heat_maps(open_page, run):
     page = open_page(run)
     for part in page.locator(".mistakes").all():
         pairs = part.locator(".looked")
@@ -228,7 +228,7 @@ def test_a_picture_has_an_address(open_page, run):
     page = open_page(run, f"#img-{quote(name, safe='')}")
     dialog = page.locator("dialog")
     assert dialog.get_by_role("heading").inner_text() == name
-    assert dialog.locator("figcaption b").all_inner_texts() == ["the picture", *ARMS]
+    assert dialog.locator("figcaption b").all_inner_texts() == ["the image", *ARMS]
     page.keyboard.press("ArrowRight")
     following = dialog.get_by_role("heading").inner_text()
     assert following != name

@@ -2,47 +2,53 @@
 
 import pytest
 
+from helpers.small_metrics import as_metrics
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.limits import findings, harm, leak, limits, narrow, people, sizes
+from thaw.scoring.slices import ColumnScores
 
 
 def gap(low, high, difference, p):
     interval = [difference - 0.02, difference + 0.03]
-    return {"low": low, "high": high, "difference": difference, "interval": interval, "p": p, "p_corrected": p}
+    return {"low": low, "high": high, "difference": difference, "interval": interval, "p": p, "p_holm": p}
 
 
 def column(name, found, values=()):
     return {"column": name, "kind": "category", "values": list(values), "gaps": {"head": found} if found else {}}
 
 
+def of_slice(value, count):
+    return {"value": value, "count": count, "small": count < 30, "arms": {}}
+
+
+def scores(name, values):
+    return ColumnScores.model_validate(column(name, None, values))
+
+
 def study(*slices, arms=("head", "all"), **more):
     """What metrics.json holds of a study that recommends `head`."""
-    runs = [{"seed": 0, "test": {"accuracy": 0.9}}]
-    return {
-        "recipe": "shapes",
-        "classes": ["disc", "square"],
-        "best": arms[-1],
-        "recommended": "head",
-        "splits": {"train": 5000, "test": 1000},
-        "data": {"source": "shapes/", "group": None},
-        "comparisons": [],
-        "arms": {arm: {"runs": runs} for arm in arms},
-        "slices": list(slices),
-        **more,
-    }
+    return {"best": arms[-1], "recommended": "head", "arms": {arm: {} for arm in arms}, "slices": list(slices), **more}
 
 
 def calibration(confidence, accuracy, after=None):
     """With an error of a tenth, and `after` a temperature where one was fitted."""
-    fitted = {"temperature": None if after is None else 1.2, "ece": 0.1, "ece_after": after, "why": "fitted on others"}
+    fitted = {
+        "temperature": None if after is None else 1.2,
+        "ece": 0.1,
+        "ece_after": after,
+        "reason": "fitted on others",
+    }
     return fitted | {
-        "bins": [{"count": 0, "confidence": None}, {"count": 50, "confidence": confidence, "accuracy": accuracy}]
+        "bins": [
+            {"low": 0.0, "high": 0.5, "count": 0, "confidence": None, "accuracy": None},
+            {"low": 0.5, "high": 1.0, "count": 50, "confidence": confidence, "accuracy": accuracy},
+        ]
     }
 
 
 def test_a_clear_gap_is_told_with_its_test():
     metrics = study(column("age", gap("0-9", "20-29", 0.123, 0.00001)))
-    assert failures(metrics)["slices"] == (
+    assert failures(as_metrics(metrics))["slices"] == (
         "For `head`, age 0-9 is 12.3 points harder than age 20-29 (95% interval 10.3 to 15.3; corrected p < 0.0001)."
     )
 
@@ -55,39 +61,39 @@ def test_clear_gaps_come_first_and_unclear_ones_are_not_hidden():
         column("camera", None),
         column("glasses", gap("yes", "no", 0.01, 1.0)),
     )
-    assert [name for name, _ in gaps(metrics, "head")] == ["age", "race", "hat", "glasses"]
-    told = failures(metrics)["slices"]
+    assert [name for name, _ in gaps(as_metrics(metrics), "head")] == ["age", "race", "hat", "glasses"]
+    told = failures(as_metrics(metrics))["slices"]
     assert told.startswith("For `head`, age old is 10.0 points harder than age young (")
     assert "The test set also shows a gap by race. It shows no gap by hat or glasses beyond what chance may" in told
 
 
 def test_no_gap_at_all():
-    assert failures(study(column("hat", gap("yes", "no", 0.2, 0.3))))["slices"] == (
+    assert failures(as_metrics(study(column("hat", gap("yes", "no", 0.2, 0.3)))))["slices"] == (
         "For `head`, the test set shows no gap by hat beyond what chance may explain. The widest: hat yes is 20.0 "
         "points harder than hat no (95% interval 18.0 to 23.0; corrected p = 0.3), which chance alone may explain."
     )
-    assert "no gap of `head` can be tested" in failures(study(column("hat", None)))["slices"]
-    assert failures(study()) == {}
+    assert "no gap of `head` can be tested" in failures(as_metrics(study(column("hat", None))))["slices"]
+    assert "slices" not in failures(as_metrics(study()))
 
 
 def test_small_slices_are_named():
-    values = [{"value": "0-9", "count": 12, "small": True}, {"value": "10-19", "count": 400, "small": False}]
+    values = [of_slice("0-9", 12), of_slice("10-19", 400)]
     said = "0-9 (12) has fewer than 30 images: read with care"
-    assert small_slices(column("age", None, values)) == f"{said}."
-    assert small_slices(column("age", None, [*values, values[1]])) == f"{said}, and left out of the largest gap."
-    assert small_slices(column("age", None, values[1:])) == ""
+    assert small_slices(scores("age", values)) == f"{said}."
+    assert small_slices(scores("age", [*values, values[1]])) == f"{said}, and left out of the largest gap."
+    assert small_slices(scores("age", values[1:])) == ""
 
 
 def test_calibration_is_grouped_by_its_verdict():
     metrics = study(arms=("head", "all", "Last"))
     for arm, (sure, right) in {"head": (0.95, 0.9), "all": (0.905, 0.9), "Last": (0.99, 0.9)}.items():
         metrics["arms"][arm]["calibration"] = calibration(sure, right)
-    assert failures(metrics)["calibration"] == (
+    assert failures(as_metrics(metrics))["calibration"] == (
         "Overconfident on average: `head` (95.0% sure, 90.0% right) and `Last` (99.0% sure, 90.0% right); "
         "even on average: `all` (90.5% sure, 90.0% right). No temperature was fitted: fitted on others."
     )
     metrics["arms"]["head"]["calibration"] = calibration(0.8, 0.9)
-    assert failures(metrics)["calibration"].startswith("Underconfident on average: `head`")
+    assert failures(as_metrics(metrics))["calibration"].startswith("Underconfident on average: `head`")
 
 
 @pytest.mark.parametrize(
@@ -99,89 +105,101 @@ def test_what_temperatures_do_is_told(errors, of):
     for arm, after in zip(metrics["arms"], errors, strict=True):
         metrics["arms"][arm]["calibration"] = calibration(0.9, 0.9, after)
     told = f"A temperature, fitted on others, lowers the calibration error on test of {of}."
-    assert failures(metrics)["calibration"].endswith(told)
+    assert failures(as_metrics(metrics))["calibration"].endswith(told)
     metrics["arms"]["third"] = {**metrics["arms"]["head"], "calibration": calibration(0.9, 0.9)}
-    assert failures(metrics)["calibration"].endswith(f"{told} None was fitted for `third`: fitted on others.")
+    assert failures(as_metrics(metrics))["calibration"].endswith(
+        f"{told} None was fitted for `third`: fitted on others."
+    )
 
 
 def test_intervals_of_small_test_sets_are_called_narrow():
     metrics = study()
-    assert narrow(metrics) == ""
-    metrics["splits"]["test"] = 60
-    assert narrow(metrics).startswith("With 60 test images, the intervals of precision, recall and F1 are somewhat too")
+    assert narrow(as_metrics(metrics)) == ""
+    metrics["splits"] = {"test": 60}
+    assert narrow(as_metrics(metrics)).startswith(
+        "With 60 test images, the intervals of precision, recall and F1 are somewhat too"
+    )
 
 
 def test_agreement():
-    found = {"all_right": 800, "none_right": 1, "only": {"head": 3, "all": 40}, "only_wrong": {"head": 1, "all": 2}}
-    assert failures(study(agreement=found))["agreement"] == (
+    found = {
+        "all_right": 800,
+        "none_right": 1,
+        "only_right": {"head": 3, "all": 40},
+        "only_wrong": {"head": 1, "all": 2},
+    }
+    assert failures(as_metrics(study(agreement=found)))["agreement"] == (
         "Every arm is right on 800 of 1,000 test images and none on 1; `all` is alone in being right on 40, more than "
         "any other arm."
     )
-    found["only"] = {"head": 3, "all": 3}
-    assert failures(study(agreement=found))["agreement"].endswith(
+    found["only_right"] = {"head": 3, "all": 3}
+    assert failures(as_metrics(study(agreement=found)))["agreement"].endswith(
         "`head` and `all` are each alone in being right on 3."
     )
-    found["only"] = {"head": 0, "all": 0}
-    assert failures(study(agreement=found))["agreement"].endswith("no arm is alone in being right on any.")
-    assert "agreement" not in failures(study(agreement=found, arms=("head",)))
+    found["only_right"] = {"head": 0, "all": 0}
+    assert failures(as_metrics(study(agreement=found)))["agreement"].endswith("no arm is alone in being right on any.")
+    assert "agreement" not in failures(as_metrics(study(agreement=found, arms=("head",))))
 
 
-def test_suspects():
+def test_label_errors():
     found = {"count": 1, "checked": 6000, "method": "a probe, out of fold"}
-    told = failures(study(suspects=found))["suspects"]
+    told = failures(as_metrics(study(label_errors=found)))["label_errors"]
     assert told.startswith("1 of 6,000 labels looks wrong. A person should decide")
     assert told.endswith("They were checked by a probe, out of fold.")
-    assert failures(study(suspects=found | {"count": 0}))["suspects"].startswith(
+    assert failures(as_metrics(study(label_errors=found | {"count": 0})))["label_errors"].startswith(
         "None of 6,000 labels look wrong. They were"
     )
 
 
 def test_limits_of_a_plain_study():
-    told = limits(study())
+    told = limits(as_metrics(study()))
     assert list(told) == ["New images", "Test set", "Seeds", "Choice"]
     assert "images like those of shapes/" in told["New images"]
     comparison = {"arms": ["all", "head"], "difference": 0.01, "interval": [-0.01, 0.03], "p_holm": 0.4}
-    told = limits(study(comparisons=[comparison | {"images_needed": 9000}]))
+    told = limits(as_metrics(study(comparisons=[comparison | {"images_needed": 9000}])))
     assert told["Test set"] == "1,000 test images cannot tell `all` from `head`; that is no proof that they are alike."
-    assert "Choice" not in limits(study(arms=("head",)))
+    assert "Choice" not in limits(as_metrics(study(arms=("head",))))
 
 
 def test_whom_a_model_serves_worse_or_why_that_is_not_known():
-    told = harm(study(column("age", gap("0-9", "20-29", 0.123, 0.00001)), column("camera", None)))
+    told = harm(as_metrics(study(column("age", gap("0-9", "20-29", 0.123, 0.00001)), column("camera", None))))
     assert told.startswith("For `head`: age 0-9 is 12.3 points harder than age 20-29 (")
     unknown = "so this study cannot say whom its models serve worse. Test on more images before"
-    few = [{"value": name, "count": count, "small": count < 30} for name, count in (("a", 29), ("b", 40), ("c", 3))]
-    told = harm(study(column("site", None, few)))
+    few = [of_slice("a", 29), of_slice("b", 40), of_slice("c", 3)]
+    told = harm(as_metrics(study(column("site", None, few))))
     assert told.startswith(f"No column has two slices of 30 test images or more, {unknown}")
-    assert harm(study()).startswith(
+    assert harm(as_metrics(study())).startswith(
         "This study has no column to slice by, so it cannot say whom its models serve worse"
     )
 
 
 def test_leak():
-    found = {"test_images": 44, "accuracy": 0.943, "accuracy_grouped": 0.852, "worth": 0.091, "interval": [0.05, 0.13]}
+    found = {"accuracy": 0.943, "accuracy_grouped": 0.852, "effect": 0.091, "interval": [0.05, 0.13], "method": "probe"}
     told = (
         "44 of 1,000 test images have a duplicate in another split. A linear probe is right on 94.3% as they are split "
         "and on 85.2% where duplicates stay together, a difference of 9.1 points (95% interval 5.0 to 13.0){}; every "
         "accuracy here is as they are split."
     )
-    assert leak(study(audit={"leak": found})) == told.format("")
+    assert leak(as_metrics(study(audit={"leaked": 44, "leak": found}))) == told.format("")
     told = told.replace("5.0 to", "−1.0 to")
-    assert leak(study(audit={"leak": found | {"interval": [-0.01, 0.13]}})) == told.format(" that chance may explain")
-    assert leak(study(audit={"leak": None})) == ""
-    assert leak(study()) == ""
+    assert leak(as_metrics(study(audit={"leaked": 44, "leak": found | {"interval": [-0.01, 0.13]}}))) == told.format(
+        " that chance may explain"
+    )
+    assert leak(as_metrics(study(audit={"leak": None}))) == ""
 
 
 def test_findings_come_by_severity():
-    found = [{"severity": name, "what": name} for name in ("note", "error", "odd", "warning")]
-    assert [it["what"] for it in findings(study(audit={"findings": found}))] == ["Error.", "Warning.", "Note.", "Odd."]
+    found = [{"severity": name, "what": name} for name in ("note", "error", "warning")]
+    assert [it.what for it in findings(as_metrics(study(audit={"findings": found})))] == ["Error.", "Warning.", "Note."]
 
 
 def test_sizes():
     found = {"images": 2008, "sizes": {name: [64, 32] for name in ("smallest", "median", "largest")}}
-    assert sizes(study(audit=found)) == "2,008 images, all of 64 × 32 pixels."
+    assert sizes(as_metrics(study(audit=found))) == "2,008 images, all of 64 × 32 pixels."
     found["sizes"]["largest"] = [900, 700]
-    assert sizes(study(audit=found)).endswith("the median of 64 × 32 pixels, the largest of 900 × 700 pixels.")
+    assert sizes(as_metrics(study(audit=found))).endswith(
+        "the median of 64 × 32 pixels, the largest of 900 × 700 pixels."
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,8 +210,8 @@ def test_sizes():
         ({"classes": ["Female", "male"]}, ["Female", "male"]),
         ({"classes": ["mango", "humane"]}, []),
         ({"slices": [column("age", None), column("camera", None)]}, ["age"]),
-        ({"data": {"source": "x", "group": "person_id"}}, ["person_id"]),
+        ({"data": {"group": "person_id"}}, ["person_id"]),
     ],
 )
 def test_people_are_known_by_whole_words(changed, names):
-    assert people(study() | changed) == names
+    assert people(as_metrics(study() | changed)) == names

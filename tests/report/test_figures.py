@@ -21,6 +21,8 @@ from thaw.report.figures import (
     plot_search,
 )
 from thaw.report.svg import inline_svg, png
+from thaw.scoring.calibration import ReliabilityBin
+from thaw.scoring.slices import SliceScores
 
 
 def lines(ax):
@@ -128,7 +130,7 @@ def test_reliability_leaves_out_empty_bins_and_grows_with_images():
         {"low": 0.5, "high": 0.75, "count": 20, "confidence": 0.7, "accuracy": 0.6},
         {"low": 0.75, "high": 1.0, "count": 80, "confidence": 0.95, "accuracy": 0.9},
     ]
-    ax = plot_reliability(bins, ARM_COLOURS[0])
+    ax = plot_reliability([ReliabilityBin.model_validate(one) for one in bins], ARM_COLOURS[0])
     dots = ax.collections[-1]
     assert dots.get_offsets().tolist() == [[0.7, 0.6], [0.95, 0.9]]
     small, large = dots.get_sizes()
@@ -140,7 +142,8 @@ def test_reliability_leaves_out_empty_bins_and_grows_with_images():
 def test_slices_show_every_value_and_hollow_small_ones():
     def value(name, count, small, accuracy):
         found = {"accuracy": accuracy, "interval": [accuracy - 0.1, accuracy + 0.05]}
-        return {"value": name, "count": count, "small": small, "arms": {"head": found, "all": found}}
+        told = {"value": name, "count": count, "small": small, "arms": {"head": found, "all": found}}
+        return SliceScores.model_validate(told)
 
     ax = plot_slices([value("0-9", 12, True, 0.7), value("10-19", 4000, False, 0.9)], ["head", "all"])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["0-9 (12)", "10-19 (4,000)"]

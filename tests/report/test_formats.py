@@ -1,4 +1,4 @@
-"""Numbers and names as the report writes them."""
+"""Numbers and names in words, and escaped for where they are written."""
 
 import pytest
 
@@ -41,9 +41,9 @@ from thaw import text as formats
         (formats.seconds, 200, "3 min 20 s"),
         (formats.seconds, 3599.9, "1 h"),
         (formats.seconds, 3900, "1 h 5 min"),
-        (formats.size, 36864, "36 KiB"),
-        (formats.size, 512, "512 bytes"),
-        (formats.size, 1_500_000, "1.4 MiB"),
+        (formats.format_bytes, 36864, "36 KiB"),
+        (formats.format_bytes, 512, "512 bytes"),
+        (formats.format_bytes, 1_500_000, "1.4 MiB"),
         (formats.day, "2026-03-05T10:11:12+00:00", "5 March 2026"),
         (formats.short, "a\nb\x00c\u202ed", "a b c d"),
         (formats.short, "x" * 50, "x" * 39 + "…"),
@@ -61,3 +61,21 @@ def test_written(write, value, written):
 
 def test_count_takes_the_plural():
     assert [formats.count(number, "image") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert formats.count(2, "class has", "classes have") == "2 classes have"
+
+
+@pytest.mark.parametrize(
+    ("escape", "text", "escaped"),
+    [
+        (formats.escape_terminal, "a\x1b[2J\n\tb", "a\\x1b[2J\n\tb"),
+        (formats.escape_terminal, "👩\u200d🔬", "👩\u200d🔬"),
+        (formats.escape_line, "a\x1b[2J\n\tb", "a\\x1b[2J\\n\\tb"),
+        (formats.escape_markdown, "a|b\n<c> [d](e)", r"a\|b \<c\> \[d\](e)"),
+        (formats.escape_csv, "=cmd()", "'=cmd()"),
+        (formats.escape_csv, "-2.5", "-2.5"),
+        (formats.escape_csv, "-2+cmd()", "'-2+cmd()"),
+        (formats.escape_bytes, "caf\udce9 ☕", "caf\\xe9 ☕"),
+    ],
+)
+def test_escaped(escape, text, escaped):
+    assert escape(text) == escaped

@@ -5,14 +5,14 @@ import io
 import json
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from synthetic_run import make_run
+from helpers.synthetic_run import make_run
 from thaw.report import gallery as gallery_module
-from thaw.report.gallery import duplicate_pairs, gallery, mistakes, suspects
+from thaw.report.gallery import duplicate_pairs, gallery, label_errors, mistakes
+from thaw.run.metrics import read_metrics
 
 HOSTILE = "</script><!--<script>&amp;\u2028"
 
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metrics(run):
-    return json.loads((run / "metrics.json").read_text())
+    return read_metrics(run)
 
 
 def test_answers_are_those_of_the_first_seed(run, metrics):
@@ -45,20 +45,20 @@ def test_pictures_maps_and_slices_are_those_of_the_run(run, metrics):
     found = json.loads(gallery(run, metrics))
     rows = pq.read_table(run / "gallery.parquet").to_pylist()
     assert [base64.b64decode(uri.partition(",")[2]) for uri in found["pictures"]] == [row["image"] for row in rows]
-    for arm in metrics["arms"]:
+    for arm in metrics.arms:
         maps = [base64.b64decode(encoded) for encoded in found["arms"][arm]["heat"]]
         assert maps == [row[f"heat:{arm}"] for row in rows]
     assert found["slices"]["eyeglasses"] == [row["slice:eyeglasses"] for row in rows]
-    named = {row["id"]: row["suggested"] for row in pq.read_table(run / "suspects.parquet").to_pylist()}
+    named = {row["id"]: row["suggested"] for row in pq.read_table(run / "label_errors.parquet").to_pylist()}
     assert found["suspects"] == [named.get(row["id"]) for row in rows]
 
 
-def test_mistakes_and_suspects_bear_the_map_of_their_arm(tmp_path):
+def test_mistakes_and_label_errors_have_the_map_of_their_arm(tmp_path):
     run = make_run(tmp_path, images=60, errors=True)
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_metrics(run)
     for found, table, arm in (
-        (mistakes(run, metrics), "gallery", metrics["best"]),
-        (suspects(run, metrics), "suspects", metrics["recommended"]),
+        (mistakes(run, metrics), "gallery", metrics.best),
+        (label_errors(run, metrics), "label_errors", metrics.recommended),
     ):
         maps = {row["id"]: row[f"heat:{arm}"] for row in pq.read_table(run / f"{table}.parquet").to_pylist()}
         assert found
@@ -89,22 +89,14 @@ def test_pictures_beyond_the_budget_become_smaller(run, metrics, monkeypatch):
 def test_duplicate_pairs_are_shown_where_both_pictures_were_kept(run, metrics):
     kept = {row["id"] for row in pq.read_table(run / "gallery.parquet").to_pylist()}
     kept |= {row["id"] for row in pq.read_table(run / "examples.parquet").to_pylist()}
-    expected = [(it["a"], it["b"]) for it in metrics["audit"]["pairs"] if {it["a"], it["b"]} <= kept]
+    expected = [(it.a, it.b) for it in metrics.audit.pairs if {it.a, it.b} <= kept]
     assert expected
-    assert [(it["a"], it["b"]) for it in duplicate_pairs(run, metrics)] == expected
+    assert [(it.a, it.b) for it, _, _ in duplicate_pairs(run, metrics)] == expected
 
 
-def test_a_run_without_the_tables_has_no_gallery(tmp_path):
-    run = make_run(tmp_path, images=60)
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert gallery(run, metrics) is None
-    assert suspects(run, metrics) == []
-    assert duplicate_pairs(run, metrics) == []
-
-
-def test_a_run_without_suspects(run, metrics, tmp_path):
+def test_a_run_without_label_errors(run, metrics, tmp_path):
     for name in ("gallery.parquet", "predictions.parquet", "examples.parquet"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    pq.write_table(pa.table({"id": [], "suggested": [], "image": []}), tmp_path / "suspects.parquet")
+    pq.write_table(pq.read_table(run / "label_errors.parquet").slice(0, 0), tmp_path / "label_errors.parquet")
     assert set(json.loads(gallery(tmp_path, metrics))["suspects"]) == {None}
-    assert suspects(tmp_path, metrics) == []
+    assert label_errors(tmp_path, metrics) == []

@@ -28,8 +28,8 @@ def test_error_is_that_of_a_loop_over_images(classes: int) -> None:
         held[place].append((row.max(), row.argmax() == label))
     expected = sum(abs(sum(sure for sure, _ in own) - sum(right for _, right in own)) for own in held) / 300
     assert error == pytest.approx(expected)
-    assert [it["count"] for it in bins] == [len(own) for own in held]
-    assert all((it["accuracy"] is None) == (it["count"] == 0) for it in bins)
+    assert [it.count for it in bins] == [len(own) for own in held]
+    assert all((it.accuracy is None) == (it.count == 0) for it in bins)
 
 
 def test_temperature_is_the_one_that_torch_finds() -> None:
@@ -48,21 +48,21 @@ def test_temperature_is_the_one_that_torch_finds() -> None:
     assert fit_temperature(labels, logits) == pytest.approx(float(log_temperature.exp().detach()), rel=1e-3)
 
 
-def test_overconfidence_is_mended_by_validation_alone() -> None:
+def test_overconfidence_is_corrected_by_validation_alone() -> None:
     labels, logits = answers(2000, 3, 3.0)
     found = calibrate(labels, logits, answers(2000, 3, 3.0, seed=1))
-    assert found["temperature"] == pytest.approx(3, rel=0.15)
-    assert found["ece_after"] < 0.04 < 0.1 < found["ece"]
+    assert found.temperature == pytest.approx(3, rel=0.15)
+    assert found.ece_after < 0.04 < 0.1 < found.ece
     without = calibrate(labels, logits, None)
-    assert without["temperature"] is without["ece_after"] is None
-    assert "train.refit" in without["why"]
-    assert without["ece"] == found["ece"]
+    assert without.temperature is without.ece_after is None
+    assert "train.refit" in without.reason
+    assert without.ece == found.ece
 
 
 def test_an_arm_that_is_always_right_on_validation_gets_no_temperature() -> None:
     labels = np.array([0, 1, 0, 1])
     logits = np.array([[9, 0], [0, 9], [9, 0], [0, 9]], dtype=np.float32)
     found = calibrate(labels, logits, (labels, logits))
-    assert found["temperature"] is found["ece_after"] is None
-    assert found["why"].startswith("all 4 validation images are right")
-    assert calibrate(labels, logits, (1 - labels, logits))["temperature"] > 1
+    assert found.temperature is found.ece_after is None
+    assert found.reason.startswith("all 4 validation images are classified correctly")
+    assert calibrate(labels, logits, (1 - labels, logits)).temperature > 1

@@ -1,4 +1,4 @@
-"""What a leak is worth: nothing where there is none, what was planted where there is, with its coverage."""
+"""The effect of a leak: nothing where there is none, what was planted where there is, with its coverage."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def split(part: np.ndarray) -> Splits:
     return Splits(train, validation, test, {})
 
 
-def test_copies_that_are_split_at_random_are_worth_much() -> None:
+def test_copies_that_are_split_at_random_raise_accuracy() -> None:
     features, labels, clusters = drawn(0)
     part = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [150, 30, 60]))
     found = estimate_leak(features, labels, split(part), clusters)
@@ -32,10 +32,10 @@ def test_copies_that_are_split_at_random_are_worth_much() -> None:
     assert found.accuracy > 0.9
     assert found.accuracy_grouped < 0.8
     assert found.interval[0] > 0.05
-    assert found.worth == found.accuracy - found.accuracy_grouped
+    assert found.effect == found.accuracy - found.accuracy_grouped
 
 
-def test_copies_that_stay_together_are_worth_nothing() -> None:
+def test_copies_that_stay_together_change_nothing() -> None:
     inside = 0
     for seed in range(20):
         features, labels, clusters = drawn(seed)
@@ -59,7 +59,7 @@ def test_the_interval_is_what_resampling_clusters_gives() -> None:
     assert abs(np.sqrt(50 / 49 * shares @ shares) / np.std(resampled) - 1) < 0.06
 
 
-def test_what_cannot_be_kept_together_is_worth_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_kept_together_has_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels, _ = drawn(0)
     part = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [150, 30, 60]))
     assert estimate_leak(features, labels, split(part), np.zeros(240, np.int64)) is None

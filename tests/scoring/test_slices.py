@@ -95,39 +95,39 @@ def test_accuracies_and_gaps_are_those_of_scipy_and_statsmodels() -> None:
     tests = []
     for column in found:
         hits = {}
-        for it in column["values"]:
-            inside = np.array(table[column["column"]]) == it["value"]
-            hits[it["value"]] = (int(right[0, inside].sum()), int(inside.sum()))
-            own = it["arms"]["arm"]
-            assert own["accuracy"] == pytest.approx(np.divide(*hits[it["value"]]))
-            assert own["interval"] == pytest.approx(proportion_confint(*hits[it["value"]], method="wilson"))
-            assert it["count"] == inside.sum()
-        gap = column["gaps"]["arm"]
+        for it in column.values:
+            inside = np.array(table[column.column]) == it.value
+            hits[it.value] = (int(right[0, inside].sum()), int(inside.sum()))
+            own = it.arms["arm"]
+            assert own.accuracy == pytest.approx(np.divide(*hits[it.value]))
+            assert own.interval == pytest.approx(proportion_confint(*hits[it.value], method="wilson"))
+            assert it.count == inside.sum()
+        gap = column.gaps["arm"]
         shares = {value: hit / count for value, (hit, count) in hits.items()}
-        assert (gap["low"], gap["high"]) == (min(shares, key=shares.get), max(shares, key=shares.get))
-        expected = confint_proportions_2indep(*hits[gap["high"]], *hits[gap["low"]], method="newcomb")
-        assert gap["interval"] == pytest.approx(expected)
+        assert (gap.low, gap.high) == (min(shares, key=shares.get), max(shares, key=shares.get))
+        expected = confint_proportions_2indep(*hits[gap.high], *hits[gap.low], method="newcomb")
+        assert gap.interval == pytest.approx(expected)
         for one, other in combinations(hits, 2):
             odds = [(hit, count - hit) for hit, count in (hits[one], hits[other])]
-            tests.append((column["column"], {one, other}, stats.fisher_exact(odds).pvalue))
+            tests.append((column.column, {one, other}, stats.fisher_exact(odds).pvalue))
     corrected = multipletests([p for *_, p in tests], method="holm")[1]
     for column in found:
-        gap = column["gaps"]["arm"]
-        place = [(name, pair) for name, pair, _ in tests].index((column["column"], {gap["low"], gap["high"]}))
-        assert gap["p"] == pytest.approx(tests[place][2])
-        assert gap["p_corrected"] == pytest.approx(corrected[place])
+        gap = column.gaps["arm"]
+        place = [(name, pair) for name, pair, _ in tests].index((column.column, {gap.low, gap.high}))
+        assert gap.p == pytest.approx(tests[place][2])
+        assert gap.p_holm == pytest.approx(corrected[place])
 
 
 def test_small_slices_are_listed_and_left_out_of_the_gap_but_for_a_pair() -> None:
     values = ["few"] * 10 + ["one"] * 50 + ["two"] * 50
     right = np.array([[False] * 10 + [True] * 90 + [False] * 10])
     (column,) = score_slices([cut(values)], {"arm": right})
-    assert [(it["value"], it["small"]) for it in column["values"]] == [("few", True), ("one", False), ("two", False)]
-    assert (column["gaps"]["arm"]["low"], column["gaps"]["arm"]["high"]) == ("two", "one")
+    assert [(it.value, it.small) for it in column.values] == [("few", True), ("one", False), ("two", False)]
+    assert (column.gaps["arm"].low, column.gaps["arm"].high) == ("two", "one")
     (column,) = score_slices([cut(["few"] * 10 + ["rest"] * 100)], {"arm": right})
-    assert column["gaps"]["arm"]["low"] == "few"
+    assert column.gaps["arm"].low == "few"
     (column,) = score_slices([cut(["few"] * 10 + ["rest"] * 80 + ["more"] * 20)], {"arm": right})
-    assert column["gaps"] == {}
+    assert column.gaps == {}
 
 
 def test_flips_of_groups_are_counted_as_by_hand() -> None:
@@ -150,8 +150,8 @@ def test_a_gap_that_is_not_there_is_seldom_found_in_groups(within: bool) -> None
         first = np.tile([True, False], 160) if within else (random.permutation(40) % 2 == 0)[groups]
         right = random.random((1, 320)) < random.beta(2, 0.5, 40)[groups]
         slices = Slices("half", "category", ("one", "other"), first.astype(np.int64))
-        gap = score_slices([slices], {"arm": right}, groups)[0]["gaps"]["arm"]
-        found += gap["p"] < 0.05
-        covered += gap["interval"][0] <= 0 <= gap["interval"][1]
+        gap = score_slices([slices], {"arm": right}, groups)[0].gaps["arm"]
+        found += gap.p < 0.05
+        covered += gap.interval[0] <= 0 <= gap.interval[1]
     assert found <= 18
     assert covered >= 182

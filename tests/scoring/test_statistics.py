@@ -124,7 +124,7 @@ def test_groups_of_one_image_are_no_groups(seed: int, seeds: int, classes: int) 
     labels = random.integers(0, classes, 60)
     predicted = np.where(random.random((seeds, 60)) < 0.8, labels, random.integers(0, classes, (seeds, 60)))
     alone = np.arange(60)
-    plain, grouped = (score_intervals(labels, predicted, classes, groups) for groups in (None, alone))
+    plain, grouped = (dict(score_intervals(labels, predicted, classes, groups)) for groups in (None, alone))
     assert all(low <= high for low, high in plain.values())
     for name, interval in plain.items():
         assert grouped[name] == pytest.approx(interval, abs=0.03)
@@ -143,9 +143,9 @@ def test_copies_of_an_image_in_its_group_teach_nothing() -> None:
     groups = np.repeat(np.arange(images), copies)
     many = [np.repeat(values, copies) for values in (labels, first, leads)]
 
-    once = score_intervals(labels, first[None], 2)
-    copied = score_intervals(many[0], many[1][None], 2, groups)
-    naive = score_intervals(many[0], many[1][None], 2)
+    once = dict(score_intervals(labels, first[None], 2))
+    copied = dict(score_intervals(many[0], many[1][None], 2, groups))
+    naive = dict(score_intervals(many[0], many[1][None], 2))
     for name, (low, high) in once.items():
         assert copied[name] == pytest.approx((low, high), abs=0.1 * (high - low))
         assert naive[name][1] - naive[name][0] < 0.4 * (high - low)
@@ -169,11 +169,11 @@ def test_seeds_that_agree_are_no_further_images() -> None:
 
 def test_nothing_is_claimed_where_nothing_varies() -> None:
     labels = np.array([0, 1] * 10)
-    perfect = score_intervals(labels, labels[None], 2)
+    perfect = dict(score_intervals(labels, labels[None], 2))
     assert set(perfect.values()) == {wilson(1, 20)}
-    assert set(score_intervals(labels, 1 - labels[None], 2).values()) == {wilson(0, 20)}
+    assert set(dict(score_intervals(labels, 1 - labels[None], 2)).values()) == {wilson(0, 20)}
     pairs = np.arange(20) // 2
-    assert set(score_intervals(labels, labels[None], 2, pairs).values()) == {wilson(1, 10)}
+    assert set(dict(score_intervals(labels, labels[None], 2, pairs)).values()) == {wilson(1, 10)}
     same = np.zeros(20)
     assert bootstrap_difference(same) == (-wilson(0, 20)[1], wilson(0, 20)[1])
     assert bootstrap_difference(same + 1) == pytest.approx((1 - 2 * wilson(0, 20)[1], 1))
@@ -183,7 +183,7 @@ def test_nothing_is_claimed_where_nothing_varies() -> None:
     # a single group says nothing of other groups
     one_group = np.zeros(20, dtype=np.int64)
     wrong = labels[None] ^ (np.arange(20) < 3)
-    assert set(score_intervals(labels, wrong, 2, one_group).values()) == {(0, 1)}
+    assert set(dict(score_intervals(labels, wrong, 2, one_group)).values()) == {(0, 1)}
     assert bootstrap_difference(np.arange(20) / 20, one_group) == (-1, 1)
     assert sign_flips(np.ones(20, dtype=np.int64), one_group) == 1
 
@@ -202,7 +202,7 @@ def test_intervals_of_scores_hold_the_truth_as_often_as_stated() -> None:
     studies, held = 600, dict.fromkeys(truth, 0)
     for _ in range(studies):
         labels, guessed = np.divmod(random.choice(4, 300, p=chances.ravel()), 2)
-        for name, (low, high) in score_intervals(labels, guessed[None], 2).items():
+        for name, (low, high) in score_intervals(labels, guessed[None], 2):
             held[name] += low <= truth[name] <= high
     for name, number in held.items():
         assert number / studies == pytest.approx(0.95, abs=0.025), name

@@ -19,8 +19,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from conftest import picture
-from thaw.cli.app import main
+from helpers.cli import thaw
+from helpers.images import encoded_image
 from thaw.errors import StorageError
 from thaw.serve import app
 from thaw.serve.app import make_app
@@ -57,7 +57,7 @@ def test_probabilities_are_those_that_the_study_noted(small_run: Path, photograp
 
 
 def test_there_is_a_heat_map_to_lay_over_the_picture(small_run: Path) -> None:
-    told = client(small_run / "models" / "everything").post("/api/predict", content=picture(1)).json()
+    told = client(small_run / "models" / "everything").post("/api/predict", content=encoded_image(1)).json()
     heat = shown(told["heat"])
     assert heat.shape == (14, 14, 4)
     assert heat[..., 3].max() > 0
@@ -87,7 +87,7 @@ def test_a_run_answers_with_its_recommended_arm_and_similar_training_images(smal
     assert not {one["id"] for one in told["similar"]} & tested
     similarities = [one["similarity"] for one in told["similar"]]
     assert similarities == sorted(similarities, reverse=True)
-    assert asked.post("/api/predict?arm=none", content=picture(1)).status_code == 422
+    assert asked.post("/api/predict?arm=none", content=encoded_image(1)).status_code == 422
 
 
 def test_a_bundle_alone_says_what_it_lacks(small_run: Path) -> None:
@@ -95,9 +95,16 @@ def test_a_bundle_alone_says_what_it_lacks(small_run: Path) -> None:
     assert asked.get("/api/about").json()["arms"] == ["head"]
     assert asked.get("/api/run").status_code == 404
     assert asked.get("/report.html").status_code == 404
-    told = asked.post("/api/predict", content=picture(1)).json()
+    told = asked.post("/api/predict", content=encoded_image(1)).json()
     assert told["similar"] == []
     assert "serve its run" in told["similar_why"]
+
+
+def test_a_run_of_another_format_is_refused_before_it_is_served(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    (tmp_path / "metrics.json").write_text('{"format": 2}')
+    with pytest.raises(StorageError, match=r"has format 2, and this version of thaw reads format 1; run the study"):
+        Desk(tmp_path)
 
 
 def test_a_run_is_shown_finished_running_silent_and_stopped(small_run: Path, tmp_path: Path) -> None:
@@ -106,7 +113,7 @@ def test_a_run_is_shown_finished_running_silent_and_stopped(small_run: Path, tmp
     metrics = json.loads((small_run / "metrics.json").read_text())
     assert (told["state"], told["report"], told["recommended"]) == ("finished", True, metrics["recommended"])
     assert told["arms"]["head"]["accuracy"] == metrics["arms"]["head"]["test"]["accuracy"]
-    assert told["arms"]["head"]["runs"][0]["epochs"] == metrics["arms"]["head"]["epochs"]
+    assert told["arms"]["head"]["trials"][0]["epochs"] == metrics["arms"]["head"]["epochs"]
     report = asked.get("/report.html")
     assert "sandbox" in report.headers["content-security-policy"]
     assert report.text == (small_run / "report.html").read_text()
@@ -116,7 +123,7 @@ def test_a_run_is_shown_finished_running_silent_and_stopped(small_run: Path, tmp
     shutil.copy(small_run / "recipe.toml", going)
     asked = client(going)
     assert asked.get("/api/run").json()["state"] == "waiting"
-    refused = asked.post("/api/predict", content=picture(1))
+    refused = asked.post("/api/predict", content=encoded_image(1))
     assert (refused.status_code, refused.json()["detail"][:36]) == (422, "no arm of this study is trained yet;")
     progress = json.loads((small_run / "progress.json").read_text()) | {"state": "running", "updated": time.time()}
     (going / "progress.json").write_text(json.dumps(progress))
@@ -146,12 +153,13 @@ def test_only_this_machine_under_its_own_name_may_ask(small_run: Path) -> None:
 
 def test_every_answer_is_safe_in_a_browser_and_loads_nothing_from_elsewhere(small_run: Path) -> None:
     asked = client(small_run)
-    for path in ("/", "/page.js", "/page.css", "/api/about", "/api/run", "/nowhere", "/../recipe.toml", "/report.html"):
+    files = ("/", "/page.js", "/page.css", "/theme.css")
+    for path in (*files, "/api/about", "/api/run", "/nowhere", "/../recipe.toml", "/report.html"):
         headers = asked.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert "access-control-allow-origin" not in headers
-    for path in ("/", "/page.js", "/page.css"):
+    for path in files:
         assert "//" not in asked.get(path).text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
     assert asked.get("/docs").status_code == 404
     assert asked.get("/recipe.toml").status_code == 404
@@ -189,7 +197,7 @@ def test_uploads_have_limits(small_run: Path, monkeypatch: pytest.MonkeyPatch) -
         assert refused.status_code == 422
         assert said in refused.json()["detail"]
     assert asked.post("/api/predict", content=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").status_code == 422
-    assert asked.post("/api/predict", content=picture(1)).status_code == 200
+    assert asked.post("/api/predict", content=encoded_image(1)).status_code == 200
 
 
 def test_an_upload_that_is_slow_or_breaks_off_is_given_up(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,11 +223,12 @@ def test_an_upload_that_is_slow_or_breaks_off_is_given_up(small_run: Path, monke
         assert sent[0]["status"] == code
 
 
+@pytest.mark.slow
 def test_500_bad_uploads_leave_it_serving(small_run: Path) -> None:
     """Truncated, mutated and made-up files in every format: one sentence each, or a class where they still decode."""
     asked = client(small_run / "models" / "head")
     chance = random.Random(0)
-    whole = [picture(1, kind=kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")]
+    whole = [encoded_image(1, kind=kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")]
     made_up = [b"GIF89a", b"\xff\xd8\xff", b"<svg/>", b"PK\x03\x04" * 99, b"\0" * 9999, bomb(1, 2**31 - 1), bomb(0, 0)]
     codes = []
     for index in range(500):
@@ -237,7 +246,7 @@ def test_500_bad_uploads_leave_it_serving(small_run: Path) -> None:
             assert answer.json()["detail"].count("\n") == 0
     assert set(codes) <= {200, 422}
     assert codes.count(422) > 250
-    assert asked.post("/api/predict", content=picture(2)).status_code == 200
+    assert asked.post("/api/predict", content=encoded_image(2)).status_code == 200
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
@@ -247,9 +256,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     for name in [name for name in sys.modules if name.startswith("thaw.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(sys, "argv", ["thaw", "serve", str(small_run)])
-    with pytest.raises(SystemExit, match="2"):
-        main()
+    assert thaw(monkeypatch, "serve", small_run) == 2
     assert "pip install 'thaw-vision[serve]'" in capsys.readouterr().err
 
 

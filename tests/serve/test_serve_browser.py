@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from accessibility import broken_rules
+from helpers.accessibility import broken_rules
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=30_000)
@@ -82,7 +82,7 @@ def tell(run: Path, small_run: Path, epochs: int, **changed: Any) -> None:
     told = json.loads((small_run / "progress.json").read_text())
     told |= {"state": "running", "updated": time.time(), "arm": "everything", "stage": "training", "unit": "steps"}
     told |= {"done": epochs, "total": 3, "stage_left": 3.0 - epochs, "study_left": 65.0, **changed}
-    told["runs"] = {"done": 1, "total": 4}
+    told["trials"] = {"done": 1, "total": 4}
     rows = told["arms"]["everything"][0]
     told["arms"] = {
         "scratch": told["arms"]["scratch"],
@@ -99,7 +99,7 @@ def test_the_curves_of_a_running_study_grow(page: Page, address: str, going: Pat
     tell(going, small_run, epochs=1)
     page.goto(address)
     expect(page.locator("#stage")).to_have_text("training · arm everything, seed 0")
-    expect(page.locator("#left")).to_contain_text("1 of 4 arms done · about 1 min 5 s left of the study")
+    expect(page.locator("#left")).to_contain_text("1 of 4 arms done · about 1 min 5 s left in the study")
     expect(page.locator("#loss circle.arm-3")).to_have_count(1)
     expect(page.locator("#search circle.arm-0")).to_have_count(2)
     tell(going, small_run, epochs=3)
@@ -134,7 +134,7 @@ def test_a_picture_is_looked_at(page: Page, address: str, small_run: Path, photo
     expect(heat).to_be_hidden()
     (tmp_path / "no-picture.jpg").write_bytes(b"hello")
     page.set_input_files("#file", tmp_path / "no-picture.jpg")
-    expect(page.locator("#status")).to_contain_text("no-picture.jpg: this is no picture that can be read")
+    expect(page.locator("#status")).to_contain_text("no-picture.jpg: this is not an image that can be read")
     expect(page.locator("article")).to_have_count(1)
 
 
@@ -142,7 +142,7 @@ def test_the_camera_takes_a_picture(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_role("button", name="Use the camera").click()
     expect(page.locator("video")).to_be_visible()
-    page.get_by_role("button", name="Take the picture").click()
-    expect(page.locator("article .told")).to_contain_text("The camera's picture, by ")
+    page.get_by_role("button", name="Take a photo").click()
+    expect(page.locator("article .told")).to_contain_text("The photo, by ")
     page.get_by_role("button", name="Close").click()
     expect(page.locator("video")).to_be_hidden()

@@ -18,8 +18,9 @@ from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import Recipe, load_recipe
 from thaw.training.loop import fit
-from thaw.training.network import epoch_seed, optimizer_of, task_of
+from thaw.training.network import Setup, epoch_seed
 from thaw.training.prepare import prepare
+from thaw.training.specs import resolve_arm
 
 FP32 = Compute(torch.device("cpu"), "fp32")
 TRAINED = {"scratch": [""], "head": ["classifier.6."], "last-two-fc": ["classifier.4.", "classifier.6."]}
@@ -83,21 +84,22 @@ def recipe(class_folder: Path, tmp_path: Path) -> Recipe:
     return load_recipe("celeba-hq-gender", str(class_folder), settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["scratch", "head", "last-two-fc"])
 @pytest.mark.parametrize("activations", ["auto", "off"])
 def test_losses_are_those_of_a_plain_loop(recipe: Recipe, class_folder: Path, arm: str, activations: str) -> None:
     recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"activations": activations})})
     dataset = load_dataset(recipe, FP32, Clock())
-    network, _ = prepare(arm, 0, dataset, recipe, FP32, [])
+    spec = resolve_arm(arm, recipe.arms[arm], recipe)
+    network = prepare(spec, 0, dataset, FP32)
     start = {name: value.clone() for name, value in network.model.state_dict().items()}
     batches = shuffled(dataset.splits.train, 10, 0, 0)
     rate = 1e-4
     expected = plain_losses(start, arm, Photographs(class_folder, dataset), batches, rate)
-    labels = dataset.labels(FP32.device)
+    setup = Setup(network, spec, 0, dataset.labels(FP32.device), dataset.splits, FP32)
     torch.manual_seed(epoch_seed(0, 0))
-    task = task_of(network, labels, dataset.splits.train, recipe, FP32)
-    optimizer = optimizer_of(network, network.tail, rate, recipe)
-    (curve,) = fit(task, [network.tail], [optimizer], batches, lambda _: None)
-    assert curve.losses / curve.images == pytest.approx(expected, abs=1e-4)
+    learner = setup.learner(network.trainable, rate)
+    (history,) = fit(setup.task(dataset.splits.train), [learner], batches, lambda _: None)
+    assert history.losses / history.images == pytest.approx(expected, abs=1e-4)
     assert len(expected) == 4
     assert min(expected) > 0.01

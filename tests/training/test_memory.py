@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from thaw.cli import app as cli
+from helpers.cli import thaw
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.data.source import Source
@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from thaw.compute import choose_compute
-from thaw.data.batches import make_inputs
+from thaw.compute.batches import make_inputs
+from thaw.compute.device import choose_compute
 from thaw.nets.backbones import build_backbone
 from thaw.recipe import Train
-from thaw.training.loop import Task, fit, make_optimizer
+from thaw.training.loop import Learner, Task, fit, make_optimizer
 
 IMAGES = 16
 pixels = np.random.default_rng(0).random((IMAGES, 3, 224, 224), dtype=np.float32)
@@ -40,7 +40,7 @@ def step(count):
     optimizer = make_optimizer(Train(optimizer="sgd"), list(model.parameters()), 1e-2)
     labels, inputs = torch.arange(IMAGES) % 2, make_inputs((pixels,), compute.device)
     task = Task(None, inputs, labels, nn.CrossEntropyLoss(), compute)
-    (curve,) = fit(task, [model], [optimizer], [np.arange(count)], lambda _: None)
+    (curve,) = fit(task, [Learner(model, optimizer)], [np.arange(count)], lambda _: None)
     return float(curve.losses[0]), torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -59,6 +59,7 @@ print(abs(loss - expected_loss) / IMAGES, float((halved - whole).abs().max()), f
 """A step of a real network that needs some 500 MiB, once with 150 MiB beyond what is held, once with all there is."""
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_memory_does_not_hold_is_the_same_step_in_halves() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
@@ -89,13 +90,10 @@ def test_a_want_of_memory_is_one_sentence(
 
     assert out_of_memory(error)
     monkeypatch.setattr("thaw.study.run_study", fails)
-    monkeypatch.setattr(sys, "argv", ["thaw", "study"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
+    assert thaw(monkeypatch, "study") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("thaw: there is not enough memory (")
-    assert "close other programs and type the same command again, which goes on from what is kept" in line
+    assert "close other programs and run the same command again to resume" in line
 
 
 def test_a_picture_that_the_memory_does_not_hold_is_not_kept_as_a_bad_one(

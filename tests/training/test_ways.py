@@ -1,6 +1,7 @@
 """The recipe's ways of training, each against torch's, scikit-learn's or a hand-written counterpart."""
 
 import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
+from helpers.records import FACTS
 from thaw.cache.checkpoint import load_state, save_state
 from thaw.compute.batches import Inputs, _upload, consecutive, shuffled
 from thaw.compute.device import Compute
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError, RecipeError
 from thaw.nets.prefix.trace import twin
-from thaw.recipe import Recipe, Train, load_recipe
+from thaw.recipe import Train, load_recipe
 from thaw.training import loop
-from thaw.training.loop import Task, fit, make_criterion, make_optimizer, predict, schedule
-from thaw.training.network import Network, epoch_seed
-from thaw.training.search import Trial, _beyond, _halve, search
+from thaw.training.loop import Learner, Task, fit, logits_of, make_criterion, make_optimizer, schedule
+from thaw.training.network import Network, Setup, epoch_seed
+from thaw.training.results import Attempt
+from thaw.training.search import _beyond, _halve, search
+from thaw.training.specs import resolve_arm
 from thaw.training.train import train
 
 CPU = Compute(torch.device("cpu"), "fp32")
@@ -47,7 +51,7 @@ class ToFloat(nn.Module):
 
 
 class Handed(nn.Module):
-    """What is given, as a trunk hands it to the tail."""
+    """What is given, as a middle hands it to what trains."""
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         return values
@@ -66,20 +70,32 @@ def labels() -> Tensor:
     return (torch.arange(IMAGES) % 2 == 0).long()
 
 
-@pytest.fixture
-def splits() -> Splits:
-    rows = np.arange(IMAGES)
-    return Splits(rows[:40], rows[40:50], rows[50:], {})
-
-
-def toy_network(pixels: np.ndarray) -> Network:
+def toy_network(pixels: np.ndarray, middle: nn.Module | None = None, model: nn.Module | None = None) -> Network:
     torch.manual_seed(0)
-    model = Toy()
-    return Network(model, None, model, model, Inputs((pixels,), CPU.device), ())
+    model = model or Toy()
+    evaluation = twin(model).eval() if middle else model
+    return Network(model, middle, model, evaluation, Inputs((pixels,), CPU.device), "toy", (), FACTS)
 
 
-def toy_recipe(*settings: str) -> Recipe:
-    return load_recipe("photos", "pictures", ("train.batch_size=8", "train.refit=train", *settings))
+@dataclass(frozen=True)
+class Toys:
+    """Images to train toy networks on."""
+
+    pixels: np.ndarray
+    labels: Tensor
+    splits: Splits
+
+    def setup(self, *settings: str, work: Path | None = None, network: Network | None = None) -> Setup:
+        """A toy network, or the given one, ready to train as the recipe with these settings says."""
+        recipe = load_recipe("photos", "pictures", ("train.batch_size=8", "train.refit=train", *settings))
+        spec = resolve_arm("head", recipe.arms["head"], recipe)
+        return Setup(network or toy_network(self.pixels), spec, 0, self.labels, self.splits, CPU, work)
+
+
+@pytest.fixture
+def toys(pixels: np.ndarray, labels: Tensor) -> Toys:
+    rows = np.arange(IMAGES)
+    return Toys(pixels, labels, Splits(rows[:40], rows[40:50], rows[50:], {}))
 
 
 def test_schedule_is_torchs_warm_up_and_cosine() -> None:
@@ -123,21 +139,21 @@ def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
     ends = []
     whole = loop._add_gradients
 
-    def small(task: Task, tails: Any, tensors: Any, target: Tensor, pieces: int) -> Any:
+    def small(task: Task, parts: Any, tensors: Any, target: Tensor, pieces: int) -> Any:
         if -(-len(target) // pieces) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(task, tails, tensors, target, pieces)
+        return whole(task, parts, tensors, target, pieces)
 
     for limited in (False, True):
         network = toy_network(pixels)
         if limited:
             monkeypatch.setattr(loop, "_add_gradients", small)
-        optimizer = make_optimizer(Train(), list(network.tail.parameters()), 1e-2)
+        optimizer = make_optimizer(Train(), list(network.trainable.parameters()), 1e-2)
         criterion = nn.CrossEntropyLoss(torch.tensor([1.0, 3.0]), label_smoothing=0.1)
         batches = shuffled(np.arange(IMAGES), 25, 0, 0)
         task = Task(None, network.inputs, labels, criterion, CPU)
-        (curve,) = fit(task, [network.tail], [optimizer], batches, lambda _: None)
-        ends.append((curve.losses, curve.correct, [p.detach().clone() for p in network.tail.parameters()]))
+        (history,) = fit(task, [Learner(network.trainable, optimizer)], batches, lambda _: None)
+        ends.append((history.losses, history.correct, [p.detach().clone() for p in network.trainable.parameters()]))
     np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-5)
     assert (ends[0][1] == ends[1][1]).all()
     for one, other in zip(ends[0][2], ends[1][2], strict=True):
@@ -162,40 +178,39 @@ def test_an_epoch_with_mirror_images_has_each_image_once() -> None:
 def test_halving_spends_its_budget_on_the_better_half() -> None:
     asked: list[tuple[int, int]] = []
 
-    def attempt(rates: list[float], steps: int) -> list[Trial]:
+    def attempt(rates: list[float], steps: int) -> list[Attempt]:
         asked.append((len(rates), steps))
-        rows: list[Trial] = [{"learning_rate": rate, "accuracy": -abs(np.log10(rate) + 3)} for rate in rates]
-        return sorted(rows, key=lambda row: -row["accuracy"])
+        rows = [Attempt(learning_rate=r, steps=steps, accuracy=-abs(np.log10(r) + 3), loss=None) for r in rates]
+        return sorted(rows, key=lambda row: -row.accuracy)
 
-    assert _halve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], 10, attempt)["learning_rate"] == 1e-3
+    assert _halve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], 10, attempt).learning_rate == 1e-3
     assert asked == [(5, 10), (3, 20), (2, 40), (1, 80)]
     assert _beyond(1e-1, [1e-3, 1e-2, 1e-1]) == pytest.approx([1.0])
     assert _beyond(1e-3, [1e-3, 1e-2, 1e-1]) == pytest.approx([1e-4])
     assert _beyond(1e-2, [1e-3, 1e-2, 1e-1]) == []
 
 
-def test_a_range_that_is_too_low_is_widened(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
-    recipe = toy_recipe("search.method=halving", "search.range=[1e-7, 1e-5]", "search.trials=3", "search.steps=4")
-    found = search(toy_network(pixels), labels, splits, recipe, 0, CPU)
+def test_a_range_that_is_too_low_is_widened(toys: Toys) -> None:
+    found = search(
+        toys.setup("search.method=halving", "search.range=[1e-7, 1e-5]", "search.trials=3", "search.steps=4")
+    )
     assert found.learning_rate > 1e-5
-    assert max(trial["learning_rate"] for trial in found.search) > 1e-5
-    assert {trial["steps"] for trial in found.search} == {4, 8, 16}
+    assert max(one.learning_rate for one in found.attempts) > 1e-5
+    assert {one.steps for one in found.attempts} == {4, 8, 16}
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_trials_share_their_first_step_and_end_as_each_alone_would(
-    pixels: np.ndarray, labels: Tensor, splits: Splits, width: int
-) -> None:
+def test_trials_share_their_first_step_and_end_as_each_alone_would(toys: Toys, width: int) -> None:
     """Against a plain loop; with batch normalisation and dropout, a step leaves more behind than gradients."""
     layers = nn.Sequential(nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), ToFloat(), layers)
-    evaluated = twin(model).eval()
-    trunk = Handed() if width > 1 else None  # what makes rates run side by side
-    network = Network(model, trunk, model, evaluated, Inputs((pixels,), CPU.device), ())
+    pixels, labels, splits = toys.pixels, toys.labels, toys.splits
+    middle = Handed() if width > 1 else None  # what makes rates run side by side
+    network = replace(toy_network(pixels, middle, model), evaluation=twin(model).eval())
     rates, steps = [1e-3, 1e-2, 1e-1], 7
-    recipe = toy_recipe(f"search.learning_rates={rates}", f"search.steps={steps}")
-    found = search(network, labels, splits, recipe, 0, CPU).search
+    settings = (f"search.learning_rates={rates}", f"search.steps={steps}")
+    found = search(toys.setup(*settings, network=network)).attempts
     for rate, trial in zip(rates, found, strict=True):
         plain = copy.deepcopy(model).train()
         optimizer = torch.optim.Adam(plain.parameters(), rate, fused=True)
@@ -210,31 +225,27 @@ def test_trials_share_their_first_step_and_end_as_each_alone_would(
         with torch.no_grad():
             logits = plain.eval()(torch.from_numpy(pixels[splits.validation]))
         expected = nn.functional.cross_entropy(logits, labels[splits.validation])
-        assert trial["loss"] == pytest.approx(float(expected), rel=1e-5)
+        assert trial.loss == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_rate_that_diverges_fails_alone(pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path) -> None:
-    network, recipe = toy_network(pixels), toy_recipe("search.learning_rates=[1e-3, 1e30]", "train.optimizer=sgd")
-    before = [p.detach().clone() for p in network.tail.parameters()]
-    found = search(network, labels, splits, recipe, 0, CPU, tmp_path)
+def test_a_rate_that_diverges_fails_alone(toys: Toys, tmp_path: Path) -> None:
+    settings = ("search.learning_rates=[1e-3, 1e30]", "train.optimizer=sgd")
+    setup = toys.setup(*settings, work=tmp_path)
+    before = [p.detach().clone() for p in setup.network.trainable.parameters()]
+    found = search(setup)
     assert found.learning_rate == 1e-3
-    assert found.search[1] == {
-        "learning_rate": 1e30,
-        "steps": 15,
-        "accuracy": 0.0,
-        "loss": None,
-        "failed": "the loss became infinite",
-    }
-    assert all(torch.equal(one, other) for one, other in zip(before, network.tail.parameters(), strict=True))
-    assert search(network, labels, splits, recipe, 0, CPU, tmp_path) == found
-    alone = toy_recipe("search.learning_rates=[1e30]", "train.optimizer=sgd")
+    why = "the loss became infinite"
+    assert found.attempts[1] == Attempt(learning_rate=1e30, steps=15, accuracy=0.0, loss=None, failed=why)
+    assert all(torch.equal(one, other) for one, other in zip(before, setup.network.trainable.parameters(), strict=True))
+    assert search(toys.setup(*settings, work=tmp_path)) == found
     with pytest.raises(DivergedError, match=r"^the loss became infinite at every learning rate from 1e\+30"):
-        search(network, labels, splits, alone, 0, CPU)
+        search(toys.setup("search.learning_rates=[1e30]", "train.optimizer=sgd"))
 
 
-def test_training_that_diverges_keeps_the_last_good_epoch(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
-    bad = pixels.astype(np.float32)
-    network, recipe = toy_network(bad), toy_recipe("train.epochs=4")
+def test_training_that_diverges_keeps_the_last_good_epoch(toys: Toys) -> None:
+    bad = toys.pixels.astype(np.float32)
+    network = toy_network(bad)
+    setup = toys.setup("train.epochs=4", network=network)
     steps = 0
 
     def spoil(*_: object) -> None:
@@ -243,48 +254,44 @@ def test_training_that_diverges_keeps_the_last_good_epoch(pixels: np.ndarray, la
         if steps == 2 * (5 + 2) + 3:  # five batches of an epoch, two of validation
             bad[:] = np.inf
 
-    network.tail.register_forward_hook(spoil)
-    trained = train(network, 1e-3, labels, splits, recipe, 0, CPU)
+    network.trainable.register_forward_hook(spoil)
+    trained = train(setup, 1e-3)
     assert trained.stopped == "the loss became infinite in epoch 3, so the weights of the epoch before it stand"
     assert len(trained.epochs) == 2
-    assert all(torch.isfinite(p).all() for p in network.tail.parameters())
+    assert all(torch.isfinite(p).all() for p in network.trainable.parameters())
     with pytest.raises(DivergedError, match="fp32"):
-        train(network, 1e-3, labels, splits, recipe, 0, Compute(CPU.device, "bf16"))
+        train(replace(setup, compute=Compute(CPU.device, "bf16")), 1e-3)
 
 
 @pytest.mark.parametrize(("refit", "rate"), [("train", 1e38), ("train+validation", 1e45)])
-def test_a_last_step_that_diverges_is_noticed(
-    pixels: np.ndarray, labels: Tensor, splits: Splits, refit: str, rate: float
-) -> None:
+def test_a_last_step_that_diverges_is_noticed(toys: Toys, refit: str, rate: float) -> None:
     """The losses of an epoch are those before its steps: the only one here is finite."""
     settings = ("train.batch_size=64", "train.optimizer=sgd", "train.epochs=2", f"train.refit={refit}")
-    network, recipe = toy_network(pixels), toy_recipe(*settings)
-    before = [p.detach().clone() for p in network.tail.parameters()]
-    trained = train(network, rate, labels, splits, recipe, 0, CPU)
+    setup = toys.setup(*settings)
+    before = [p.detach().clone() for p in setup.network.trainable.parameters()]
+    trained = train(setup, rate)
     assert trained.stopped == "the loss became infinite in epoch 1, so it stays as it was, untrained"
     assert trained.epochs == []
-    assert all(torch.equal(one, other) for one, other in zip(before, network.tail.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(before, setup.network.trainable.parameters(), strict=True))
 
 
-def test_an_infinite_mask_is_no_divergence(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
-    network = toy_network(pixels)
-    network.tail.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
-    trained = train(network, 1e-3, labels, splits, toy_recipe("train.epochs=2"), 0, CPU)
+def test_an_infinite_mask_is_no_divergence(toys: Toys) -> None:
+    network = toy_network(toys.pixels)
+    network.trainable.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    trained = train(toys.setup("train.epochs=2", network=network), 1e-3)
     assert trained.stopped is None
     assert len(trained.epochs) == 2
 
 
-def test_seconds_of_what_an_earlier_run_did_are_counted(
-    pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path
-) -> None:
-    recipe = toy_recipe("train.epochs=3", "search.learning_rates=[1e-3]")
-    first, again = (search(toy_network(pixels), labels, splits, recipe, 0, CPU, tmp_path) for _ in range(2))
+def test_seconds_of_what_an_earlier_run_did_are_counted(toys: Toys, tmp_path: Path) -> None:
+    settings = ("train.epochs=3", "search.learning_rates=[1e-3]")
+    first, again = (search(toys.setup(*settings, work=tmp_path)) for _ in range(2))
     assert again.seconds == first.seconds > 0
-    train(toy_network(pixels), 1e-3, labels, splits, recipe, 0, CPU, tmp_path)
+    train(toys.setup(*settings, work=tmp_path), 1e-3)
     tensors, notes = load_state(tmp_path / "epoch.safetensors") or ({}, {})
-    assert len(notes["epochs"]) == 2
-    save_state(tmp_path / "epoch.safetensors", tensors, notes | {"seconds": 1000.0})
-    assert train(toy_network(pixels), 1e-3, labels, splits, recipe, 0, CPU, tmp_path).seconds > 1000
+    assert len(notes["so_far"]["epochs"]) == 2
+    save_state(tmp_path / "epoch.safetensors", tensors, notes | {"so_far": notes["so_far"] | {"seconds": 1000.0}})
+    assert train(toys.setup(*settings, work=tmp_path), 1e-3).seconds > 1000
 
 
 def test_no_batches_are_none(pixels: np.ndarray) -> None:
@@ -293,14 +300,12 @@ def test_no_batches_are_none(pixels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("settings", [(), ("train.patience=3", "train.schedule=cosine")])
-def test_training_goes_on_from_the_last_epoch_kept(
-    pixels: np.ndarray, labels: Tensor, splits: Splits, tmp_path: Path, settings: tuple[str, ...]
-) -> None:
-    recipe = toy_recipe("train.epochs=5", "train.label_smoothing=0.1", *settings)
-    unbroken = toy_network(pixels)
-    expected = train(unbroken, 1e-2, labels, splits, recipe, 0, CPU)
+def test_training_goes_on_from_the_last_epoch_kept(toys: Toys, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    settings = ("train.epochs=5", "train.label_smoothing=0.1", *settings)
+    unbroken = toy_network(toys.pixels)
+    expected = train(toys.setup(*settings, network=unbroken), 1e-2)
 
-    broken = toy_network(pixels)
+    broken = toy_network(toys.pixels)
     steps = 0
 
     def kill(*_: object) -> None:
@@ -309,28 +314,29 @@ def test_training_goes_on_from_the_last_epoch_kept(
         if steps == 19:
             raise KeyboardInterrupt
 
-    broken.tail.register_forward_hook(kill)
+    broken.trainable.register_forward_hook(kill)
     with pytest.raises(KeyboardInterrupt):
-        train(broken, 1e-2, labels, splits, recipe, 0, CPU, tmp_path)
-    resumed = toy_network(pixels)
-    assert train(resumed, 1e-2, labels, splits, recipe, 0, CPU, tmp_path) == expected
-    for one, other in zip(unbroken.tail.parameters(), resumed.tail.parameters(), strict=True):
+        train(toys.setup(*settings, work=tmp_path, network=broken), 1e-2)
+    resumed = toy_network(toys.pixels)
+    again = train(toys.setup(*settings, work=tmp_path, network=resumed), 1e-2)
+    assert (again.epochs, again.stopped) == (expected.epochs, expected.stopped)
+    for one, other in zip(unbroken.trainable.parameters(), resumed.trainable.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_patience_keeps_the_best_epoch(pixels: np.ndarray, labels: Tensor, splits: Splits) -> None:
-    recipe = toy_recipe("train.epochs=30", "train.patience=2")
-    network = toy_network(pixels)
+def test_patience_keeps_the_best_epoch(toys: Toys) -> None:
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, 2, IMAGES))
-    trained = train(network, 3e-2, labels, splits, recipe, 0, CPU)
+    setup = replace(toys.setup("train.epochs=30", "train.patience=2"), labels=labels)
+    trained = train(setup, 3e-2)
     assert trained.stopped is not None
-    scores = [(-row["validation_accuracy"], row["validation_loss"]) for row in trained.epochs]
+    scores = [(-(row.validation_accuracy or 0), row.validation_loss) for row in trained.epochs]
     best = scores.index(min(scores))
     assert len(trained.epochs) == best + 3
     with torch.inference_mode():
-        logits = network.tail(torch.from_numpy(pixels[splits.validation]))
-        loss = nn.functional.cross_entropy(logits, labels[splits.validation])
-    assert float(loss) == pytest.approx(trained.epochs[best]["validation_loss"], abs=1e-5)
+        rows = toys.splits.validation
+        logits = setup.network.trainable(torch.from_numpy(toys.pixels[rows]))
+        loss = nn.functional.cross_entropy(logits, labels[rows])
+    assert float(loss) == pytest.approx(trained.epochs[best].validation_loss, abs=1e-5)
 
 
 def test_patience_without_held_out_images_is_refused() -> None:
@@ -364,11 +370,11 @@ def test_logits_are_computed_in_halves_where_memory_runs_out(pixels: np.ndarray)
             sizes.append(len(images))
             if len(images) > 10:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return network.scorer(images)
+            return network.evaluation(images)
 
     batches = consecutive(np.arange(IMAGES), 25)
-    whole = predict(network.scorer, network.inputs, batches, CPU)
-    torch.testing.assert_close(predict(Small(), network.inputs, batches, CPU), whole)
+    whole = logits_of(network.evaluation, network.inputs, batches, CPU)
+    torch.testing.assert_close(logits_of(Small(), network.inputs, batches, CPU), whole)
     assert max(size for size in sizes if size <= 10) > 5
     with pytest.raises(torch.OutOfMemoryError):
-        predict(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")), network.inputs, batches, CPU)
+        logits_of(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")), network.inputs, batches, CPU)

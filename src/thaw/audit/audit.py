@@ -1,48 +1,63 @@
 """The audit: what is wrong or odd about the images and their splits, found before anything is trained."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw.audit.duplicates import chain, components, keep_outlines, near_pairs
-from thaw.audit.findings import data_findings, leak_findings
-from thaw.audit.issues import count_kinds, odd_files
+from thaw.audit.duplicates import cached_outlines, chain, components, near_pairs
+from thaw.audit.findings import data_findings, leak_finding
+from thaw.audit.issues import find_issues, summarise_issues
+from thaw.audit.leak import cached_leak_estimate
+from thaw.audit.results import (
+    Alike,
+    Audit,
+    Conflict,
+    ConflictingLabels,
+    DuplicatePair,
+    Duplicates,
+    ImageSizes,
+    Split,
+)
 from thaw.cache.arrays import Array
 from thaw.data.dataset import Dataset
 from thaw.data.source import Source
 from thaw.data.splits import Splits, group_codes
 from thaw.recipe import Data
+from thaw.training.features import Features
 
 Rows = NDArray[np.int64]
+Across = dict[tuple[int, int], NDArray[np.bool_]]
+"""For two splits, (n,) the images of the second that have a copy in the first."""
 
 LISTED = 50
-"""Pairs, contradictions and odd files that are listed; all are counted."""
-SPLITS = ("train", "validation", "test")
+"""Pairs, conflicts and issues that are listed; all are counted."""
+SPLITS: tuple[Split, Split, Split] = ("train", "validation", "test")
 ACROSS = ((0, 1), (0, 2), (1, 2))
-WORTH_PROBING = 0.01
-"""Share of test images with copies elsewhere below which no probe is trained: the accuracy cannot change by more."""
+PROBED_FROM = 0.01
+"""Fraction of leaked test images up to which no probe is trained: accuracy cannot change by more."""
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What was found, and what a probe needs to tell how much leaked images are worth."""
+class AuditResult:
+    """A finished audit: its record, and which images belong together."""
 
-    found: dict[str, Any]
-    """What `metrics.json` holds under `audit`; its `leak` is null until a probe was trained."""
+    record: Audit
+    """Without an estimate of the leak, see `with_leak`."""
     clusters: Rows
     """(n,) codes: images that are copies of each other, exact or near, or in the same group, have the same."""
-    leaks: bool
-    """Whether so many test images have copies elsewhere that a probe can tell what they are worth."""
+
+    @property
+    def leaks(self) -> bool:
+        """Whether enough test images have copies elsewhere for a probe to measure their effect."""
+        return self.record.leaked > PROBED_FROM * self.record.splits["test"]
 
 
-def audit(dataset: Dataset, data: Data) -> Audit:
-    """Look at files, classes, sizes, duplicates and splits; no label of a test image is used but to compare copies."""
+def audit(dataset: Dataset, data: Data) -> AuditResult:
+    """Check files, classes, sizes, duplicates and splits. Labels of test images are only used to compare copies."""
     source, splits = dataset.source, dataset.splits
-    looks, grey = keep_outlines(dataset.pixels, dataset.key)
-    odd = odd_files(source, dataset.headers, grey)
+    looks, grey = cached_outlines(dataset.pixels, dataset.key)
     exact = np.unique(np.array(source.digests), return_inverse=True)[1].astype(np.int64)
     part = _parts(splits, len(source.ids))
     copies = _Copies(exact, source.labels, part)
@@ -53,55 +68,57 @@ def audit(dataset: Dataset, data: Data) -> Audit:
         linked.append(chain(groups))
     clusters = components(len(looks), linked)
     exactly, nearly = _exact_across(exact, part), copies.across
-    leaked = int((np.logical_or.reduce([one[pair] for one in (exactly, nearly) for pair in ACROSS[1:]])).sum())
-    found = {
-        "images": len(source.ids),
-        "splits": {split: len(rows) for split, rows in splits.rows().items()},
-        "classes": {name: int((source.labels == code).sum()) for code, name in enumerate(source.classes)},
-        "sizes": _sizes(dataset.headers),
-        "test_groups": None if groups is None else len(np.unique(groups[splits.test])),
-        "skipped": len(source.skipped),
-        "unusable": [asdict(one) for one in source.skipped if one.bad][:LISTED],
-        "odd": {"counts": count_kinds(odd), "files": [asdict(one) for one in odd[:LISTED]]},
-        "exact": {**_grouped(exact), "across": _named(exactly)},
-        "near": {**_grouped(near), "across": _named(nearly)},
-        "leaked": leaked,
-        "contradicting": _contradicting(source, exact, copies),
-        "contradictions": {"exact": len(_torn(exact, source.labels)), "near": copies.disagreeing},
-        "pairs": _listed_pairs(source, exact, part, copies),
-        "leak": None,
-    }
-    found["findings"] = [asdict(one) for one in data_findings(found, source, splits, data.group)]
-    return Audit(found, clusters, leaked > WORTH_PROBING * len(splits.test))
+    record = Audit(
+        images=len(source.ids),
+        splits={split: len(splits.rows()[split]) for split in SPLITS},
+        classes={name: int((source.labels == code).sum()) for code, name in enumerate(source.classes)},
+        sizes=_sizes(dataset.headers),
+        test_groups=None if groups is None else len(np.unique(groups[splits.test])),
+        skipped=len(source.skipped),
+        unusable=[one for one in source.skipped if one.bad][:LISTED],
+        issues=summarise_issues(find_issues(source, dataset.headers, grey), LISTED),
+        exact=_duplicates(exact, exactly),
+        near=_duplicates(near, nearly),
+        leaked=int(np.logical_or.reduce([one[pair] for one in (exactly, nearly) for pair in ACROSS[1:]]).sum()),
+        conflicting=_conflicting(source, exact, copies),
+        pairs=_listed_pairs(source, exact, part, copies),
+        leak=None,
+        findings=[],
+    )
+    findings = data_findings(record, source, splits, data.group)
+    return AuditResult(record.model_copy(update={"findings": findings}), clusters)
 
 
-def with_worth(found: dict[str, Any], worth: dict[str, Any] | None) -> dict[str, Any]:
-    """The audit with what the leaked images are worth, where a probe could tell (see `scoring.leak`)."""
-    if worth is None:
-        return found
-    leak = {"test_images": found["leaked"], **worth}
-    return found | {"leak": leak, "findings": [*found["findings"], *map(asdict, leak_findings(leak))]}
+def with_leak(audited: AuditResult, features: Features, dataset: Dataset) -> Audit:
+    """Return the audit with an estimate of the leak's effect, where there are enough leaked images for one."""
+    if not audited.leaks:
+        return audited.record
+    leak = cached_leak_estimate(features, dataset.source.labels, dataset.splits, audited.clusters)
+    if leak is None:
+        return audited.record
+    findings = [*audited.record.findings, leak_finding(leak)]
+    return audited.record.model_copy(update={"leak": leak, "findings": findings})
 
 
 @dataclass
 class _Copies:
-    """What is kept of near pairs while they go by, in memory that does not grow with their number."""
+    """What is remembered of near pairs as they pass by, in memory that does not grow with their number."""
 
     exact: Rows
     labels: Rows
     part: Rows
-    disagreeing: int = 0
+    conflicts: int = 0
     """Pairs with different labels."""
-    closest: dict[str, list[tuple[float, int, int]]] = field(default_factory=lambda: {"across": [], "torn": []})
+    closest: dict[str, list[tuple[float, int, int]]] = field(default_factory=lambda: {"across": [], "conflicts": []})
     """The closest pairs across splits, and with different labels."""
-    across: dict[tuple[int, int], NDArray[np.bool_]] = field(init=False)
-    """For two splits, (n,) the images of the second that have a near copy in the first."""
+    across: Across = field(init=False)
+    """Near copies."""
 
     def __post_init__(self) -> None:
         self.across = {pair: np.zeros(len(self.part), np.bool_) for pair in ACROSS}
 
     def seen(self, found: Iterator[tuple[Rows, Rows, NDArray[np.float32]]]) -> Iterator[tuple[Rows, Rows]]:
-        """Note the pairs, less those of exact copies, and pass them on."""
+        """Remember the pairs, except exact copies, and pass them on."""
         for first, second, far in found:
             differ = self.exact[first] != self.exact[second]
             first, second, far = first[differ], second[differ], far[differ]
@@ -109,10 +126,10 @@ class _Copies:
             for (one, other), copied in self.across.items():
                 copied[second[(of_first == one) & (of_second == other)]] = True
                 copied[first[(of_second == one) & (of_first == other)]] = True
-            torn = self.labels[first] != self.labels[second]
-            self.disagreeing += int(torn.sum())
+            conflicts = self.labels[first] != self.labels[second]
+            self.conflicts += int(conflicts.sum())
             self._keep("across", of_first != of_second, first, second, far)
-            self._keep("torn", torn, first, second, far)
+            self._keep("conflicts", conflicts, first, second, far)
             yield first, second
 
     def _keep(self, name: str, chosen: NDArray[np.bool_], first: Rows, second: Rows, far: NDArray[np.float32]) -> None:
@@ -129,13 +146,17 @@ def _parts(splits: Splits, count: int) -> Rows:
     return part
 
 
-def _grouped(codes: Rows) -> dict[str, int]:
-    """How many codes more than one image has, and how many images these are."""
+def _duplicates(codes: Rows, across: Across) -> Duplicates:
+    """Count the codes that more than one image has, their images, and the copies across splits."""
     sizes = np.bincount(codes)
-    return {"groups": int((sizes > 1).sum()), "images": int(sizes[sizes > 1].sum())}
+    return Duplicates(
+        groups=int((sizes > 1).sum()),
+        images=int(sizes[sizes > 1].sum()),
+        across={f"{SPLITS[one]}/{SPLITS[other]}": int(copied.sum()) for (one, other), copied in across.items()},
+    )
 
 
-def _exact_across(exact: Rows, part: Rows) -> dict[tuple[int, int], NDArray[np.bool_]]:
+def _exact_across(exact: Rows, part: Rows) -> Across:
     found = {}
     for one, other in ACROSS:
         there = np.zeros(int(exact.max()) + 1, np.bool_)
@@ -144,63 +165,57 @@ def _exact_across(exact: Rows, part: Rows) -> dict[tuple[int, int], NDArray[np.b
     return found
 
 
-def _named(across: dict[tuple[int, int], NDArray[np.bool_]]) -> dict[str, int]:
-    """Images of the second split with a copy in the first."""
-    return {f"{SPLITS[one]}/{SPLITS[other]}": int(copied.sum()) for (one, other), copied in across.items()}
-
-
-def _sizes(headers: Array) -> dict[str, list[int]] | None:
-    """Width and height in pixels: of the pictures with the fewest and the most pixels, and the median of each."""
+def _sizes(headers: Array) -> ImageSizes | None:
     known = headers[headers["format"] != b""]
     sizes = np.stack([known["width"], known["height"]], axis=1)
     if not len(sizes):
         return None
     order = np.argsort(sizes.prod(1), kind="stable")
-    middle = np.median(sizes, axis=0)
-    return {
-        "smallest": sizes[order[0]].tolist(),
-        "median": [int(side) for side in middle],
-        "largest": sizes[order[-1]].tolist(),
-    }
+    smallest, median, largest = (
+        (int(width), int(height)) for width, height in (sizes[order[0]], np.median(sizes, axis=0), sizes[order[-1]])
+    )
+    return ImageSizes(smallest=smallest, median=median, largest=largest)
 
 
-def _torn(exact: Rows, labels: Rows) -> Rows:
-    """The codes of the groups of exact copies that have more than one label."""
-    pairs = np.unique(np.stack([exact, labels]), axis=1)[0]
-    codes, counts = np.unique(pairs, return_counts=True)
-    return codes[counts > 1]
-
-
-def _contradicting(source: Source, exact: Rows, copies: _Copies) -> list[dict[str, Any]]:
-    torn = _torn(exact, source.labels)[:LISTED]
-    groups = [("exact", np.flatnonzero(exact == code)[:LISTED].tolist()) for code in torn]
-    groups += [("near", [one, other]) for _, one, other in copies.closest["torn"]]
-    return [
-        {
-            "ids": [str(source.ids[row]) for row in rows],
-            "labels": [source.classes[source.labels[row]] for row in rows],
-            "kind": kind,
-        }
-        for kind, rows in groups[:LISTED]
+def _conflicting(source: Source, exact: Rows, copies: _Copies) -> ConflictingLabels:
+    codes, counts = np.unique(np.unique(np.stack([exact, source.labels]), axis=1)[0], return_counts=True)
+    conflicts = codes[counts > 1]
+    groups: list[tuple[Alike, list[int]]] = [
+        ("exact", np.flatnonzero(exact == code)[:LISTED].tolist()) for code in conflicts[:LISTED]
     ]
+    groups += [("near", [one, other]) for _, one, other in copies.closest["conflicts"]]
+    return ConflictingLabels(
+        exact=len(conflicts),
+        near=copies.conflicts,
+        examples=[
+            Conflict(
+                ids=[str(source.ids[row]) for row in rows],
+                labels=[source.classes[source.labels[row]] for row in rows],
+                kind=kind,
+            )
+            for kind, rows in groups[:LISTED]
+        ],
+    )
 
 
-def _listed_pairs(source: Source, exact: Rows, part: Rows, copies: _Copies) -> list[dict[str, Any]]:
+def _listed_pairs(source: Source, exact: Rows, part: Rows, copies: _Copies) -> list[DuplicatePair]:
     """Copies across splits, exact ones first, the most alike before the others."""
     first, second = chain(exact)
     apart = part[first] != part[second]
-    pairs = [("exact", 0.0, one, other) for one, other in zip(first[apart], second[apart], strict=True)]
+    pairs: list[tuple[Alike, float, int, int]] = [
+        ("exact", 0.0, one, other) for one, other in zip(first[apart], second[apart], strict=True)
+    ]
     pairs += [("near", far, one, other) for far, one, other in copies.closest["across"]]
     return [
-        {
-            "a": str(source.ids[one]),
-            "b": str(source.ids[other]),
-            "split_a": SPLITS[part[one]],
-            "split_b": SPLITS[part[other]],
-            "label_a": source.classes[source.labels[one]],
-            "label_b": source.classes[source.labels[other]],
-            "kind": kind,
-            "distance": round(far, 4),
-        }
+        DuplicatePair(
+            a=str(source.ids[one]),
+            b=str(source.ids[other]),
+            split_a=SPLITS[part[one]],
+            split_b=SPLITS[part[other]],
+            label_a=source.classes[source.labels[one]],
+            label_b=source.classes[source.labels[other]],
+            kind=kind,
+            distance=round(far, 4),
+        )
         for kind, far, one, other in pairs[:LISTED]
     ]

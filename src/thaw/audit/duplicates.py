@@ -1,4 +1,4 @@
-"""Duplicates: pictures with the same bytes, and pictures that look nearly the same."""
+"""Duplicates: images with the same bytes, and images that look nearly the same."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
-from thaw.cache.arrays import Field, Made, cached, key_of
+from thaw.cache.arrays import Chunks, Field, cached, key_of
 from thaw.compute.batches import Inputs, consecutive
 from thaw.progress import stage
 
@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 Outlines = NDArray[np.float32]
 
 NEAR = 0.07
-"""Pictures whose outlines are at most this far apart, in cosine distance, are near duplicates.
+"""Images whose outlines are at most this far apart, in cosine distance, are near duplicates.
 
 Chosen on contact sheets of pairs. Among 13,000 aligned photographs of faces (UTKFace, CelebA-HQ), every pair up to 0.08
 is one photograph, saved again, in grey, relit or with a watermark; from 0.09 on, other photographs of the same person
@@ -28,19 +28,19 @@ SIDE, CELL, BINS = 64, 8, 8
 FAINT = 4.0
 """A gradient, as the square root of levels in two pixels, below which contrast counts as noise."""
 GREY = 2.0
-"""Largest distance of the channels, in levels of 256, in a grey picture."""
+"""Largest distance of the channels, in levels of 256, in a grey image."""
 BATCH, CHUNK, BLOCK = 16, 512, 2048
-"""Pictures outlined together, few enough for a processor's cache; rows that are read and kept, and compared, together.
+"""Images outlined together, few enough for a processor's cache; rows that are read and written, and compared, together.
 """
 EDGES = 1 << 20
 """Pairs that are held at once while components are found."""
 
 
-def keep_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool_]]:
-    """The `outlines` of every picture, from the cache or made now; `key` stands for the pixels."""
+def cached_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool_]]:
+    """Return the `outlines` of every image, from the cache or computed now; `key` stands for the pixels."""
     how = [SIDE, CELL, BINS, FAINT, GREY, BATCH, torch.__version__, pixels.device.type]
 
-    def make(first: int) -> Made:
+    def make(first: int) -> Chunks:
         batches = consecutive(np.arange(first, len(pixels)), CHUNK)
         with stage("outlines", len(pixels), "images", first) as advance:
             for rows, (batch,) in zip(batches, pixels.batches(batches), strict=True):
@@ -54,13 +54,13 @@ def keep_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool_]
 
 @torch.inference_mode()
 def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
-    """What the edges of pictures, uint8 (n, height, width, 3), look like, (n, 512) of length 1 (0 where there are
-    none); and (n,) whether each is grey.
+    """Describe the edges of images, uint8 (n, height, width, 3), as (n, 512) of length 1 (0 where there are none); and
+    tell whether each is grey, (n,).
 
     Histograms of oriented gradients with unsigned orientations and local contrast normalisation (Dalal and Triggs,
     CVPR 2005) of a smoothed thumbnail of 64 x 64: 8 x 8 cells, 8 orientations, square roots of gradients. They hardly
     change with colours, light, contrast, size and compression, so that a drawing in another skin tone, or a photograph
-    saved again, keeps them; they do change when a picture is mirrored, turned, or cropped by more than 3%.
+    saved again, keeps them; they do change when an image is mirrored, turned, or cropped by more than 3%.
     """
     if pixels.device.type == "mps":
         pixels = pixels.cpu()  # it has no means over areas that do not divide, 224 into 64
@@ -77,7 +77,7 @@ def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
 
 
 def near_pairs(looks: Outlines, device: torch.device) -> Iterator[tuple[Rows, Rows, NDArray[np.float32]]]:
-    """Every pair of rows (first < second) at most `NEAR` apart, with the distance, some pairs at a time.
+    """Yield every pair of rows (first < second) at most `NEAR` apart, with the distance, some pairs at a time.
 
     All pairs are compared, a block of products at a time: n^2 / 2 of them, and no more memory than 4 million pairs and
     the outlines take.
@@ -97,7 +97,7 @@ def near_pairs(looks: Outlines, device: torch.device) -> Iterator[tuple[Rows, Ro
 
 
 def components(count: int, pairs: Iterable[tuple[Rows, Rows]]) -> Rows:
-    """(count,) the connected component of each row, codes from 0, where pairs are linked; `pairs` may be endless."""
+    """Return the connected component of each row, (count,) codes from 0, where pairs are linked."""
     first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for one, other in pairs:
         first.append(one)
@@ -110,7 +110,7 @@ def components(count: int, pairs: Iterable[tuple[Rows, Rows]]) -> Rows:
 
 
 def chain(codes: Rows) -> tuple[Rows, Rows]:
-    """Pairs that link the rows with the same code, each row with the next."""
+    """Return pairs that link the rows with the same code, each row with the next."""
     order = np.argsort(codes, kind="stable")
     same = codes[order[1:]] == codes[order[:-1]]
     return order[:-1][same], order[1:][same]

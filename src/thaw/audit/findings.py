@@ -1,149 +1,141 @@
 """What the audit says: sentences of three severities, each with what to do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from thaw.audit.leak import LeakEstimate
+from thaw.audit.results import Audit, Finding
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.scoring.comparison import ALPHA
 from thaw.scoring.statistics import fewest
+from thaw.text import count
 
 LEAK = 0.2
-"""Share of test images with a near copy elsewhere from which that is an error; less is a warning."""
+"""Fraction of test images with a near copy elsewhere from which that is an error; less is a warning."""
 BALANCE = 10
-"""A class with so many times fewer images than another is a warning."""
+"""A class with this many times fewer images than another is a warning."""
 FEW = 10
 """A class with fewer training or test images is a warning."""
 NAMED = 3
 """Files of a kind that are named."""
-ODD = {
+ISSUES = {
     "misnamed": "are in another format than their names say",
     "animated": "are animated; the first frame is used",
     "tiny": "have a side of fewer than 8 pixels",
     "long": "are more than four times as long as wide",
-    "grey": "are grey among pictures in colour",
+    "grey": "are grey among images in colour",
 }
+SEVERITIES = ("error", "warning", "note")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One sentence, and how grave it is: an `error` makes results wrong, a `warning` may, a `note` is good to know."""
-
-    severity: str
-    what: str
-
-
-def data_findings(found: dict[str, Any], source: Source, splits: Splits, group: str | None) -> list[Finding]:
-    """What is to be said of an audit's numbers, the gravest first; `group` is the column that holds images together."""
-    said = [*_copies(found), *_contradictions(found), *_files(found, source), *_classes(found, source, splits)]
-    said += _splits(found, splits, group)
-    return sorted(said, key=lambda one: ("error", "warning", "note").index(one.severity))
+def data_findings(audit: Audit, source: Source, splits: Splits, group: str | None) -> list[Finding]:
+    """Put an audit's numbers into sentences, the most serious first; `group` is the recipe's group column."""
+    findings = [*_copies(audit), *_conflicts(audit), *_files(audit, source), *_classes(audit, source, splits)]
+    findings += _splits(audit, splits, group)
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
-def leak_findings(leak: dict[str, Any]) -> Iterator[Finding]:
-    """What is to be said of how much leaked images are worth: an error where it is more than chance could be."""
-    low, high = (100 * end for end in leak["interval"])
-    accuracy = f"{leak['accuracy']:.1%} as they are split, {leak['accuracy_grouped']:.1%} with copies kept together"
-    worth = f"{100 * leak['worth']:.1f} points of test accuracy (95% interval {low:.1f} to {high:.1f})".replace(
-        "-", "−"
-    )
+def leak_finding(leak: LeakEstimate) -> Finding:
+    """Say how much leaked images change test accuracy: an error where it is more than chance explains."""
+    low, high = (100 * end for end in leak.interval)
+    accuracy = f"{leak.accuracy:.1%} as they are split, {leak.accuracy_grouped:.1%} with copies kept together"
+    effect = f"{100 * leak.effect:.1f} points (95% interval {low:.1f} to {high:.1f})".replace("-", "−")
     if low > 0:
-        yield Finding("error", f"the copies across splits are worth {worth}: a linear probe has {accuracy}")
-    else:
-        yield Finding(
-            "note", f"the copies across splits make no difference that shows: {worth}; a linear probe has {accuracy}"
-        )
+        what = f"the copies across splits raise test accuracy by {effect}: a linear probe reaches {accuracy}"
+        return Finding(severity="error", what=what)
+    what = (
+        f"the copies across splits do not change test accuracy significantly: by {effect}; a linear probe reaches "
+        f"{accuracy}"
+    )
+    return Finding(severity="note", what=what)
 
 
-def _copies(found: dict[str, Any]) -> Iterator[Finding]:
+def _copies(audit: Audit) -> Iterator[Finding]:
     remedy = "keep copies together with data.group, or remove them"
-    for kind, alike in (("exact", "are copies, byte for byte, of images"), ("near", "look nearly the same as images")):
-        for pair, count in found[kind]["across"].items():
-            if not count:
+    for kind, copies, alike in (
+        ("exact", audit.exact, "are copies, byte for byte, of images"),
+        ("near", audit.near, "look nearly the same as images"),
+    ):
+        for pair, number in copies.across.items():
+            if not number:
                 continue
             first, second = pair.split("/")
-            share = count / found["splits"][second]
-            grave = second == "test" and (kind == "exact" or share >= LEAK)
+            images = {str(split): size for split, size in audit.splits.items()}[second]
+            fraction = number / images
+            serious = second == "test" and (kind == "exact" or fraction >= LEAK)
             yield Finding(
-                "error" if grave else "warning",
-                f"{count:,} of {found['splits'][second]:,} {second} images ({share:.1%}) {alike} in {first}; {remedy}",
+                severity="error" if serious else "warning",
+                what=f"{number:,} of {images:,} {second} images ({fraction:.1%}) {alike} in {first}; {remedy}",
             )
-        if found[kind]["images"]:
-            yield Finding(
-                "note",
-                f"{found[kind]['images']:,} images are in {_count(found[kind]['groups'], 'group', 'groups')} of "
-                f"{kind} duplicates",
-            )
+        if copies.images:
+            groups = count(copies.groups, "group")
+            yield Finding(severity="note", what=f"{copies.images:,} images are in {groups} of {kind} duplicates")
 
 
-def _contradictions(found: dict[str, Any]) -> Iterator[Finding]:
-    exact, near = found["contradictions"]["exact"], found["contradictions"]["near"]
-    listed = {one["kind"]: " and ".join(repr(name) for name in one["ids"][:2]) for one in found["contradicting"][::-1]}
-    if exact:
+def _conflicts(audit: Audit) -> Iterator[Finding]:
+    found = audit.conflicting
+    listed = {one.kind: " and ".join(repr(name) for name in one.ids[:2]) for one in found.examples[::-1]}
+    if found.exact:
         yield Finding(
-            "error",
-            f"{_count(exact, 'group', 'groups')} of exact duplicates with different labels, such as "
+            severity="error",
+            what=f"{count(found.exact, 'group')} of exact duplicates with different labels, such as "
             f"{listed['exact']}; correct the labels",
         )
-    if near:
+    if found.near:
         example = f", such as {listed['near']}" if "near" in listed else ""
         yield Finding(
-            "warning",
-            f"{_count(near, 'pair', 'pairs')} of nearly the same images with different labels{example}; look at them",
+            severity="warning",
+            what=f"{count(found.near, 'pair')} of nearly the same images with different labels{example}; look at them",
         )
 
 
-def _files(found: dict[str, Any], source: Source) -> Iterator[Finding]:
+def _files(audit: Audit, source: Source) -> Iterator[Finding]:
     bad = [one for one in source.skipped if one.bad]
     others = [one for one in source.skipped if not one.bad]
     for skipped, one, many in (
-        (bad, "picture cannot be used", "pictures cannot be used"),
+        (bad, "image cannot be used", "images cannot be used"),
         (others, "file or row is left out", "files or rows are left out"),
     ):
         if skipped:
             such = "; ".join(f"{it.id!r}, which {it.reason}" for it in skipped[:NAMED])
-            yield Finding("warning", f"{_count(len(skipped), one, many)}, such as {such}")
-    for kind, count in found["odd"]["counts"].items():
-        example = next(one["id"] for one in (*found["odd"]["files"], {"kind": kind, "id": ""}) if one["kind"] == kind)
+            yield Finding(severity="warning", what=f"{count(len(skipped), one, many)}, such as {such}")
+    for kind, number in audit.issues.counts.items():
+        example = next((one.id for one in audit.issues.examples if one.kind == kind), "")
         such = f", such as {example!r}" if example else ""
-        yield Finding("warning" if kind == "tiny" else "note", f"{count:,} images {ODD[kind]}{such}")
+        yield Finding(severity="warning" if kind == "tiny" else "note", what=f"{number:,} images {ISSUES[kind]}{such}")
 
 
-def _classes(found: dict[str, Any], source: Source, splits: Splits) -> Iterator[Finding]:
-    least, most = (pick(found["classes"], key=found["classes"].get) for pick in (min, max))
-    if found["classes"][most] >= BALANCE * found["classes"][least]:
+def _classes(audit: Audit, source: Source, splits: Splits) -> Iterator[Finding]:
+    least, most = (pick(audit.classes, key=audit.classes.__getitem__) for pick in (min, max))
+    if audit.classes[most] >= BALANCE * audit.classes[least]:
         yield Finding(
-            "warning",
-            f"class {most!r} has {found['classes'][most]:,} images and class {least!r} {found['classes'][least]:,}; "
+            severity="warning",
+            what=f"class {most!r} has {audit.classes[most]:,} images and class {least!r} {audit.classes[least]:,}; "
             "read the scores of each class, not accuracy alone",
         )
     for split in ("train", "test"):
         counts = np.bincount(source.labels[splits.rows()[split]], minlength=len(source.classes))
-        few = [name for name, count in zip(source.classes, counts, strict=True) if count < FEW]
+        few = [name for name, number in zip(source.classes, counts, strict=True) if number < FEW]
         if few:
             names = ", ".join(map(repr, few[:3])) + (" and others" if len(few) > 3 else "")
             yield Finding(
-                "warning",
-                f"{_count(len(few), 'class has', 'classes have')} fewer than {FEW} images in {split}: {names}",
+                severity="warning",
+                what=f"{count(len(few), 'class has', 'classes have')} fewer than {FEW} images in {split}: {names}",
             )
 
 
-def _splits(found: dict[str, Any], splits: Splits, group: str | None) -> Iterator[Finding]:
+def _splits(audit: Audit, splits: Splits, group: str | None) -> Iterator[Finding]:
     if unused := splits.how.get("unused"):
-        yield Finding("note", f"not used: {unused}; name a split in data.validation or data.test to use it")
+        what = f"not used: {unused}; name a split in data.validation or data.test to use it"
+        yield Finding(severity="note", what=what)
     two_arms, four_arms = fewest(ALPHA), fewest(ALPHA / 6)  # four make six pairs
-    if group is not None and found["test_groups"] < four_arms:
-        values = _count(found["test_groups"], "value", "values")
+    if audit.test_groups is not None and audit.test_groups < four_arms:
+        values = count(audit.test_groups, "value")
         yield Finding(
-            "warning",
-            f"the test images have {values} of {group!r}; whatever the images, no difference between two arms can be "
-            f"significant with fewer than {two_arms}, none between four with fewer than {four_arms}: make data.test "
+            severity="warning",
+            what=f"the test images have {values} of {group!r}; whatever the images, no difference between two arms can "
+            f"be significant with fewer than {two_arms}, none between four with fewer than {four_arms}: make data.test "
             "larger",
         )
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

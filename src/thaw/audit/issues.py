@@ -1,8 +1,8 @@
-"""Odd files: pictures that can be used, yet are seldom meant: misnamed, animated, tiny, very long."""
+"""Issues: images that can be used, but are seldom intended: misnamed, animated, tiny, very long, grey."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,46 +10,66 @@ from PIL import Image
 
 from thaw.cache.arrays import Array
 from thaw.data.source import Source
+from thaw.record import Record
 
 TINY, LONG = 8, 4.0
-"""A picture is tiny with a side of fewer pixels, and long where one side is more than so many times the other."""
+"""An image is tiny with a side of fewer pixels, and long where one side is more than this many times the other."""
+
+Kind = Literal["misnamed", "animated", "tiny", "long", "grey"]
 
 
-@dataclass(frozen=True)
-class Odd:
-    """A picture that is used, and what is odd about it."""
+class Issue(Record):
+    """Something odd about an image that is used."""
 
     id: str
-    kind: str
-    """`misnamed`, `animated`, `tiny`, `long` or `grey`."""
-    why: str
+    """The image."""
+    kind: Kind
+    """The kind of issue."""
+    reason: str
+    """What is odd, to follow the image's name."""
 
 
-def odd_files(source: Source, headers: Array, grey: NDArray[np.bool_]) -> list[Odd]:
-    """All that is odd, in the order of the rows; `headers`, (n,) of `images.header.HEADER`; `grey`, (n,), counts where
-    most pictures have colours."""
+class Issues(Record):
+    """The issues of all images."""
+
+    counts: dict[Kind, int]
+    """How many images have an issue of each kind; kinds without any are left out."""
+    examples: list[Issue]
+    """The first 50."""
+
+
+def find_issues(source: Source, headers: Array, grey: NDArray[np.bool_]) -> list[Issue]:
+    """Find every issue, in the order of the rows.
+
+    Parameters
+    ----------
+    headers
+        (n,) of `images.header.HEADER`
+    grey
+        (n,) whether an image has no colours; an issue only where most images have some.
+    """
     known = Image.registered_extensions()
-    odd = []
+    issues = []
     greys = grey if grey.mean() < 0.5 else np.zeros_like(grey)
     for row, (form, width, height, animated) in enumerate(headers.tolist()):
         name, kind = str(source.ids[row]), form.decode()
         if greys[row]:
-            odd.append(Odd(name, "grey", "is grey among pictures in colour"))
+            issues.append(Issue(id=name, kind="grey", reason="is grey among images in colour"))
         if not kind:
             continue
         meant = known.get(Path(name).suffix.lower())
         if meant is not None and meant != kind:
-            odd.append(Odd(name, "misnamed", f"is named like {meant} and is {kind}"))
+            issues.append(Issue(id=name, kind="misnamed", reason=f"is named like {meant} and is {kind}"))
         if animated:
-            odd.append(Odd(name, "animated", "is animated; its first frame is used"))
+            issues.append(Issue(id=name, kind="animated", reason="is animated; its first frame is used"))
         short, long = sorted((width, height))
         if short < TINY:
-            odd.append(Odd(name, "tiny", f"has {width} x {height} pixels"))
+            issues.append(Issue(id=name, kind="tiny", reason=f"has {width} x {height} pixels"))
         elif long > LONG * short:
-            odd.append(Odd(name, "long", f"is {width} x {height} pixels"))
-    return odd
+            issues.append(Issue(id=name, kind="long", reason=f"is {width} x {height} pixels"))
+    return issues
 
 
-def count_kinds(odd: list[Odd]) -> dict[str, int]:
-    """How many pictures are odd in which way."""
-    return dict(Counter(one.kind for one in odd))
+def summarise_issues(issues: list[Issue], listed: int) -> Issues:
+    """Count the issues by kind and list the first of them."""
+    return Issues(counts=dict(Counter(one.kind for one in issues)), examples=issues[:listed])

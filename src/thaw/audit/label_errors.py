@@ -1,4 +1,4 @@
-"""Images whose label is probably wrong: those that a probe trained on the other images contradicts."""
+"""Label errors: images to which a probe trained on the other images gives another class."""
 
 import warnings
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from thaw.cache.arrays import Field, Made, cached
+from thaw.cache.arrays import Chunks, Field, cached
 from thaw.compute.batches import consecutive, read_rows
 from thaw.data.splits import Splits
 from thaw.progress import stage
-from thaw.scoring.metrics import Scores
+from thaw.record import Record
 from thaw.scoring.statistics import Codes
 from thaw.training.features import Features
 
 Part = tuple[Codes, Codes]
+P = NDArray[np.float64]
 Values = Callable[[Codes], NDArray[np.float32]]
 
 FOLDS = 5
@@ -29,56 +30,74 @@ PROBED, CHUNK = 10_000, 1024
 """Images that a probe is trained on at most, drawn at random, and that are read at a time: however many images there
 are, no more memory is needed."""
 METHOD = (
-    "out-of-fold confidence of a logistic regression on what enters the pretrained backbone's head, of "
-    f"{PROBED:,} images at most; a label is contradicted where another class is at least as sure "
-    "as it is on average for images that bear its label"
+    "out-of-fold probabilities of a logistic regression on the pretrained backbone's features, of "
+    f"{PROBED:,} images at most; a label counts as an error where another class is more probable, and at least as "
+    "probable as it is on average for images with that label"
 )
 GROUPED = "; mean of a probe that holds whole groups out and one that holds single images out"
 
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """Every image that could be checked, the most suspect first."""
+    """Every image whose label could be checked, the most probable errors first."""
 
     rows: Codes
     """(n,) of the data set."""
     suggested: Codes
     """(n,) the most probable class other than the label."""
-    p_label: Scores
-    p_suggested: Scores
-    score: Scores
-    """(n,) from 0, the label is surely wrong, to 1."""
-    contradicted: NDArray[np.bool_]
-    """(n,) whether the suggestion is as sure as that class usually is."""
+    p_label: P
+    """(n,) probability of the label."""
+    p_suggested: P
+    """(n,) probability of the suggestion."""
+    score: P
+    """(n,) from 0, the label is certainly wrong, to 1."""
+    errors: NDArray[np.bool_]
+    """(n,) whether the label counts as an error: the suggestion is as probable as that class usually is."""
     method: str
+    """How the labels were checked."""
+
+    def summary(self) -> "LabelErrorSummary":
+        """Return what `metrics.json` holds of them."""
+        return LabelErrorSummary(count=int(self.errors.sum()), checked=len(self.rows), method=self.method)
+
+
+class LabelErrorSummary(Record):
+    """How many labels are probably wrong; the images are in `label_errors.parquet`."""
+
+    count: int
+    """Labels that are probably wrong."""
+    checked: int
+    """Labels that could be checked."""
+    method: str
+    """How they were checked."""
 
 
 def cached_label_errors(features: Features, labels: Codes, groups: Codes | None, splits: Splits) -> LabelErrors:
-    """As `find_suspects` of train and validation as the pool; the probabilities are from the cache or found now."""
+    """Return `find_label_errors` with train and validation as the pool; the probabilities may come from the cache."""
     pool, test = np.union1d(splits.train, splits.validation), splits.test
 
-    def make(_: int) -> Made:
+    def make(_: int) -> Chunks:
         yield (out_of_fold(features.values, labels, groups, pool, test),), {}
 
     key, fields = features.key_with(labels, groups, pool, test), [Field((int(labels.max()) + 1,), "float64")]
-    return rank(cached("suspects", key, len(labels), fields, make).arrays[0], labels, groups is not None)
+    return rank(cached("label-errors", key, len(labels), fields, make).arrays[0], labels, groups is not None)
 
 
 def find_label_errors(
     features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes
 ) -> LabelErrors:
-    """The images whose labels the others contradict, the most suspect first: see `out_of_fold` and `rank`."""
+    """Find the images whose labels disagree with the other images: see `out_of_fold` and `rank`."""
     return rank(out_of_fold(features, labels, groups, pool, test), labels, groups is not None)
 
 
-def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes) -> Scores:
-    """(n, classes) probabilities of each image's classes by probes that did not see its label; NaN where none can be.
+def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes) -> P:
+    """Compute each image's class probabilities, (n, classes), by probes that did not see its label; NaN where none can.
 
     `features` (n, d), `labels` (n,) and `groups` (n,) of all images; `pool` the rows of train and validation, each
     judged by a probe that was trained on the rest of them, and `test` those of test, whose labels train nothing. Where
-    there are groups, two probes' probabilities are averaged: without whole groups, so that an error which a group
-    shares does not vouch for itself, and without single images, so that their near duplicates can tell. Images of a
-    class that no other image or group bears are not checked.
+    there are groups, two probes' probabilities are averaged: without whole groups, so that an error common to
+    a group does not confirm itself, and without single images, so that their near duplicates can tell. Images of a
+    class that no other image or group has are not checked.
     """
     mean, scale = _moments(features)
 
@@ -91,14 +110,14 @@ def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | No
 
     kinds = [_folds(labels[pool], None)] + ([] if groups is None else [_folds(labels[pool], groups[pool])])
     found = []
-    with stage("suspects", sum(map(len, kinds)) + len(kinds), "probes") as advance:
+    with stage("label errors", sum(map(len, kinds)) + len(kinds), "probes") as advance:
         for kind in kinds:
             parts = [(pool[train], pool[held]) for train, held in kind]
             found.append(_probe(values, labels, parts, (pool, test), advance))
     return np.asarray(np.mean(found, axis=0))
 
 
-def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]) -> Scores:
+def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]) -> P:
     """(n, classes) probabilities by probes that did not see the image; NaN where there is no such probe.
 
     Each part is the rows to train on and the rows held out. The strength of regularisation is the most likely one on
@@ -156,11 +175,11 @@ def _folds(labels: Codes, groups: Codes | None) -> list[Part]:
     return [(train, held) for train, held in split if len(held)]
 
 
-def rank(p: Scores, labels: Codes, grouped: bool) -> LabelErrors:
-    """Rank the images by how surely `out_of_fold` probabilities contradict their labels.
+def rank(p: P, labels: Codes, grouped: bool) -> LabelErrors:
+    """Rank the images by how clearly `out_of_fold` probabilities disagree with their labels.
 
-    The score is the margin between the label's and the suggestion's probability, brought to 0 to 1, and the rule for
-    `contradicted` that of Northcutt, Jiang and Chuang, Confident learning (JAIR 70, 2021).
+    The score is the margin between the label's and the suggestion's probability, scaled to 0 to 1, and the rule for
+    `errors` that of Northcutt, Jiang and Chuang, Confident learning (JAIR 70, 2021).
     """
     rows = np.flatnonzero(~np.isnan(p).any(1))
     p, own = p[rows], labels[rows]
@@ -171,10 +190,10 @@ def rank(p: Scores, labels: Codes, grouped: bool) -> LabelErrors:
     others[places, own] = -1
     suggested = others.argmax(1)
     p_suggested = p[places, suggested]
-    contradicted = (p_suggested > p_label) & (p_suggested >= thresholds[suggested])
+    errors = (p_suggested > p_label) & (p_suggested >= thresholds[suggested])
     score = (1 + p_label - p_suggested) / 2
     order = np.argsort(score, kind="stable")
     method = METHOD + (GROUPED if grouped else "")
     return LabelErrors(
-        rows[order], suggested[order], p_label[order], p_suggested[order], score[order], contradicted[order], method
+        rows[order], suggested[order], p_label[order], p_suggested[order], score[order], errors[order], method
     )

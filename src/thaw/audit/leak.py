@@ -1,9 +1,7 @@
-"""What leaked images are worth: a linear probe's accuracy as the images are split, and with copies kept together."""
+"""The leak: a linear probe's accuracy on test images as they are split, and with copies kept together."""
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,8 @@ from thaw.cache.budget import cache_folder
 from thaw.cache.checkpoint import cached_json
 from thaw.compute.batches import read_rows
 from thaw.data.splits import Splits, draw_groups
-from thaw.scoring.statistics import LEVEL
+from thaw.record import Record
+from thaw.scoring.statistics import LEVEL, Interval
 from thaw.training.features import Features
 
 Rows = NDArray[np.int64]
@@ -25,42 +24,55 @@ DRAWS = 5
 PROBED = 10_000
 """Images that the probe uses at most; of more, whole clusters are drawn."""
 METHOD = (
-    "logistic regression on what enters the backbone's head; the splits as they are against {draws} draws of the same "
+    "logistic regression on the backbone's features; the splits as they are against {draws} draws of the same "
     "sizes in which groups and copies stay together; interval over clusters"
 )
 
 
-@dataclass(frozen=True)
-class LeakEstimate:
-    """A linear probe's accuracy on test images, as they are split and with all copies kept together."""
+class LeakEstimate(Record):
+    """How much copies of test images in the other splits change the test accuracy of a linear probe."""
 
     accuracy: float
+    """With the images as they are split."""
     accuracy_grouped: float
-    worth: float
-    """The difference."""
-    interval: tuple[float, float]
-    """Of the difference, 95%."""
+    """With all copies kept together in one split."""
+    effect: float
+    """The difference of the two."""
+    interval: Interval
+    """95% interval of the difference."""
     method: str
+    """How the probe was trained and compared."""
 
 
-def cached_leak_estimate(features: Features, labels: Rows, splits: Splits, clusters: Rows) -> dict[str, Any] | None:
-    """`leak_worth` as a dict, from the cache or found now."""
+def cached_leak_estimate(features: Features, labels: Rows, splits: Splits, clusters: Rows) -> LeakEstimate | None:
+    """Return `estimate_leak`, from the cache or computed now."""
 
-    def make() -> dict[str, Any] | None:
+    def make() -> dict[str, object] | None:
         found = estimate_leak(features.values, labels, splits, clusters)
-        return None if found is None else asdict(found)
+        return None if found is None else found.model_dump(mode="json")
 
     key = features.key_with(labels, clusters, *splits.rows().values())
-    return cached_json(cache_folder() / "worth", key, make)
+    found = cached_json(cache_folder() / "leaks", key, make)
+    return None if found is None else LeakEstimate.model_validate(found)
 
 
 def estimate_leak(features: NDArray[np.float32], labels: Rows, splits: Splits, clusters: Rows) -> LeakEstimate | None:
-    """How much test accuracy changes when copies stay in one split; None where they cannot.
+    """Estimate how much test accuracy changes when copies stay in one split.
 
-    `features` (n, d), `labels` (n,), `clusters` (n,): images with the same code stay together. Nothing is chosen by
-    what comes out: the probe is the same whatever the test images say. The interval is the linearised one of the
-    difference of two ratios over clusters (Korn and Graubard, Analysis of Health Surveys, 1999), the probes taken as
-    they are.
+    The probe's settings are fixed, whatever the test images say. The interval is the linearised one of the difference
+    of two ratios over clusters (Korn and Graubard, Analysis of Health Surveys, 1999), the probes taken as they are.
+
+    Parameters
+    ----------
+    features, labels
+        (n, d) and (n,)
+    clusters
+        (n,) codes; images with the same one stay together.
+
+    Returns
+    -------
+    LeakEstimate or None
+        None where the images cannot be split with copies kept together.
     """
     part = np.full(len(labels), -1)
     for code, rows in enumerate(splits.rows().values()):
@@ -75,14 +87,20 @@ def estimate_leak(features: NDArray[np.float32], labels: Rows, splits: Splits, c
     if as_split is None or not together or any(right is None for right in together):
         return None
     count = int(clusters.max()) + 1
-    first, first_shares = _mean(*as_split, clusters, count)
+    first, first_moves = _mean(*as_split, clusters, count)
     tests, right = (np.concatenate(found) for found in zip(*filter(None, together), strict=True))
-    second, second_shares = _mean(tests, right, clusters, count)
-    shares = first_shares - second_shares
-    deviation = float(np.sqrt(count / max(count - 1, 1) * (shares @ shares)))
+    second, second_moves = _mean(tests, right, clusters, count)
+    moves = first_moves - second_moves
+    deviation = float(np.sqrt(count / max(count - 1, 1) * (moves @ moves)))
     reach = deviation * float(stats.t.ppf((1 + LEVEL) / 2, max(count - 1, 1)))
-    worth = first - second
-    return LeakEstimate(first, second, worth, (worth - reach, worth + reach), METHOD.format(draws=len(together)))
+    effect = first - second
+    return LeakEstimate(
+        accuracy=first,
+        accuracy_grouped=second,
+        effect=effect,
+        interval=(effect - reach, effect + reach),
+        method=METHOD.format(draws=len(together)),
+    )
 
 
 def _whole_clusters(rows: Rows, clusters: Rows) -> Rows:
@@ -121,6 +139,6 @@ def _right(inputs: NDArray[np.float32], labels: Rows, part: Rows) -> tuple[Rows,
 
 
 def _mean(rows: Rows, right: NDArray[np.bool_], clusters: Rows, count: int) -> tuple[float, NDArray[np.float64]]:
-    """The share of right answers, and by how much each cluster moves it."""
+    """The fraction of right answers, and by how much each cluster moves it."""
     mean = float(right.mean())
     return mean, np.bincount(clusters[rows], right - mean, minlength=count) / len(rows)

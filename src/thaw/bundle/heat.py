@@ -1,4 +1,4 @@
-"""Heat maps of new pictures: what spoke for the predicted class, laid over each picture."""
+"""Heat maps of new images: what spoke for the predicted class, laid over each image."""
 
 import copy
 import re
@@ -7,28 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from numpy.typing import NDArray
-from PIL import Image
 
-from thaw.bundle.load import Bundle
-from thaw.bundle.predict import Batch
-from thaw.cache.files import replacing, writing
+from thaw.bundle.model import Batch, Bundle
+from thaw.cache.files import write_atomic, writing
 from thaw.errors import ModelError
+from thaw.images.encode import encode
+from thaw.images.overlay import overlay
 from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
 
 AT_A_TIME = 8
-"""Pictures whose gradients are computed together: every layer's output is in memory meanwhile."""
-STRENGTH = 0.6
-"""How much of the colour shows where a picture spoke most."""
-COLOURS = "inferno"
+"""Images whose gradients are computed together: every layer's output is in memory meanwhile."""
 
 
 def heat_writer(bundle: Bundle, folder: Path) -> Callable[[Batch], None]:
-    """A function that writes `NUMBER-NAME.png` into `folder` for each picture of one batch after the other.
+    """Return a function that writes `NUMBER-NAME.png` into `folder` for each image of one batch after the other.
 
-    Raises ModelError where the network has no layer with places, StorageError where nothing can be written.
+    The function raises ModelError where the network has no spatial layer, StorageError where a file cannot be written.
     """
     device = bundle.compute.device
     model = bundle.model if device.type == "cpu" else copy.deepcopy(bundle.model).to(device)
@@ -41,23 +36,12 @@ def heat_writer(bundle: Bundle, folder: Path) -> Callable[[Batch], None]:
         inputs = (normalise(torch.from_numpy(batch.pixels[at : at + AT_A_TIME]).to(device)) for at in starts)
         maps = heat_maps(model, inputs) if batch.names else np.empty((0, 1, 1), np.uint8)
         if maps is None:
-            raise ModelError("this backbone has no layer whose output has places; leave out --heatmaps.")
+            raise ModelError("this backbone has no spatial layer, so there are no heat maps; leave out --heatmaps.")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for name, pixels, heat in zip(batch.names, batch.pixels, maps, strict=True):
-                stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:80]
-                with replacing(folder / f"{number:06d}-{stem}.png") as file:
-                    Image.fromarray(overlay(pixels, heat)).save(file, "PNG")
-                number += 1
+        for name, pixels, heat in zip(batch.names, batch.pixels, maps, strict=True):
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:80]
+            write_atomic(folder / f"{number:06d}-{stem}.png", encode(overlay(pixels, heat), "PNG"))
+            number += 1
 
     return write
-
-
-def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture (height, width, 3) under the colours of its heat map (h, w), denser where it is hotter."""
-    height, width, _ = pixels.shape
-    hot = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)) / 255
-    colours = 255 * colormaps[COLOURS](hot)[..., :3]
-    share = STRENGTH * hot[..., None]
-    blended: NDArray[np.uint8] = (pixels * (1 - share) + colours * share).round().astype(np.uint8)
-    return blended

@@ -1,4 +1,4 @@
-"""What `thaw predict` is given: files, folders, globs, tables and standard input, as one stream of named pictures."""
+"""The inputs of `thaw predict`: files, folders, globs, tables and standard input, as one stream of named images."""
 
 import csv
 import glob
@@ -10,7 +10,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thaw.bundle.predict import Named
+from thaw.bundle.model import Named
 from thaw.data.folder import PICTURES, walk
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError, first_line
@@ -18,17 +18,33 @@ from thaw.images.decode import BadImageError
 from thaw.progress import say
 
 TABLES = (".csv", ".tsv", ".parquet")
-"""Endings of file names that are taken for tables, in lower case."""
+"""Extensions of files that are read as tables, in lower case."""
 ROWS = 64
 """Rows of a Parquet table that are read at a time."""
 
 
-def find_pictures(given: Iterable[str], column: str, lines: TextIO) -> tuple[Iterator[Named], int | None]:
-    """The pictures that `given` names, in that order, and how many they are, None where only reading tells.
+def find_images(given: Iterable[str], column: str, lines: TextIO) -> tuple[Iterator[Named], int | None]:
+    """Find the images that a command names.
 
-    Each of `given` is a picture, a folder (searched to its depths for file names that end like a picture's), a pattern
-    such as `**/*.jpg`, a CSV, TSV or Parquet table whose `column` holds paths below the table's folder or encoded
-    bytes, or `-` for paths in `lines`. Raises DataError for what is not there, holds no picture or cannot be read.
+    Parameters
+    ----------
+    given
+        Each an image, a folder (searched recursively for files with an image's extension), a pattern such as
+        `**/*.jpg`, a CSV, TSV or Parquet table, or `-` for the paths in `lines`.
+    column
+        The column of a table that holds paths below the table's folder, or encoded images.
+    lines
+        Paths, one a line.
+
+    Returns
+    -------
+    tuple
+        An iterator over the images in the order given, and how many there are: None where only reading them tells.
+
+    Raises
+    ------
+    DataError
+        Something is not there, holds no image or cannot be read.
     """
     streams: list[Iterator[Named]] = []
     count: int | None = 0
@@ -53,15 +69,15 @@ def _files(argument: str) -> list[str]:
         skipped: list[Skipped] = []
         found = [name for name in walk(argument, argument, skipped) if Path(name).suffix.lower() in PICTURES]
         for one in skipped:
-            say(f"passed over {os.path.join(argument, one.id)}: {one.reason}")
+            say(f"skipped {os.path.join(argument, one.id)}: {one.reason}")
         if not found:
-            raise DataError(f"the folder {argument} holds no picture; give one that does, or a table of pictures.")
+            raise DataError(f"the folder {argument} holds no image; give one that does, or a table of images.")
         return sorted(found)
     if os.path.exists(argument):
         return [argument]
     if found := [name for name in glob.glob(argument, recursive=True) if not os.path.isdir(name)]:
         return sorted(found)
-    raise DataError(f"there is no {argument}; give pictures, folders, patterns, tables, or - for paths by line.")
+    raise DataError(f"there is no {argument}; give images, folders, patterns, tables, or - for one path a line.")
 
 
 def _table(path: Path, column: str) -> tuple[Iterator[Named], int | None]:
@@ -73,14 +89,14 @@ def _table(path: Path, column: str) -> tuple[Iterator[Named], int | None]:
             if not (
                 _is_bytes(kind) or _is_text(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
             ):
-                raise DataError(f"the column {column!r} of {path} holds {kind}, not pictures; give another by --image.")
+                raise DataError(f"the column {column!r} of {path} holds {kind}, not images; name another with --image.")
             return _parquet(table, column, path), table.metadata.num_rows
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         with path.open(encoding="utf-8-sig", newline="") as opened:
             _check_column(next(csv.reader(opened, delimiter=separator), []), column, path)
         return _csv(path, column, separator), None
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as a table ({first_line(error)}); mend it or give another.") from error
+        raise DataError(f"{path} cannot be read as a table ({first_line(error)}); fix it or give another.") from error
 
 
 def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
@@ -93,7 +109,7 @@ def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
                 else:
                     yield Named(f"{path}#{number}", BadImageError(f"has no {column}"))
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
+        raise DataError(f"{path} cannot be read further ({first_line(error)}); fix it or give another.") from error
 
 
 def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
@@ -113,11 +129,11 @@ def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
                 else:
                     yield Named(name, BadImageError(f"has no {column}"))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read on ({first_line(error)}); mend it or give another.") from error
+        raise DataError(f"{path} cannot be read further ({first_line(error)}); fix it or give another.") from error
 
 
 def _below(root: Path, name: str) -> Path | BadImageError:
-    """A table's picture, which must lie below the table's folder."""
+    """Return the path of a table's image, which must lie below the table's folder, or why it cannot be used."""
     try:
         full = (root / name).resolve()
     except (OSError, ValueError) as error:  # ValueError: a null character
@@ -127,7 +143,7 @@ def _below(root: Path, name: str) -> Path | BadImageError:
 
 def _check_column(names: list[str], column: str, path: Path) -> None:
     if column not in names:
-        raise DataError(f"{path} has no column {column!r}; it has {', '.join(names[:20])}: name one by --image.")
+        raise DataError(f"{path} has no column {column!r}; it has {', '.join(names[:20])}: name one with --image.")
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

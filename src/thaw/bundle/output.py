@@ -1,10 +1,9 @@
-"""Predictions as a person, a spreadsheet or a program reads them: lines of text, CSV, JSON lines, Parquet."""
+"""Predictions written for a person, a spreadsheet or a program: a table of text, CSV, JSON lines, Parquet."""
 
 import contextlib
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thaw.bundle.load import Bundle
-from thaw.bundle.predict import Batch, Named, predict
+from thaw.bundle.model import Batch, Bundle, Named
 from thaw.cache.files import replacing, writing
 from thaw.errors import DataError, StorageError
 from thaw.progress import say, stage
+from thaw.text import escape_bytes, escape_csv, escape_line
 
 FORMATS = ("table", "csv", "jsonl", "parquet")
 DIGITS = 6
@@ -27,11 +26,11 @@ Write = Callable[[Batch], None]
 
 
 def format_of(form: str | None, out: Path | None) -> str:
-    """The format to write: the one asked for, else the one that the file's ending says, else a table to read."""
+    """Return the format to write: the one asked for, else the one of the file's extension, else a table of text."""
     if form is None:
         form = "table" if out is None else out.suffix.lower().removeprefix(".")
         if form not in FORMATS:
-            raise StorageError(f"{out} ends like no format; name it .csv, .jsonl or .parquet, or give --format.")
+            raise StorageError(f"{out} has no known extension; name it .csv, .jsonl or .parquet, or give --format.")
     if form == "parquet" and out is None:
         raise StorageError("Parquet cannot go to standard output; name a file with --out.")
     return form
@@ -39,36 +38,59 @@ def format_of(form: str | None, out: Path | None) -> str:
 
 def write_predictions(
     bundle: Bundle,
-    pictures: Iterable[Named],
+    images: Iterable[Named],
     count: int | None,
     form: str,
     out: Path | None,
     top: int | None,
     heatmaps: Path | None,
 ) -> None:
-    """Predict all pictures, `count` of them where that is known, and write what came out of each batch at once.
+    """Predict all images, and write each batch as soon as it is predicted.
 
-    With `heatmaps`, a folder, each picture under its heat map is written there. Those that cannot be used are named on
-    standard error and left out. Raises DataError where none can be used.
+    Images that cannot be used are named on standard error and skipped.
+
+    Parameters
+    ----------
+    bundle
+        The trained model.
+    images
+        Images and their names.
+    count
+        How many there are; None where only reading them tells.
+    form
+        One of `FORMATS`.
+    out
+        The file to write; None for standard output.
+    top
+        How many of the most probable classes to write; None for the probability of every class.
+    heatmaps
+        A folder for each image under its heat map; None for no heat maps.
+
+    Raises
+    ------
+    DataError
+        No image can be used.
+    StorageError
+        A file cannot be written.
     """
     written, bad = 0, 0
     draw = _nothing if heatmaps is None else _heat_writer(bundle, heatmaps)
     lines_show = out is None and sys.stdout.isatty()
     progress = contextlib.nullcontext(_nothing) if lines_show else stage("predicting", count, "images")
     with writer(form, out, bundle.classes, top) as write, progress as advance:
-        for batch in predict(bundle, pictures):
+        for batch in bundle.batches(images):
             write(batch)
             draw(batch)
             for name, why in batch.bad:
-                say(f"passed over {_plain(name)}: {why}")
+                say(f"skipped {escape_line(name)}: {why}")
             written += len(batch.names)
             bad += len(batch.bad)
             advance(len(batch.names) + len(batch.bad))
         if not written:
             what = f"none of the {bad:,} images can be used" if bad else "there are no images"
-            raise DataError(f"{what}; give pictures, such as JPEG or PNG files.")
+            raise DataError(f"{what}; give images, such as JPEG or PNG files.")
     if bad:
-        say(f"{bad:,} of {written + bad:,} images cannot be used and were passed over")
+        say(f"{bad:,} of {written + bad:,} images cannot be used and were skipped")
 
 
 def _heat_writer(bundle: Bundle, folder: Path) -> Write:
@@ -79,10 +101,10 @@ def _heat_writer(bundle: Bundle, folder: Path) -> Write:
 
 @contextlib.contextmanager
 def writer(form: str, out: Path | None, classes: tuple[str, ...], top: int | None) -> Iterator[Write]:
-    """A function that writes one batch after the other, to `out` or to standard output.
+    """Yield a function that writes one batch after the other, to `out` or to standard output.
 
-    `out` takes its name when the block ends well. With `top` the likeliest classes are written, a column for each rank;
-    without it all, a column for each class. Raises StorageError where `out` cannot be written.
+    `out` appears only when the block succeeds. With `top` the most probable classes are written, a column for each
+    rank; without it every class, a column for each. Raises StorageError where `out` cannot be written.
     """
     if out is None:
         yield _text_writer(form, sys.stdout, classes, top)
@@ -119,11 +141,11 @@ def _table_header(classes: tuple[str, ...], top: int | None) -> str:
 
 
 def _table_lines(batch: Batch, classes: tuple[str, ...], top: int | None) -> str:
-    """Fixed columns: probability and class of each rank, then the picture; control characters are shown as `?`."""
+    """Write fixed columns: probability and class of each rank, then the image."""
     lines, width = [], _width(classes)
     for name, row, order in zip(batch.names, batch.probabilities, _ranked(batch, top or 1), strict=True):
-        ranks = "".join(f"{row[code]:6.4f}  {_plain(classes[code]):<{width}}  " for code in order)
-        lines.append(f"{ranks}{_plain(name)}\n")
+        ranks = "".join(f"{row[code]:6.4f}  {escape_line(classes[code]):<{width}}  " for code in order)
+        lines.append(f"{ranks}{escape_line(name)}\n")
     return "".join(lines)
 
 
@@ -132,7 +154,7 @@ def _width(classes: tuple[str, ...]) -> int:
 
 
 def _csv_header(classes: tuple[str, ...], top: int | None) -> str:
-    return _csv([[_harmless(name) for name in _schema(classes, top).names]])
+    return _csv([[escape_csv(name) for name in _schema(classes, top).names]])
 
 
 def _csv_lines(batch: Batch, classes: tuple[str, ...], top: int | None) -> str:
@@ -150,7 +172,7 @@ def _json_lines(batch: Batch, classes: tuple[str, ...], top: int | None) -> str:
     lines = []
     for name, row, order in zip(batch.names, batch.probabilities, _ranked(batch, top or len(classes)), strict=True):
         chances = {classes[code]: round(float(row[code]), DIGITS) for code in (order if top else range(len(classes)))}
-        line = {"image": _encodable(name), "predicted": classes[order[0]], "probabilities": chances}
+        line = {"image": escape_bytes(name), "predicted": classes[order[0]], "probabilities": chances}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 
@@ -165,7 +187,7 @@ def _schema(classes: tuple[str, ...], top: int | None) -> pa.Schema:
 
 
 def _columns(batch: Batch, classes: tuple[str, ...], top: int | None) -> dict[str, Any]:
-    names, images = np.array(classes, dtype=object), [_encodable(name) for name in batch.names]
+    names, images = np.array(classes, dtype=object), [escape_bytes(name) for name in batch.names]
     chances = batch.probabilities.astype(np.float32)
     if top is None:
         each = {f"p_{name}": chances[:, code] for code, name in enumerate(classes)}
@@ -179,31 +201,13 @@ def _columns(batch: Batch, classes: tuple[str, ...], top: int | None) -> dict[st
 
 
 def _ranked(batch: Batch, top: int) -> Any:
-    """(n, top) codes of the likeliest classes, the likeliest first; of equals the first."""
+    """Return (n, top) indices of the most probable classes, the most probable first; ties in the order of classes."""
     return np.argsort(-batch.probabilities, axis=1, kind="stable")[:, :top]
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.{DIGITS}f}" if isinstance(value, np.floating) else _harmless(value)
-
-
-def _harmless(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: one that begins like it gets an apostrophe in front.
-
-    OWASP, CSV injection.
-    """
-    number = re.fullmatch(r"[+-]?\d+(\.\d+)?", text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not number else text
+    return f"{value:.{DIGITS}f}" if isinstance(value, np.floating) else escape_csv(value)
 
 
 def _nothing(_: object) -> None:
-    """What is done of what nobody asked for."""
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _encodable(name: str) -> str:
-    """A file's name with bytes that are no UTF-8 written as `\\udcXX`."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Stand in for heat maps, or a progress bar, that are not wanted."""

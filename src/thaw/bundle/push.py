@@ -11,11 +11,27 @@ from thaw.errors import BundleError, first_line
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Make the repository `name`, such as `user/model`, if there is none, and upload the bundle's files.
+    """Upload a bundle's files; hidden files, and links that lead out of the folder, are left out.
 
-    Links that lead out of it and hidden files stay behind. Returns the repository's address. Raises BundleError where
-    the folder is no bundle with a model card, nobody is logged in, the repository is there and public though `private`
-    is asked for, or the hub cannot be reached or refuses.
+    Parameters
+    ----------
+    folder
+        A bundle with a model card.
+    name
+        The repository, such as `user/model`; created where it does not exist.
+    private
+        Create it as a private one.
+
+    Returns
+    -------
+    str
+        The repository's address.
+
+    Raises
+    ------
+    BundleError
+        The folder is not a bundle with a model card, nobody is logged in, the repository exists and is public though
+        `private` is asked for, or the hub cannot be reached or refuses.
     """
     read_config(folder)
     inside(folder, "model.safetensors")
@@ -33,13 +49,13 @@ def push(folder: Path, name: str, private: bool) -> str:
     except BundleError:
         raise
     except HFValidationError as error:
-        raise BundleError(f"{name!r} is no name of a repository; write it as user/name.") from error
+        raise BundleError(f"{name!r} is not the name of a repository; write it as user/name.") from error
     except HfHubHTTPError as error:
         code = error.response.status_code
         why = {401: "the token is not valid", 403: "the token may not write there", 404: "there is no such user"}
         raise BundleError(
             f"the hub refused {name} ({code}: {why.get(code, first_line(error))}); run `hf auth login` with a token "
-            "that may write, or mend the name."
+            "that may write, or fix the name."
         ) from error
     except Exception as error:  # of whichever HTTP library this version of huggingface_hub uses
         raise BundleError(
@@ -50,7 +66,7 @@ def push(folder: Path, name: str, private: bool) -> str:
 
 def _check_private(api: HfApi, name: str) -> None:
     if not api.repo_info(name).private:
-        raise BundleError(f"{name} is there and public; make it private on the hub, or push to another name.")
+        raise BundleError(f"{name} exists and is public; make it private on the hub, or push to another name.")
 
 
 def _additions(folder: Path) -> list[CommitOperationAdd]:

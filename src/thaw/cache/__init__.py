@@ -1,1 +1,1 @@
-"""The cache: arrays under content keys, how much it may hold, files written whole, checkpoints."""
+"""The cache: arrays under content keys, its budget, atomic writes, checkpoints."""

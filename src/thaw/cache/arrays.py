@@ -1,9 +1,9 @@
-"""The cache: arrays kept on disk under a key made of everything that determines them.
+"""The cache: arrays on disk under a key made of everything that determines them.
 
-CACHE/KIND/KEY/data-0.bin ...   rows, appended chunk by chunk while the entry is made
-CACHE/KIND/KEY/chunks.jsonl     the finished chunks and their digests, while the entry is made
-CACHE/KIND/KEY/manifest.json    all of that, written last: an entry exists when its manifest does
-CACHE/KIND/KEY.lock             held by the one process that opens or makes the entry
+CACHE/KIND/KEY/data-0.bin ...   rows, appended chunk by chunk while the entry is computed
+CACHE/KIND/KEY/chunks.jsonl     the finished chunks and their digests, while the entry is computed
+CACHE/KIND/KEY/manifest.json    the same for the whole entry, written last: an entry exists when its manifest does
+CACHE/KIND/KEY.lock             held by the one process that opens or computes the entry
 CACHE/KIND/KEY/*.lock           held by each process for as long as it maps the entry's arrays
 """
 
@@ -30,40 +30,42 @@ from thaw.errors import StorageError
 from thaw.progress import say
 
 Array = NDArray[Any]
-Made = Iterator[tuple[tuple[Array, ...], dict[str, Any]]]
-"""Chunks in order: one array of rows for each field, and notes to merge into the entry's."""
+Chunks = Iterator[tuple[tuple[Array, ...], dict[str, Any]]]
+"""Chunks in order: one array of rows per field, and notes that are merged into those of the entry."""
 CHECK_BYTES = 1 << 30
-"""Of an entry found, at most this much is read and compared with its digests: all of it, or, where it is larger and
-its files are as they were left, some chunks drawn at random. A GiB takes 0.1 s from memory (two cores of a Xeon)."""
+"""When an entry is opened, its bytes are compared with their digests: all of them, or, if there are more than this and
+the files are unchanged since they were written, about this many in randomly drawn chunks. A GiB takes 0.1 s from memory
+(two cores of a Xeon)."""
 SYNC_SECONDS = 1.0
-"""Chunks reach the disk at least this often; a killed process loses no finished chunk, a power cut about a second."""
+"""Seconds after which chunks are flushed to disk at the latest: a killed process loses no finished chunk, a power cut
+about a second of work."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One array of an entry: what a row looks like."""
+    """The shape and dtype of a row in one array of an entry."""
 
     shape: tuple[int, ...]
     dtype: str
 
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Return the bytes of one row."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Arrays of a finished cache entry, memory-mapped, first dimension n; and what was noted about them."""
+class CachedArrays:
+    """The memory-mapped arrays of a finished cache entry, first dimension n, and the notes made with them."""
 
     arrays: tuple[Array, ...]
     notes: dict[str, Any]
     made: bool
-    """Whether this call made it, or found it."""
+    """True if this call computed the entry, False if it was in the cache."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A finished chunk: the row after its last one, a digest of its bytes in each file, and its notes."""
+    """A finished chunk: the row after its last one, the digest of its bytes in each file, and its notes."""
 
     end: int
     digests: list[str]
@@ -71,18 +73,35 @@ class _Chunk:
 
 
 def key_of(**parts: Any) -> str:
-    """A content key: the digest of `parts`, which are anything that JSON can hold."""
+    """Return a content key: the digest of `parts`, which can be anything that JSON can represent."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callable[[int], Made]) -> Entry:
-    """The arrays under `kind` and `key`, made if they are not there.
+def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callable[[int], Chunks]) -> CachedArrays:
+    """Return the arrays under `kind` and `key`, computing what the cache does not have.
 
-    `make` takes the first row to make and yields the chunks from there on: what a killed process has finished is kept.
-    Two processes that want the same entry wait for each other. Chunks that are not as their digests say are made
-    again, with all after them. While its arrays live, an entry is not removed. Raises StorageError where the cache
-    cannot be written or has no room.
+    Two processes that want the same entry wait for each other. Finished chunks survive a killed process; chunks that
+    do not match their digests are computed again, with all that follow them. An entry is not removed while its arrays
+    are in use.
+
+    Parameters
+    ----------
+    kind
+        The folder of the entry in the cache, such as "pixels".
+    key
+        The entry's content key, see `key_of`.
+    rows
+        The first dimension of every array.
+    fields
+        The shape and dtype of a row in each array.
+    make
+        Takes the first missing row, and yields the chunks from there on.
+
+    Raises
+    ------
+    StorageError
+        If the cache cannot be written or its disk is full.
     """
     folder, fields = cache_folder() / kind / key, tuple(fields)
     wanted = rows * sum(field.row_bytes() for field in fields)
@@ -92,28 +111,44 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
         notes = _find(folder, rows, fields)
         made = notes is None
         if notes is None:
-            kept = _kept(folder, rows, fields)
-            start = kept[-1].end if kept else 0
+            done = _done_chunks(folder, rows, fields)
+            start = done[-1].end if done else 0
             if start:
-                say(f"{kind}: {start:,} of {rows:,} rows are kept from before; going on from there")
+                say(f"{kind}: {start:,} of {rows:,} rows are in the cache; resuming from there")
             make_room(folder, wanted - start * wanted // rows)
-            _write(folder, rows, fields, kept, make(start) if start < rows else iter(()))
+            _write(folder, rows, fields, done, make(start) if start < rows else iter(()))
             notes = _find(folder, rows, fields)
         if notes is None:
             raise StorageError(f"the cache entry {folder} changed while it was written; run the command again.")
-        return Entry(tuple(_map(folder, index, rows, field) for index, field in enumerate(fields)), notes, made)
+        return _cached_arrays(folder, rows, fields, notes, made)
 
 
-def kept_bytes(kind: str, key: str) -> int:
-    """Bytes that an entry, finished or not, takes already."""
+def opened(kind: str, key: str, rows: int, fields: Iterable[Field]) -> CachedArrays | None:
+    """Return the arrays under `kind` and `key` if the cache has them, finished and undamaged; compute nothing."""
+    folder, fields = cache_folder() / kind / key, tuple(fields)
+    if not (folder / "manifest.json").exists():
+        return None
+    with lock_or_wait(folder.parent / f"{key}.lock", f"the same {kind}"):
+        notes = _find(folder, rows, fields)
+        return None if notes is None else _cached_arrays(folder, rows, fields, notes, made=False)
+
+
+def entry_bytes(kind: str, key: str) -> int:
+    """Return the bytes that an entry, finished or not, takes on disk."""
     return sum(path.stat().st_size for path in (cache_folder() / kind / key).glob("data-*.bin"))
 
 
 def release(array: Array) -> None:
-    """Give the memory of a mapped array back to the system; the pages stay in its file cache."""
+    """Give the memory of a mapped array back to the system, whose file cache keeps the pages."""
     mapped = _mapped(array)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _cached_arrays(
+    folder: Path, rows: int, fields: tuple[Field, ...], notes: dict[str, Any], made: bool
+) -> CachedArrays:
+    return CachedArrays(tuple(_map(folder, index, rows, field) for index, field in enumerate(fields)), notes, made)
 
 
 def _file(folder: Path, index: int) -> Path:
@@ -124,26 +159,26 @@ def _layout(rows: int, fields: tuple[Field, ...]) -> dict[str, Any]:
     return {"rows": rows, "fields": [[list(field.shape), field.dtype] for field in fields]}
 
 
-def _changed(folder: Path, count: int) -> list[list[int]]:
-    """Size and time of change of each file: while these stay, nothing has written to it."""
-    found = [_file(folder, index).stat() for index in range(count)]
-    return [[one.st_size, one.st_mtime_ns] for one in found]
+def _file_stats(folder: Path, count: int) -> list[list[int]]:
+    """Return the size and modification time of each file: while these stay the same, nothing has written to it."""
+    stats = [_file(folder, index).stat() for index in range(count)]
+    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
 _checked: dict[Path, list[list[int]]] = {}
-"""The entries that this process has checked, as their files were then."""
+"""The entries that this process has checked, and the stats of their files then; lives as long as the process."""
 
 
 def _find(folder: Path, rows: int, fields: tuple[Field, ...]) -> dict[str, Any] | None:
-    """The notes of a finished entry; None where there is none, or where a digest does not fit.
+    """Return the notes of a finished entry, or None if there is none or a digest does not match.
 
-    In the latter case what comes before stays as finished chunks.
+    If a digest does not match, the entry becomes an unfinished one again.
     """
     manifest = folder / "manifest.json"
     try:
         noted = json.loads(manifest.read_text(encoding="utf-8"))
         chunks = [_Chunk(**chunk) for chunk in noted["chunks"]]
-        changed, before = _changed(folder, len(fields)), noted["changed"]
+        changed, before = _file_stats(folder, len(fields)), noted["changed"]
         expected = [rows * field.row_bytes() for field in fields]
         sound = noted["layout"] == _layout(rows, fields) and [size for size, _ in changed] == expected
     except (OSError, ValueError, KeyError, TypeError):
@@ -154,12 +189,12 @@ def _find(folder: Path, rows: int, fields: tuple[Field, ...]) -> dict[str, Any] 
             drawn = random.sample(drawn, max(1, len(drawn) * CHECK_BYTES // sum(expected)))
         sound = all(_is_sound(folder, fields, chunks, index) for index in sorted(drawn))
     if not sound:
-        say(f"the cache entry {folder} is not as it was written; what is damaged is made again")
+        say(f"the cache entry {folder} is damaged; computing the damaged part again")
         with writing(folder):
             _write_chunks(folder, rows, fields, chunks)
             manifest.unlink()
         return None
-    with contextlib.suppress(OSError, StorageError):  # a cache that can only be read serves as well
+    with contextlib.suppress(OSError, StorageError):  # a read-only cache is fine, too
         if before != changed:
             write_json(manifest, noted | {"changed": changed})
         manifest.touch()
@@ -168,22 +203,23 @@ def _find(folder: Path, rows: int, fields: tuple[Field, ...]) -> dict[str, Any] 
 
 
 def _is_sound(folder: Path, fields: tuple[Field, ...], chunks: list[_Chunk], index: int) -> bool:
+    """Return True if the bytes of a chunk match their digests."""
     start = chunks[index - 1].end if index else 0
     for number, (field, digest) in enumerate(zip(fields, chunks[index].digests, strict=True)):
         with _file(folder, number).open("rb", buffering=0) as file:
             file.seek(start * field.row_bytes())
             left = (chunks[index].end - start) * field.row_bytes()
-            found = xxhash.xxh3_128()
-            while left and (part := file.read(min(left, 8 << 20))):
-                found.update(part)
-                left -= len(part)
-        if left or found.hexdigest() != digest:
+            actual = xxhash.xxh3_128()
+            while left and (block := file.read(min(left, 8 << 20))):
+                actual.update(block)
+                left -= len(block)
+        if left or actual.hexdigest() != digest:
             return False
     return True
 
 
-def _kept(folder: Path, rows: int, fields: tuple[Field, ...]) -> list[_Chunk]:
-    """The finished chunks of an entry that is not whole, as far as they are what was written."""
+def _done_chunks(folder: Path, rows: int, fields: tuple[Field, ...]) -> list[_Chunk]:
+    """Return the finished chunks of an unfinished entry, up to the first that does not match its digests."""
     chunks: list[_Chunk] = []
     try:
         first, *lines = (folder / "chunks.jsonl").read_text(encoding="utf-8").splitlines()
@@ -192,7 +228,7 @@ def _kept(folder: Path, rows: int, fields: tuple[Field, ...]) -> list[_Chunk]:
                 chunks.append(_Chunk(**json.loads(line)))
                 if not _is_sound(folder, fields, chunks, len(chunks) - 1):
                     return chunks[:-1]
-    except (OSError, ValueError, TypeError):  # a line that was being written when the process ended
+    except (OSError, ValueError, TypeError):  # a line cut short when the process ended
         pass
     return chunks
 
@@ -202,8 +238,8 @@ def _write_chunks(folder: Path, rows: int, fields: tuple[Field, ...], chunks: li
     write_atomic(folder / "chunks.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _write(folder: Path, rows: int, fields: tuple[Field, ...], chunks: list[_Chunk], made: Made) -> None:
-    """Append what is `made` to the finished `chunks`, and write the manifest."""
+def _write(folder: Path, rows: int, fields: tuple[Field, ...], chunks: list[_Chunk], new: Chunks) -> None:
+    """Append new chunks to the finished `chunks`, then write the manifest."""
     end = chunks[-1].end if chunks else 0
     left = (rows - end) * sum(field.row_bytes() for field in fields)
     with contextlib.ExitStack() as stack:
@@ -215,7 +251,7 @@ def _write(folder: Path, rows: int, fields: tuple[Field, ...], chunks: list[_Chu
                 file.truncate(end * field.row_bytes())
             journal = stack.enter_context((folder / "chunks.jsonl").open("ab"))
         synced = time.monotonic()
-        for arrays, notes in made:
+        for arrays, notes in new:
             contents = [
                 np.ascontiguousarray(array, dtype=field.dtype).reshape(-1).view(np.uint8).data
                 for array, field in zip(arrays, fields, strict=True)
@@ -230,7 +266,7 @@ def _write(folder: Path, rows: int, fields: tuple[Field, ...], chunks: list[_Chu
             synced = time.monotonic() if due else synced
             left -= sum(content.nbytes for content in contents)
     with writing(folder):
-        changed = _checked[folder] = _changed(folder, len(fields))
+        changed = _checked[folder] = _file_stats(folder, len(fields))
         listed = list(map(asdict, chunks))
         write_json(folder / "manifest.json", {"layout": _layout(rows, fields), "chunks": listed, "changed": changed})
         (folder / "chunks.jsonl").unlink()
@@ -244,7 +280,7 @@ def _append(file: BinaryIO, content: bytes | memoryview, sync: bool) -> None:
 
 
 def _map(folder: Path, index: int, rows: int, field: Field) -> Array:
-    """One array of an entry, and a lock on it for as long as anything maps it."""
+    """Map one array of an entry, and mark the entry as in use until the mapping is gone."""
     path = _file(folder, index)
     array = np.memmap(path, np.dtype(field.dtype), "r", shape=(rows, *field.shape))
     with contextlib.suppress(OSError):
@@ -253,7 +289,7 @@ def _map(folder: Path, index: int, rows: int, field: Field) -> Array:
 
 
 def _mapped(array: Array) -> mmap.mmap | None:
-    """The mapping of a file that an array looks into."""
+    """Return the memory mapping that an array is a view of, or None."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

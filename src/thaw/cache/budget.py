@@ -1,4 +1,4 @@
-"""The cache's size: what lies in it, what is in use, and what goes when there is no room."""
+"""The budget of the cache: list its entries, remove those used longest ago, keep those in use."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 from thaw.cache.files import free_bytes, lock_or_wait, no_room, writing
 
 CACHE_BYTES = 20 << 30
-"""Bytes that the cache may hold before the entries used longest ago are removed."""
+"""Bytes that the cache may hold; beyond them, the entries used longest ago are removed."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An entry as `thaw cache` lists it."""
+class CacheEntry:
+    """An entry of the cache as `thaw cache` lists it."""
 
     kind: str
     key: str
@@ -28,36 +28,36 @@ class Listed:
     """When it was last used, in seconds since the epoch."""
     path: Path
     finished: bool
-    """Whether it is whole; else a study was stopped, or is at it."""
+    """False if a study is computing it, or was stopped while it did."""
 
 
 def cache_folder() -> Path:
-    """`THAW_CACHE`, else the platform's folder for caches."""
+    """Return the folder of the cache: `THAW_CACHE`, else the platform's folder for caches."""
     return Path(os.environ.get("THAW_CACHE") or platformdirs.user_cache_dir("thaw")).expanduser()
 
 
 def datasets_folder() -> Path:
-    """Where `datasets` keeps tables that it read: one entry."""
+    """Return the folder, one entry of the cache, in which `datasets` keeps the tables that it read."""
     return cache_folder() / "datasets"
 
 
-def entries() -> list[Listed]:
-    """All entries of the cache, those used longest ago first."""
-    found = []
+def entries() -> list[CacheEntry]:
+    """Return all entries of the cache, those used longest ago first."""
+    listed = []
     for folder in (*cache_folder().glob("*/*/"), datasets_folder()):
         with contextlib.suppress(OSError):
             manifest, whole = folder / "manifest.json", not (folder / "chunks.jsonl").exists()
             used = (manifest if manifest.exists() else folder).stat().st_mtime
             if folder.parent != datasets_folder():
-                found.append(Listed(folder.parent.name, folder.name, _bytes(folder), used, folder, whole))
-    return sorted(found, key=lambda entry: entry.used)
+                listed.append(CacheEntry(folder.parent.name, folder.name, _bytes(folder), used, folder, whole))
+    return sorted(listed, key=lambda entry: entry.used)
 
 
 def clear() -> tuple[int, int]:
-    """Remove every entry that no process uses; returns the bytes that were freed and the number of those in use."""
+    """Remove every entry that no process uses; return the bytes freed and the number of entries in use."""
     freed = in_use = 0
     for entry in entries():
-        if _removed(entry.path):
+        if _remove(entry.path):
             freed += entry.bytes
         else:
             in_use += 1
@@ -65,23 +65,23 @@ def clear() -> tuple[int, int]:
 
 
 def make_room(folder: Path, wanted: int) -> None:
-    """Remove the entries used longest ago until the budget and the disk have room for `wanted` bytes in `folder`.
+    """Remove the entries used longest ago until budget and disk have room for `wanted` bytes in the entry `folder`.
 
-    Raises StorageError where removing all that are not in use does not make enough room on the disk.
+    Raises StorageError if the disk has no room even after removing every entry that is not in use.
     """
     listed = entries()
     excess = max(sum(entry.bytes for entry in listed) + wanted - CACHE_BYTES, wanted - free_bytes(folder))
     for entry in listed:
         if excess <= 0:
             break
-        if entry.path != folder and _removed(entry.path):
+        if entry.path != folder and _remove(entry.path):
             excess -= entry.bytes
     if wanted > free_bytes(folder):
         raise no_room(folder, wanted)
 
 
-def room() -> int:
-    """Bytes that the disk has for an entry: what is free, and what could be removed."""
+def available_bytes() -> int:
+    """Return the bytes that an entry can take on the disk: free space, and entries that could be removed."""
     return free_bytes(cache_folder()) + sum(entry.bytes for entry in entries() if not _in_use(entry.path))
 
 
@@ -99,7 +99,7 @@ def using(folder: Path) -> Iterator[None]:
 
 
 def mark_in_use(folder: Path) -> Callable[[], None]:
-    """Mark an entry, whose lock is held, as in use by this process; returns what to call when it no longer is."""
+    """Mark an entry as in use by this process, which holds its lock; return a function that removes the mark."""
     _is_marked(folder)
     path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.lock"
     lock = FileLock(path, thread_local=False)
@@ -107,16 +107,16 @@ def mark_in_use(folder: Path) -> Callable[[], None]:
 
     def unmark() -> None:
         lock.release()
-        with contextlib.suppress(OSError):  # who just looks at the mark has it open, and removes it
+        with contextlib.suppress(OSError):  # a process that is checking the mark has it open, and removes it
             path.unlink()
 
     return unmark
 
 
 def _is_marked(folder: Path) -> bool:
-    """Whether a process holds a mark in an entry, whose lock is held; marks of processes that died are removed.
+    """Return True if a process marks an entry, whose lock is held, as in use; remove the marks of dead processes.
 
-    A mark is named once and made under the entry's lock, so that no one can take it after it was found free.
+    A mark has a unique name and is created under the entry's lock, so nobody can take it once it was found free.
     """
     held = False
     for path in folder.glob("*.lock"):
@@ -133,8 +133,8 @@ def _in_use(folder: Path) -> bool:
         return not free or _is_marked(folder)
 
 
-def _removed(folder: Path) -> bool:
-    """Remove an entry unless a process opens, makes or maps it; returns whether it is gone."""
+def _remove(folder: Path) -> bool:
+    """Remove an entry unless a process opens, computes or maps it; return True if it is gone."""
     with _if_free(folder.parent / f"{folder.name}.lock") as free:
         if not free or _is_marked(folder):
             return False
@@ -144,7 +144,7 @@ def _removed(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock for the block where no one else does; yields whether it is so."""
+    """Hold a lock during the block if no one else does; yield True if so."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -1,4 +1,4 @@
-"""What a study keeps while it runs, so that the same command goes on from there: small results, and epochs."""
+"""Checkpoints of a running study, from which the same command resumes: small results as JSON, and training state."""
 
 import errno
 import json
@@ -18,11 +18,26 @@ Value = TypeVar("Value")
 
 
 def cached_json(folder: Path, key: str, make: Callable[[], Value]) -> Value:
-    """What `make` returned under `key` when it was first called, from `folder/KEY.json`, else made and kept now.
+    """Return the value in `folder/KEY.json`, or call `make` and save its value there.
 
-    The value is one that JSON holds exactly: numbers, text, lists and dicts with keys of text; no tuples, and no NaN
-    (ValueError). `key` is a content key of everything that determines it. Two processes that want the same value wait
-    for each other. Raises StorageError where the folder cannot be written.
+    Two processes that want the same value wait for each other.
+
+    Parameters
+    ----------
+    folder
+        The folder of the file; created if needed.
+    key
+        A content key of everything that determines the value, see `cache.arrays.key_of`.
+    make
+        Returns the value, which JSON must represent exactly: numbers, strings, lists, and dicts with string keys, but
+        no tuples.
+
+    Raises
+    ------
+    ValueError
+        If the value contains NaN or infinity.
+    StorageError
+        If the folder cannot be written.
     """
     path = folder / f"{key}.json"
     with writing(folder):
@@ -38,12 +53,24 @@ def cached_json(folder: Path, key: str, make: Callable[[], Value]) -> Value:
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-    """Keep tensors of any device, type and shape, and notes that JSON holds, in one safetensors file, atomically.
+    """Save tensors and notes in one safetensors file, atomically.
 
-    Tensors may share memory; they are kept apart. Raises StorageError where the file cannot be written.
+    Parameters
+    ----------
+    path
+        The file; its folder is created if needed.
+    tensors
+        Tensors of any device, dtype and shape. Those that share memory are saved as copies.
+    notes
+        Anything that JSON can represent.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be written.
     """
     channels_last = [name for name, tensor in tensors.items() if _is_channels_last(tensor)]
-    own = _apart(tensors)
+    own = unshared(tensors)
     noted = json.dumps({"notes": notes, "channels_last": channels_last}, allow_nan=False)
     with writing(path.parent, sum(tensor.nbytes for tensor in own.values())):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +83,9 @@ def save_state(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) ->
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The tensors, on the CPU and in the memory layout that they had, and notes of `save_state`.
+    """Load the tensors and notes of `save_state`, on the CPU and in the memory layout that the tensors had.
 
-    None where nothing is there, or what is there is not what was kept: the state is then to be made again.
+    Returns None if the file is missing, unreadable or does not match its digest.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -75,7 +102,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors, `PARAMETER.NAME`: its moments and step counts, not its settings."""
+    """Return the state of an optimiser as tensors named `PARAMETER.NAME`: moments and step counts, not settings."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": value for index, held in state.items() for name, value in held.items() if value is not None
@@ -83,7 +110,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimiser over the same parameters the state of `optimizer_tensors`; its settings stay."""
+    """Load a state of `optimizer_tensors` into an optimiser over the same parameters; its settings stay."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, kind = name.partition(".")
@@ -91,16 +118,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU, each in memory of its own, copied only where they are not that already."""
+def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors on the CPU, each in memory of its own as safetensors wants it; copied where needed."""
     taken: set[int] = set()
-    apart = {}
+    unshared = {}
     for name, tensor in tensors.items():
         held = tensor.detach().cpu().contiguous()
         storage = held.untyped_storage()
-        apart[name] = held.clone() if storage.data_ptr() in taken or storage.nbytes() != held.nbytes else held
+        unshared[name] = held.clone() if storage.data_ptr() in taken or storage.nbytes() != held.nbytes else held
         taken.add(storage.data_ptr())
-    return apart
+    return unshared
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
@@ -108,7 +135,7 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _digest(tensors: dict[str, Tensor], noted: str) -> str:
-    """Of names, types, shapes and bytes; xxh3 finds accidents, at the speed of memory."""
+    """Return a digest of names, dtypes, shapes and bytes; xxh3 detects accidental damage at the speed of memory."""
     digest = xxhash.xxh3_128(noted.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

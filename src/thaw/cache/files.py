@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, locks between studies, and what a full disk says."""
+"""Atomic writes, locks between processes, and errors about full or read-only disks."""
 
 import contextlib
 import errno
@@ -16,21 +16,24 @@ from filelock import FileLock, Timeout
 
 from thaw.errors import StorageError
 from thaw.progress import say
+from thaw.text import format_bytes
 
 PART = ".part"
-"""The ending of files that are being written."""
+"""Suffix of files that are being written."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields an empty file beside `path` to write into; it takes the place of `path` when the block ends well.
+    """Yield a temporary file beside `path` to write into; it replaces `path` if the block succeeds.
 
-    Of a link, it takes the place of what the link leads to. Files that a killed process left so are removed an hour
-    later. Raises StorageError where `path` is a folder, a device or the like.
+    If `path` is a link, its target is replaced. Temporary files that a killed process left behind are removed after an
+    hour. Raises StorageError if `path` exists and is not a regular file.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
-        raise StorageError(f"{path} is {'a folder' if path.is_dir() else 'no plain file'}; give the name of a file.")
+        raise StorageError(
+            f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}; give the name of a file."
+        )
     for left in path.parent.glob(f".{glob.escape(path.name)}-*{PART}"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > 3600:
@@ -50,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all. Raises StorageError where it cannot be written."""
+    """Write a file atomically: it is there as a whole or not at all. Raises StorageError if it cannot be written."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     with writing(path.parent, len(data)), replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -63,39 +66,39 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path, wanted: int = 0) -> Iterator[None]:
-    """A block that writes `wanted` bytes into `folder`; an OSError in it becomes a StorageError of one sentence."""
+    """Turn an OSError of a block that writes `wanted` bytes into `folder` into a StorageError of one sentence."""
     try:
         yield
     except OSError as error:
         if is_full(error):
             raise no_room(folder, wanted) from error
         raise StorageError(
-            f"{folder} cannot be written ({error.strerror or error}); give another folder with --out, or THAW_CACHE."
+            f"cannot write to {folder} ({error.strerror or error}); choose another folder with --out or THAW_CACHE."
         ) from error
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error says that a disk, or what one may take of it, is full."""
+    """Return True if an error says that the disk is full or the user's quota used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def no_room(folder: Path, wanted: int, remedy: str = "make room") -> StorageError:
-    """The sentence about a disk that has no room for `wanted` bytes (0 where unknown) in `folder`."""
-    need = f"{size(wanted)} must be free, and" if wanted else "only"
+def no_room(folder: Path, wanted: int, remedy: str = "free some space") -> StorageError:
+    """Return the error for a disk without room for `wanted` bytes (0 if unknown); `remedy` says what to do."""
+    needed = f"{format_bytes(wanted)} needed, " if wanted else ""
     return StorageError(
-        f"there is no room in {folder}: {need} {size(free_bytes(folder))} are; {remedy} and type the same command "
-        "again, which goes on from what is kept."
+        f"there is not enough disk space in {folder} ({needed}{format_bytes(free_bytes(folder))} free); {remedy} and "
+        "run the same command again to resume."
     )
 
 
 def require_room(folder: Path, wanted: int) -> None:
-    """Raise StorageError where a folder's disk has no room for `wanted` bytes: before the work, not after it."""
+    """Raise StorageError if the disk of a folder has no room for `wanted` bytes: before the work, not after it."""
     if wanted > free_bytes(folder):
         raise no_room(folder, wanted)
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that can still be written into a folder, which need not exist yet."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -103,16 +106,16 @@ def free_bytes(folder: Path) -> int:
 
 @contextlib.contextmanager
 def lock_or_wait(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`; where another process holds it, say that `what` is waited for, and wait.
+    """Hold the lock file `path` during the block; if another process holds it, say that it makes `what`, and wait.
 
-    The system lets go of the lock when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
     """
     lock = FileLock(path)
     with writing(path.parent):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"another study is making {what}; waiting for it")
+            say(f"waiting for another study that is computing {what}")
             lock.acquire()
     try:
         yield
@@ -122,26 +125,20 @@ def lock_or_wait(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_or_refuse(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path`. Raises StorageError, which begins with `refusal`, where another process holds it."""
+    """Hold the lock file `path` during the block.
+
+    Raises StorageError, whose message begins with `refusal`, if another process holds it.
+    """
     lock = FileLock(path)
     with writing(path.parent):
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise StorageError(f"{refusal}; wait until it ends, or give another folder with --out.") from error
+            raise StorageError(f"{refusal}; wait until it ends, or choose another folder with --out.") from error
     try:
         yield
     finally:
         lock.release()
-
-
-def size(count: float) -> str:
-    """Bytes for people: 12 B, 3.4 MiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _umask() -> int:

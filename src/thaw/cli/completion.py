@@ -1,4 +1,4 @@
-"""What the shell offers when Tab is pressed: recipes, the keys of `--set` and their values."""
+"""Shell completion: commands, recipes, and the keys of `--set` with their values."""
 
 from typing import Literal, get_args, get_origin
 
@@ -11,27 +11,27 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str, cli: click.Group) -> str:
-    """The shell code that has `shell` ask thaw what to offer."""
+    """Return the script that makes `shell`, one of SHELLS, complete the arguments of `thaw`."""
     kind = get_completion_class(shell)
     assert kind is not None, "one of SHELLS"
     return kind(cli, {}, "thaw", "_THAW_COMPLETE").source()
 
 
-def complete_recipe(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The built-in recipes that start so, each with its first line; and files."""
-    names = [name for name in built_in_recipes() if name.startswith(begun)]
-    files = [] if names and begun else [CompletionItem(begun, type="file")]
+def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the built-in recipes that start with `incomplete`, each with its first line, and files."""
+    names = [name for name in built_in_recipes() if name.startswith(incomplete)]
+    files = [] if names and incomplete else [CompletionItem(incomplete, type="file")]
     return [CompletionItem(name, help=recipe_text(name).splitlines()[0].removeprefix("# ")) for name in names] + files
 
 
-def complete_file(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Files and folders."""
-    return [CompletionItem(begun, type="file")]
+def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete files and folders."""
+    return [CompletionItem(incomplete, type="file")]
 
 
-def complete_setting(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The keys of a recipe as `key=`, and as `key=value` where a key takes one of a few words."""
-    return [item for item in _settings() if str(item.value).startswith(begun)]
+def complete_setting(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the keys of a recipe as `key=`, or as one `key=value` per choice where the choices are fixed."""
+    return [item for item in _settings() if str(item.value).startswith(incomplete)]
 
 
 def _settings() -> list[CompletionItem]:
@@ -46,15 +46,15 @@ def _settings() -> list[CompletionItem]:
         for key, field in kind.model_fields.items():
             items += [
                 CompletionItem(f"{section}.{key}={value}", help=_first_sentence(field.description))
-                for value in _words(field.annotation) or [""]
+                for value in _choices(field.annotation) or [""]
             ]
     return items
 
 
-def _words(annotation: object) -> list[str]:
-    """The words of a `Literal`, also where the key may be left out."""
+def _choices(annotation: object) -> list[str]:
+    """Return the values of a `Literal`, or of an optional one."""
     kinds = [annotation, *get_args(annotation)]
-    return [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
 
 
 def _first_sentence(text: str | None) -> str:

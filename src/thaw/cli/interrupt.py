@@ -1,4 +1,4 @@
-"""Ctrl-C ends the command within two seconds, whatever is being computed."""
+"""End the command within two seconds of Ctrl-C, whatever is being computed."""
 
 import contextlib
 import os
@@ -8,18 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 
 GRACE_SECONDS = 1.0
-"""How long the main thread may take to notice; one backward pass of a large network can take longer."""
-CODE = 130
-"""The exit code of what Ctrl-C ended: 128 and the signal's number."""
+"""Seconds the main thread has to react to Ctrl-C; one backward pass of a large network can take longer."""
+EXIT_CODE = 130
+"""The exit code after Ctrl-C: 128 plus the number of the signal."""
 
 
 @contextlib.contextmanager
 def ends_promptly(tell: Callable[[], None]) -> Iterator[None]:
-    """A block that Ctrl-C ends at once: `tell` is called, and the process exits with 130.
+    """Let Ctrl-C end the block at once: call `tell`, then exit with code 130.
 
-    Python raises KeyboardInterrupt between two of its own instructions only. Where that does not come in time, a thread
-    that the system wakes at the signal tells and ends the process as it is: what lies on disk is whole at any moment.
-    Does nothing outside the main thread.
+    Python raises KeyboardInterrupt only between two of its own instructions. If that takes longer than GRACE_SECONDS, a
+    thread that the signal wakes calls `tell` and ends the process without clean-up, which is safe because files on disk
+    are complete at any moment. Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -32,7 +32,7 @@ def ends_promptly(tell: Callable[[], None]) -> Iterator[None]:
         while signalled := asleep.recv(1):
             if signalled[0] == signal.SIGINT and not ended.wait(GRACE_SECONDS):
                 tell()
-                os._exit(CODE)
+                os._exit(EXIT_CODE)
 
     before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, daemon=True)
@@ -42,7 +42,7 @@ def ends_promptly(tell: Callable[[], None]) -> Iterator[None]:
     except KeyboardInterrupt:
         ended.set()
         tell()
-        raise SystemExit(CODE) from None
+        raise SystemExit(EXIT_CODE) from None
     finally:
         ended.set()
         signal.set_wakeup_fd(before)

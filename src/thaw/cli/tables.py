@@ -1,63 +1,68 @@
-"""What the commands print as tables."""
+"""Tables that the commands print: results, audit, plan."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from thaw.cache.files import size
-from thaw.progress import plain
+from thaw.text import escape_terminal, format_bytes
+
+if TYPE_CHECKING:
+    from thaw.audit.results import Audit
+    from thaw.plan import Plan
+    from thaw.run.metrics import Metrics
 
 
-def print_results(found: dict[str, Any]) -> None:
-    """A row of scores for each arm of a finished study, and the recommended one."""
-    seeds = max(len(result["runs"]) for result in found["arms"].values())
-    means = f", the mean of {seeds} seeds; rate and seconds of the first" if seeds > 1 else ""
-    title = Text(plain(f"{found['recipe']}: {found['splits']['test']:,} test images{means}"))
+def print_results(metrics: "Metrics") -> None:
+    """Print the scores of each arm of a finished study, and the recommended arm."""
+    seeds = max(len(it.trials) for it in metrics.arms.values())
+    means = f", mean of {seeds} seeds; learning rate and seconds of the first" if seeds > 1 else ""
+    title = Text(escape_terminal(f"{metrics.recipe}: {metrics.splits['test']:,} test images{means}"))
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for name in ("arm", "accuracy", "precision", "recall", "F1", "rate", "trained", "seconds"):
+    for name in ("arm", "accuracy", "precision", "recall", "F1", "learning rate", "trained", "seconds"):
         table.add_column(name, justify="left" if name == "arm" else "right")
-    for arm, result in found["arms"].items():
-        scores = [f"{result['over_seeds'][name]['mean']:.4f}" for name in ("accuracy", "precision", "recall", "f1")]
-        row = [arm, *scores, f"{result['learning_rate']:g}", f"{result['parameters']['trainable']:,}"]
-        table.add_row(*row, f"{result['seconds']['total']:.1f}", style="bold" if arm == found["best"] else "")
+    for arm, it in metrics.arms.items():
+        means_of = (it.over_seeds.accuracy, it.over_seeds.precision, it.over_seeds.recall, it.over_seeds.f1)
+        row = [arm, *(f"{score.mean:.4f}" for score in means_of), f"{it.learning_rate:g}"]
+        row += [f"{it.parameters.trainable:,}", f"{it.seconds.total:.1f}"]
+        table.add_row(*row, style="bold" if arm == metrics.best else "")
     Console(highlight=False).print(table)
-    click.echo(f"Recommended: {found['recommended']}, {found['rule']}")
+    click.echo(f"Recommended: {metrics.recommended}, {metrics.rule}")
 
 
-def print_audit(found: dict[str, Any]) -> None:
-    """What the audit found."""
+def print_audit(audit: "Audit") -> None:
+    """Print the counts of an audit and one line per finding."""
     console = Console(highlight=False)
-    splits = ", ".join(f"{count:,} {split}" for split, count in found["splits"].items())
-    lines = [f"{found['images']:,} images: {splits}"]
-    lines.append(", ".join(f"{count:,} {name!r}" for name, count in found["classes"].items()))
-    if found["sizes"]:
-        sides = {name: f"{width} x {height}" for name, (width, height) in found["sizes"].items()}
+    splits = ", ".join(f"{count:,} {split}" for split, count in audit.splits.items())
+    lines = [f"{audit.images:,} images: {splits}"]
+    lines.append(", ".join(f"{count:,} {name!r}" for name, count in audit.classes.items()))
+    if audit.sizes:
+        sides = {name: f"{width} x {height}" for name, (width, height) in audit.sizes}
         lines.append("pixels: " + ", ".join(f"{size} {name}" for name, size in sides.items()))
-    lines += [f"{one['severity']}: {one['what']}" for one in found["findings"]] or ["nothing is wrong or odd"]
+    lines += [f"{one.severity}: {one.what}" for one in audit.findings] or ["no issues found"]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_plan(plan: dict[str, dict[str, Any]], images: int) -> None:
-    """For each arm of a study of so many images: modules trained and frozen, and what is computed once."""
+def print_plan(plan: "Plan", images: int) -> None:
+    """Print which modules each arm trains, and what is computed once for each of the `images`."""
     console = Console(highlight=False)
-    table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan, box=None, header_style="bold")
-    fates = {arm: {row["module"]: row["trained"] for row in notes["modules"]} for arm, notes in plan.items()}
-    for row in next(iter(plan.values()))["modules"]:
-        told = ["[bold]trained[/]" if fates[arm].get(row["module"]) else "frozen" for arm in plan]
-        table.add_row(row["module"], row["kind"], f"{row['parameters']:,}", *told)
+    table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan.networks, box=None, header_style="bold")
+    trained = {arm: {row.module for row in facts.modules if row.trained} for arm, facts in plan.networks.items()}
+    for row in next(iter(plan.networks.values())).modules:
+        told = ["[bold]trained[/]" if row.module in trained[arm] else "frozen" for arm in plan.networks]
+        table.add_row(row.module, row.kind, f"{row.parameters:,}", *told)
     console.print(table)
-    for arm, notes in plan.items():
-        parameters, frontier = notes["parameters"], notes["frontier"]
-        lines = [f"{arm}: trains {parameters['trainable']:,} of {parameters['total']:,} parameters"]
-        if frontier["nodes"]:
-            each = frontier["bytes_per_image"]
-            lines.append(f"computed once per image, up to {', '.join(frontier['nodes'])}")
-            lines.append(f"kept: {size(each)} an image, {size(each * images)} for all {images:,}")
-            lines.append(f"saves {frontier['share_saved']:.1%} of the arithmetic of each pass")
+    for arm, facts in plan.networks.items():
+        parameters, frontier = facts.parameters, facts.frontier
+        lines = [f"{arm}: trains {parameters.trainable:,} of {parameters.total:,} parameters"]
+        if frontier.nodes:
+            each = frontier.bytes_per_image
+            lines.append(f"computed once per image, up to {', '.join(frontier.nodes)}")
+            lines.append(f"cached: {format_bytes(each)} per image, {format_bytes(each * images)} for all {images:,}")
+            lines.append(f"saves {frontier.fraction_saved:.1%} of the arithmetic of each pass")
         else:
-            lines.append(f"runs whole: {frontier['reason'] or 'nothing is frozen'}")
+            lines.append(f"runs whole: {frontier.reason or 'nothing is frozen'}")
         console.print("\n  ".join(lines), markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
+from thaw.text import escape_bytes
 
 PICTURES = frozenset(
     [
@@ -83,7 +84,7 @@ def list_class_folder(root: Path) -> Listing:
         for path in sorted(walk(folder, root, listing.skipped)):
             if Path(path).suffix.lower() in PICTURES:
                 listing.paths.append(path)
-                listing.labels.append(printable(folder.name))
+                listing.labels.append(escape_bytes(folder.name))
                 listing.splits.append(split)
             else:
                 _skip(listing.skipped, path, root, "is not named like a picture")
@@ -118,11 +119,6 @@ def walk(folder: Path | str, root: Path | str, skipped: list[Skipped]) -> Iterat
         yield from (os.path.join(where, name) for name in files if not name.startswith("."))
 
 
-def printable(name: str) -> str:
-    """A file name with the bytes that are no UTF-8 as `\\xNN`; all others stay."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _folders(root: Path, listing: Listing) -> list[Path]:
     found = []
     for item in sorted(root.iterdir()):
@@ -141,4 +137,4 @@ def _folders(root: Path, listing: Listing) -> list[Path]:
 
 
 def _skip(skipped: list[Skipped], path: str, root: Path | str, reason: str, bad: bool = False) -> None:
-    skipped.append(Skipped(printable(os.path.relpath(path, root)), reason, bad))
+    skipped.append(Skipped(escape_bytes(os.path.relpath(path, root)), reason, bad))

@@ -13,7 +13,7 @@ from thaw.data.splits import make_splits, unused_splits, used_splits
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import check_size, default_preprocessing
 from thaw.progress import Clock
-from thaw.recipe import Recipe
+from thaw.recipe import Recipe, Settings
 from thaw.recipes import embedded_weights
 
 
@@ -35,12 +35,12 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
 
 
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """The backbone's own preprocessing with what the recipe says laid over it.
+def preprocessing_of(settings: Settings) -> Preprocessing:
+    """The backbone's own preprocessing with what the settings say laid over it.
 
     Raises ModelError where the backbone takes no pictures of that size.
     """
-    default = default_preprocessing(recipe.model.backbone, embedded_weights(recipe.model.weights))
-    chosen = choose_preprocessing(default, recipe.images)
-    check_size(recipe.model.backbone, chosen.size)
+    default = default_preprocessing(settings.model.backbone, embedded_weights(settings.model.weights))
+    chosen = choose_preprocessing(default, settings.images)
+    check_size(settings.model.backbone, chosen.size)
     return chosen

@@ -7,7 +7,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from thaw.cache.arrays import Array, Field, Made, cached, key_of
+from thaw.cache.arrays import Array, Chunks, Field, cached, key_of
 from thaw.data.source import Source, digest_of
 from thaw.errors import DataError, out_of_memory
 from thaw.images.decode import RULES, BadImageError, decode_picture
@@ -54,7 +54,7 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
                 ) from error
             return str(error), ("", 0, 0, False)
 
-    def make(first: int) -> Made:
+    def make(first: int) -> Chunks:
         count = len(source.ids)
         with warnings.catch_warnings(), workers() as pool, stage("decoding", count, "images", first) as advance:
             warnings.simplefilter("ignore")  # here too, since what threads set, other threads undo

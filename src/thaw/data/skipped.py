@@ -32,8 +32,8 @@ def check_bad(skipped: Iterable[Skipped], good: int, data: Data) -> None:
             f"{data.source} has a picture that cannot be used, {example}{more}; "
             "mend or remove it, or set data.on_bad_image to 'skip'."
         )
-    if len(bad) > data.max_bad_share * (len(bad) + good) or not good:
+    if len(bad) > data.max_bad_fraction * (len(bad) + good) or not good:
         raise DataError(
             f"{len(bad):,} of {len(bad) + good:,} pictures of {data.source} cannot be used, more than "
-            f"data.max_bad_share = {data.max_bad_share:g} allows, such as {example}; mend them or allow more."
+            f"data.max_bad_fraction = {data.max_bad_fraction:g} allows, such as {example}; mend them or allow more."
         )

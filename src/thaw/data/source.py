@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thaw.cache.arrays import key_of
-from thaw.data.folder import printable
 from thaw.data.mapped import Parts, find_parts, read_part
 from thaw.data.skipped import Skipped
 from thaw.data.tables import BROUGHT, CONTENT, PATH, check_columns, check_same, read_rows
 from thaw.errors import DataError
 from thaw.progress import say, stage, workers
 from thaw.recipe import Data
+from thaw.text import escape_bytes
 
 MAX_BYTES = 256 << 20
 """Bytes of an encoded picture; larger files are skipped unread."""
@@ -237,7 +237,7 @@ def _ids(
             name = os.path.relpath(path, folder) if folder else path
         in_split[split] += 1
         times[name] += 1
-        ids.append(printable(name if times[name] == 1 else f"{name}#{times[name]}"))
+        ids.append(escape_bytes(name if times[name] == 1 else f"{name}#{times[name]}"))
     return np.array(ids, dtype=np.str_)
 
 

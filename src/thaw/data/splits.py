@@ -10,6 +10,7 @@ from thaw.data.folder import SPLITS
 from thaw.data.source import Source
 from thaw.errors import DataError
 from thaw.recipe import Data
+from thaw.text import listed
 
 Rows = NDArray[np.int64]
 DEFAULT_FRACTION = 0.15
@@ -229,4 +230,4 @@ def _check(splits: Splits, source: Source, groups: Rows | None, data: Data, draw
 def _listed(names: list[str]) -> str:
     if len(names) == 1:
         return f"split {names[0]!r}" if names[0] not in ("validation", "test") else names[0]
-    return " and ".join(names)
+    return listed(names)

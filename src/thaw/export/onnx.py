@@ -1,4 +1,4 @@
-"""ONNX: a module as a checked model, its runner, and its bytes with what the file says of itself."""
+"""ONNX: a module as a checked model, its runner, and its bytes with their metadata."""
 
 import contextlib
 import io
@@ -15,19 +15,31 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from thaw.errors import ExportError
-from thaw.export.export import Classify, program
+from thaw.errors import ExportError, first_line
+from thaw.export.graph import Classify, program
 
 OPSET = 20
-"""The version of ONNX's operators; onnxruntime reads it from 1.17 on."""
+"""The version of ONNX's operator set; onnxruntime reads it since 1.17."""
 LARGEST = (1 << 31) - 1
 """Bytes that one ONNX file can hold."""
 
 
 def to_onnx(module: nn.Module, takes: str, gives: str, side: int | None = None) -> onnx.ModelProto:
-    """A module as an ONNX model with one named input and output, for any number of pictures; see `program`.
+    """Return a module as an ONNX model with one named input and output, for any number of images.
 
-    Raises ExportError where the network uses what ONNX has no word for, or is too large for one file.
+    Parameters
+    ----------
+    module
+        Maps images uint8 (n, side, side, 3) to a tensor.
+    takes, gives
+        The names of the input and the output.
+    side
+        Pixels of a side; None for images of any size.
+
+    Raises
+    ------
+    ExportError
+        ONNX has no operator for something in the network, or the network is too large for one file.
     """
     graph = program(module, side)
     try:
@@ -44,29 +56,28 @@ def to_onnx(module: nn.Module, takes: str, gives: str, side: int | None = None) 
             assert exported is not None
             proto: onnx.ModelProto = exported.model_proto
     except Exception as error:  # whatever the exporter trips over
-        what = str(error).strip().split("\n")[0][:200]
-        raise ExportError(f"this network cannot be written as ONNX ({what}); use --to torch.") from error
+        raise ExportError(f"this network cannot be written as ONNX ({first_line(error)}); use --to torch.") from error
     if proto.ByteSize() > LARGEST:
         raise ExportError("this network is larger than the 2 GiB that one ONNX file holds; use --to torch.")
     return proto
 
 
 def runner(proto: onnx.ModelProto) -> Classify:
-    """A function that runs a model in onnxruntime, on the CPU."""
+    """Return a function that runs a model in onnxruntime, on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def classify(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = session.run(None, {name: pictures})[0]
+    def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = session.run(None, {name: images})[0]
         return probabilities
 
     return classify
 
 
 def finish(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
-    """The bytes of a model's file; `metadata` becomes its properties, texts as they are and all else as JSON."""
+    """Return the bytes of a model's file; `metadata` becomes its properties, text as it is and all else as JSON."""
     _tidy(proto)
     onnx.helper.set_model_props(
         proto,
@@ -75,14 +86,14 @@ def finish(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
             for key, value in metadata.items()
         },
     )
-    proto.producer_name, proto.producer_version = "thaw", metadata["versions"]["thaw"]
+    proto.producer_name, proto.producer_version = "thaw", metadata["versions"]["thaw-vision"]
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
     return content
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
-    """Name the free sides, and leave out what the exporter noted of its own work: paths, scopes, unused domains."""
+    """Name the dynamic dimensions, and drop the exporter's own notes: paths, scopes, unused domains."""
     graph = proto.graph
     for value, names in ((graph.input[0], ("n", "height", "width")), (graph.output[0], ("n",))):
         for side, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
@@ -98,7 +109,7 @@ def _tidy(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporter and quantiser warn of their own parts to themselves; what goes wrong is raised."""
+    """Silence the warnings of exporter and quantiser about their own internals; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""int8 for CPUs: the network quantised after training, its accuracy measured on the run's own test pictures."""
+"""int8 for CPUs: the network quantised after training, its accuracy measured on the run's own test images."""
 
 import tempfile
 from collections.abc import Callable
@@ -12,27 +12,27 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from thaw.bundle.load import Bundle
+from thaw.bundle.model import Bundle
 from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.errors import ExportError
-from thaw.export.export import FromSquares, ToSquares
+from thaw.export.graph import FromSquares, ToSquares
 from thaw.export.onnx import quiet, runner, to_onnx
 from thaw.progress import Clock, stage
 from thaw.recipe import load_recipe
 
 CALIBRATION, TRIAL = 200, 500
-"""Training pictures that set the ranges of activations, and validation pictures that choose the kind."""
+"""Training images that set the ranges of activations, and validation images that choose the kind."""
 CHANGE = 0.01
-"""How far, on average, int8 may move the probabilities of validation pictures before a gentler kind is tried."""
+"""How far, on average, int8 may move the probabilities of validation images before a more precise kind is tried."""
 BATCH = 32
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
-"""What is computed in int8; normalisations and attention's softmax lose too much."""
+"""Operators computed in int8; normalisation and the softmax of attention lose too much."""
 
 
 class _Squares(CalibrationDataReader):  # type: ignore[misc]
-    """Training pictures one by one, as onnxruntime asks for them."""
+    """Training images one by one, as onnxruntime asks for them."""
 
     def __init__(self, squares: NDArray[np.uint8]) -> None:
         self._left = iter(squares)
@@ -43,11 +43,28 @@ class _Squares(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """A model from raw pictures to probabilities with int8 weights, and its `quantisation` and `accuracy`.
+    """Quantise a bundle's network.
 
-    The first kind is kept, fastest first, that moves the probabilities of validation pictures by no more than CHANGE
-    on average, or the one that moves them least. The test pictures are looked at once, after this choice. Raises
-    ExportError where the bundle lies in no run, or the run's pictures are no longer what they were.
+    Kinds of quantisation are tried fastest first. The first that moves the probabilities of validation images by no
+    more than CHANGE on average is kept, else the one that moves them least. The test images are looked at once, after
+    this choice.
+
+    Parameters
+    ----------
+    bundle
+        The trained model.
+    folder
+        The bundle's folder, inside its run.
+
+    Returns
+    -------
+    tuple
+        The model, from raw images to probabilities, and what is measured of it: `quantisation` and `accuracy`.
+
+    Raises
+    ------
+    ExportError
+        The bundle does not lie in a run, or the run's images have changed.
     """
     dataset = _dataset(bundle, folder)
     splits, labels = dataset.splits, dataset.source.labels
@@ -97,15 +114,15 @@ def _dataset(bundle: Bundle, folder: Path) -> Dataset:
     run = folder.resolve().parent.parent
     if not (run / "recipe.toml").is_file():
         raise ExportError(
-            f"int8 needs the training and test pictures of {folder.name}, and no run's recipe.toml lies two folders "
-            "above it; give RUN/models/ARM with the whole run around it."
+            f"int8 needs the training and test images of {folder.name}, but there is no recipe.toml of a run two "
+            "folders above it; give RUN/models/ARM with the whole run around it."
         )
     recipe = load_recipe(str(run / "recipe.toml"))
     dataset = load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
     if not dataset.identity().items() <= bundle.config["data"].items():
         raise ExportError(
-            f"{recipe.data.source} no longer holds the pictures and splits that {folder.name} was trained and tested "
-            "on; bring them back, or run the study anew."
+            f"{recipe.data.source} no longer holds the images and splits that {folder.name} was trained and tested "
+            "on; restore them, or run the study again."
         )
     return dataset
 
@@ -115,7 +132,7 @@ def _squares(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _probabilities(model: onnx.ModelProto, dataset: Dataset, rows: NDArray[np.int64], name: str) -> NDArray[np.float32]:
-    """(rows, classes)"""
+    """Return the probabilities (rows, classes) by a model from squares."""
     classify, parts = runner(model), []
     with stage(name, len(rows), "images") as advance:
         for start in range(0, len(rows), BATCH):
@@ -125,9 +142,9 @@ def _probabilities(model: onnx.ModelProto, dataset: Dataset, rows: NDArray[np.in
 
 
 def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Activations, and weights by channel, of all products.
+    """Quantise the activations, and by channel the weights, of all products.
 
-    Weights have 7 bits, since x86 CPUs without VNNI overflow on the sum of two products of 8.
+    Weights get 7 bits: on x86 CPUs without VNNI the sum of two 8-bit products overflows.
     """
 
     def quantised(prepared: Path, out: Path) -> None:
@@ -147,7 +164,7 @@ def _static(network: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mo
 
 
 def _dynamic(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The weights of matrix products, activations as they come; onnxruntime has no fast convolution of that kind."""
+    """Quantise the weights of matrix products, activations at run time; not convolutions, slow so in onnxruntime."""
 
     def quantised(prepared: Path, out: Path) -> None:
         quantize_dynamic(prepared, out, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QUInt8)
@@ -156,10 +173,10 @@ def _dynamic(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _stored(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The same arithmetic on weights that are rounded to 8 bits by channel, and stored so.
+    """Store weights in 8 bits by channel, and keep the arithmetic in fp32.
 
-    A cast and a product bring them back, which a runtime does once, when it loads the file; onnxruntime would compute
-    DequantizeLinear anew for each picture.
+    A cast and a product restore them, which a runtime does once, as it loads the file; onnxruntime would compute
+    DequantizeLinear again for each image.
     """
     stored = onnx.ModelProto()
     stored.CopyFrom(network)
@@ -185,7 +202,7 @@ def _stored(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _channel(product: onnx.NodeProto) -> int:
-    """The axis of a product's weights that counts its outputs."""
+    """Return the axis of a product's weights that counts its outputs."""
     by_rows = product.op_type == "Conv" or any(a.name == "transB" and a.i for a in product.attribute)
     return 0 if by_rows else -1
 
@@ -200,7 +217,7 @@ def _quantised(network: onnx.ModelProto, work: Callable[[Path, Path], None]) -> 
 
 
 def _joined(resize: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
-    """One model that resizes and then classifies."""
+    """Join two models into one that resizes and then classifies."""
     named = onnx.compose.add_prefix(resize, "resize_", rename_inputs=False, rename_outputs=False)
     named.ir_version = network.ir_version
     return onnx.compose.merge_models(named, network, io_map=[("squares", "squares")])

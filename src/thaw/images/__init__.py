@@ -1,1 +1,1 @@
-"""Pictures: decoded and resized once, into one uint8 array."""
+"""Images: decoded, resized, normalised, encoded, and laid under heat maps."""

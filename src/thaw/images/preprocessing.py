@@ -11,7 +11,7 @@ from thaw.recipe import Images
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input."""
+    """The steps from an image to the network's input."""
 
     size: int
     """Pixels of each side."""
@@ -20,12 +20,15 @@ class Preprocessing:
     interpolation: str
     """A filter of Pillow in lower case, such as `bilinear` or `bicubic`; antialiased."""
     crop: float
+    """The fraction of the shorter side that the cut-out centre keeps."""
     mean: tuple[float, float, float]
+    """Of each colour, on a scale from 0 to 1; subtracted."""
     std: tuple[float, float, float]
+    """Of each colour; divided by."""
 
 
 def choose_preprocessing(default: Preprocessing, images: Images) -> Preprocessing:
-    """The backbone's own preprocessing with what the recipe says laid over it."""
+    """Return the backbone's own preprocessing, changed where the recipe says so."""
     given: dict[str, Any] = images.model_dump(exclude_none=True, exclude={"decode"})
     for name in given.keys() & {"mean", "std"}:
         given[name] = tuple(given[name])
@@ -33,17 +36,17 @@ def choose_preprocessing(default: Preprocessing, images: Images) -> Preprocessin
 
 
 def shorter_side(preprocessing: Preprocessing) -> int:
-    """Pixels of a resized picture's shorter side, before the centre is cut out."""
+    """Return the pixels of a resized image's shorter side, before the centre is cut out."""
     if preprocessing.resize == "squash":
         return preprocessing.size
     return max(preprocessing.size, int(preprocessing.size / preprocessing.crop + 1e-6))
 
 
 class Normalise(nn.Module):
-    """uint8 pixels (n, height, width, 3) to normalised float32 (n, 3, height, width).
+    """Map uint8 pixels (n, height, width, 3) to normalised float32 images (n, 3, height, width).
 
-    The same operations in the same order as torchvision's `ToTensor` and `Normalize`, hence the same bits. They run
-    over whole lines of pixels; images stay channels last in memory, as pixels are, where `channels_last` is set.
+    The operations and their order are those of torchvision's `ToTensor` and `Normalize`, hence the same bits. They run
+    over whole lines of pixels; where `channels_last` is set, images stay channels last in memory, as pixels are.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Pillow's resize in torch, to the bit, for pictures of any size: what an exported graph begins with."""
+"""Pillow's resize in torch, to the bit, for images of any size: the first part of an exported graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +14,28 @@ BLOCK = 16
 FRACTION = 1 << 22
 """Pillow rounds its weights to fractions of this, and sums them in integers."""
 COLUMNS_FIRST = int(PIL.__version__.split(".")[0]) >= 13
-"""Whether this Pillow resizes a tall picture's height before its width; before version 13 width always came first."""
+"""True for a Pillow that resizes a tall image's height before its width; before version 13 width always came first."""
 
 
 def resize_to_square(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (n, height, width, 3) to (n, size, size, 3), the same bits as `images.pixels.to_square` gives.
+    """Resize images to squares, with the same bits as `images.decode.to_square`.
 
-    Made of operations that `torch.export` and ONNX have, for any height and width. As in Pillow (`Resample.c`), each
-    side has a pass of its own, rounded to 8 bits, and the kernel widens where a side shrinks. Sums of 8-bit values
-    times 22-bit weights stay below 2**53, so double precision holds them exactly in whatever order they are added.
+    It consists of operations that `torch.export` and ONNX support, for any height and width. As in Pillow
+    (`Resample.c`), each side has a pass of its own, rounded to 8 bits, and the kernel widens where a side shrinks. Sums
+    of 8-bit values times 22-bit weights stay below 2**53, so double precision holds them exactly in any order of
+    addition.
+
+    Parameters
+    ----------
+    pixels
+        uint8, shape (n, height, width, 3).
+    preprocessing
+        The size, and how to resize.
+
+    Returns
+    -------
+    Tensor
+        uint8, shape (n, size, size, 3).
     """
     height, width = pixels.shape[1:3]
     size, interpolation = preprocessing.size, preprocessing.interpolation
@@ -55,9 +68,9 @@ def resize_to_square(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _resample(lines: Tensor, extent: Tensor, size: int, interpolation: str) -> Tensor:
-    """uint8 (n, length) to (n, size).
+    """Resample lines uint8 (n, length) to (n, size).
 
-    `extent` (3,) holds the length, what it is brought to, and the first of the `size` pixels that are kept of that.
+    `extent` (3,) holds the length, the length it is resized to, and the first of the `size` pixels kept of that.
     """
     before, after, first = extent
     kernel, reach = KERNELS[interpolation]
@@ -91,10 +104,10 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}
-"""The weight at a distance from the centre, and the distance from which on it is zero."""
+"""By name, a filter's weight at a distance from the centre, and the distance from which on it is zero."""
 
 
 def _margin(spare: Tensor) -> Tensor:
-    """Half of what is left over beside the cut-out, halves rounded to even as Python rounds them."""
+    """Return half of the pixels beside the cut-out, halves rounded to even as Python rounds them."""
     half = spare // 2
     return half + (spare & half & 1)

@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from thaw.data.splits import DEFAULT_FRACTION, Splits, make_splits, split_named,
 from thaw.data.tables import open_tables
 from thaw.errors import DataError
 from thaw.recipe import Data
+from thaw.text import listed
 
 LOOKED_AT = 400
 """Pictures whose size is looked at, spread over the source."""
@@ -199,13 +199,13 @@ def _label(columns: list[Column], source: str, known: str) -> tuple[Column, str]
     named = [column for wanted in LABEL_NAMES for column in possible if wanted in _words(column.name)]
     if named:
         return named[0], f"by its name; it has {len(named[0].different()):,} different values"
-    if listed := [column for column in possible if isinstance(column.feature, datasets.ClassLabel)]:
-        return listed[0], "the dataset says that it holds classes"
+    if labelled := [column for column in possible if isinstance(column.feature, datasets.ClassLabel)]:
+        return labelled[0], "the dataset says that it holds classes"
     few = [column for column in possible if len(column.different()) <= FEW]
     few.sort(key=lambda column: not (pa.types.is_string(column.values.type)))
     if not few:
         raise DataError(f"no column of {source} looks like classes; it has {known}: call the one that does `label`.")
-    also = f"; {_listed(c.name for c in few[1:])} could be too" if few[1:] else ""
+    also = f"; {listed([repr(c.name) for c in few[1:]])} could be too" if few[1:] else ""
     return few[0], f"a guess: it has {len(few[0].different()):,} different values that repeat{also}"
 
 
@@ -230,7 +230,3 @@ def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:
     if not sizes:
         raise DataError("none of the pictures looked at can be opened; give a source with JPEG, PNG or WebP pictures.")
     return sizes, jpegs, len(rows) - len(sizes)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -13,6 +13,7 @@ from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
 from thaw.init.guess import Look
 from thaw.recipe import recipe_text
+from thaw.text import escape_line
 
 STEPS_AN_EPOCH = 20
 """The batch is small enough for so many steps, and at most 128 images."""
@@ -50,8 +51,8 @@ def _found(look: Look, out: Path) -> Iterator[str]:
     told = ", ".join(f"{names[code]} {counts[code]:,}" for code in order[:SHOWN_CLASSES])
     more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
     yield from _comment("Written by thaw init from a look at the images. Change what is wrong, then:")
-    yield f"#   thaw study --recipe {_plain(out.name)} --dry-run"
-    yield f"#   thaw study --recipe {_plain(out.name)}"
+    yield f"#   thaw study --recipe {escape_line(out.name)} --dry-run"
+    yield f"#   thaw study --recipe {escape_line(out.name)}"
     yield "#"
     yield from _comment(f"{len(source.ids):,} images of {len(names):,} classes: {told}{more}.")
     if counts.max() > 3 * counts.min():
@@ -136,7 +137,7 @@ def _train(look: Look) -> Iterator[str]:
 
 def _key(name: str, value: Any, why: str) -> Iterator[str]:
     line = f"{name} = {tomlkit.item(value).as_string()}"
-    told = f"{line:<36}# {_plain(why)}"
+    told = f"{line:<36}# {escape_line(why)}"
     if why and len(told) <= WIDTH:
         yield told
         return
@@ -146,12 +147,7 @@ def _key(name: str, value: Any, why: str) -> Iterator[str]:
 
 
 def _comment(text: str) -> list[str]:
-    return textwrap.wrap(_plain(text), WIDTH, initial_indent="# ", subsequent_indent="# ")
-
-
-def _plain(text: str) -> str:
-    """Text that can stand in a comment: names of classes and columns may hold anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return textwrap.wrap(escape_line(text), WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
 def _relative(source: str, out: Path) -> str:

@@ -1,1 +1,1 @@
-"""Backbones, which of their parameters train, and the split into what is static and what moves."""
+"""Backbones, the parameters that train, adapters, stages and heat maps; `prefix` splits off the static part."""

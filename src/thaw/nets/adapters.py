@@ -8,10 +8,17 @@ from torch import Tensor, nn
 from thaw.errors import ModelError
 
 
-class Adapted(nn.Module):
-    """A frozen linear layer and what is added to its weight: the product of two thin matrices.
+class LoRALinear(nn.Module):
+    """A linear layer plus a low-rank update of its weight, the product of two thin matrices.
 
-    It computes the layer as it is until the first step, since `up` starts at zero.
+    `up` starts at zero, so that the output is that of the layer alone until the first step.
+
+    Parameters
+    ----------
+    base
+        The linear layer; meant to be frozen.
+    rank
+        The inner dimension of the product.
     """
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
@@ -28,17 +35,34 @@ class Adapted(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(out, in) what the layer's weight amounts to, for code that reads it without calling the layer."""
+        """The effective weight (out, in), for code that reads it without calling the layer."""
         return self.base.weight + self.up.weight @ self.down.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """(out,) or None."""
+        """The bias (out,) of the layer, or None."""
         return self.base.bias
 
 
-def adapt(model: nn.Module, head: str, rank: int, seed: int) -> None:
-    """Put an adapter on every linear layer but the head, in place. Raises ModelError where there is none."""
+def add_adapters(model: nn.Module, head: str, rank: int, seed: int) -> None:
+    """Replace every linear layer except the head by a LoRALinear, in place.
+
+    Parameters
+    ----------
+    model
+        The network, which is changed.
+    head
+        The name of the layer to leave as it is.
+    rank
+        The rank of the adapters.
+    seed
+        Seed for their initial weights; torch's global generator is left as it was.
+
+    Raises
+    ------
+    ModelError
+        If there is no linear layer before the head.
+    """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != head]
     if not linear:
         raise ModelError(
@@ -50,14 +74,15 @@ def adapt(model: nn.Module, head: str, rank: int, seed: int) -> None:
             owner, _, last = name.rpartition(".")
             base = model.get_submodule(name)
             assert isinstance(base, nn.Linear)
-            setattr(model.get_submodule(owner), last, Adapted(base, rank))
+            setattr(model.get_submodule(owner), last, LoRALinear(base, rank))
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> None:
-    """Add every adapter to the weight that it adapts and take it off, in place; nothing else changes."""
+def merge_adapters(model: nn.Module) -> nn.Module:
+    """Add every low-rank update to the weight of its layer and remove the adapters, in place; return the network."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, Adapted):
+        if isinstance(module, LoRALinear):
             owner, _, last = name.rpartition(".")
             module.base.weight.copy_(module.weight)
             setattr(model.get_submodule(owner), last, module.base)
+    return model

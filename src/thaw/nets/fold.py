@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it: less work for a network that only predicts."""
+"""Fold batch normalisation into the convolution before it, which saves work when a network only predicts."""
 
 from collections import Counter
 
@@ -11,31 +11,42 @@ from thaw.nets.prefix.trace import twin
 
 
 @torch.no_grad()
-def fold(network: nn.Module, images: Tensor) -> nn.Module:
-    """The network, in evaluation mode, with every normalisation that reads a convolution's output made part of it.
+def fold_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return the network with every batch normalisation that follows a convolution folded into it.
 
-    Which ones do is observed on `images`, a batch of its input, and the result is compared on them: the logits are the
-    same but for rounding. Where they are not, as where a second layer reads what the convolution gives, the network
-    itself comes back. Parameters of other layers are shared.
+    The pairs are observed while `images` run through the network, and the logits of the result are compared on them.
+
+    Parameters
+    ----------
+    network
+        A network in evaluation mode; not changed.
+    images
+        A batch of its input.
+
+    Returns
+    -------
+    nn.Module
+        A network with the same logits up to rounding, which shares the parameters of other layers; or `network` itself
+        if the logits differ, as where a second layer reads the output of the convolution.
     """
     expected = network(images)
     folded = twin(network)
     names = {module: name for name, module in folded.named_modules()}
     for convolution, normalisation in _pairs(folded, images):
         mean, variance = normalisation.running_mean, normalisation.running_var
-        if mean is None or variance is None:  # it takes each batch's own
+        if mean is None or variance is None:  # it uses the statistics of each batch
             continue
         scaling = normalisation.eps, normalisation.weight, normalisation.bias
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, mean, variance, *scaling
         )
-        # timm's normalisations go on with an activation
+        # timm's normalisations include an activation
         folded.set_submodule(names[normalisation], nn.Sequential(*normalisation.children()))
     return folded if close(folded(images), expected) else network
 
 
 def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the normalisations that read their output as it is, where both run once."""
+    """Return pairs of a convolution and the normalisation that reads its unchanged output, where both run once."""
     runs: Counter[nn.Module] = Counter()
     made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []

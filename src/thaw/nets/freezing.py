@@ -1,4 +1,4 @@
-"""Which parameters train, and the mode that this puts every layer in while it does."""
+"""Choose the parameters that train, and put every layer into the mode that follows from it."""
 
 import difflib
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from thaw.errors import ModelError
-from thaw.nets.adapters import Adapted
+from thaw.nets.adapters import LoRALinear
 from thaw.nets.prefix.trace import trace, trains
 from thaw.nets.stages import blocks, last_stage
 
@@ -17,23 +17,41 @@ BATCH_NORMALISATION = nn.modules.batchnorm._BatchNorm
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """Parameters that one module owns and that share a fate."""
+    """The parameters of one module that are all trained or all frozen."""
 
     module: str
-    """Dotted name; empty for what belongs to the network itself, such as a class token."""
+    """Dotted name; empty for parameters of the network itself, such as a class token."""
     kind: str
     """The module's class."""
     parameters: int
+    """The number of their values."""
     trained: bool
 
 
 def freeze(model: nn.Module, head: str, train: str | list[str], size: int = 224) -> list[ModuleRow]:
-    """Set `requires_grad` on every parameter; returns a row for each module that owns some.
+    """Set `requires_grad` of every parameter.
 
-    `train` is `all`; `head` (the module named `head`); `last-stage` (see `stages.last_stage`; `size` is the side of an
-    image that the network takes); `norm` or `bias`, each with the head; `lora`, the adapters and the head; or names or
-    globs of modules, which train with all they contain, or of single parameters. Every parameter belongs to exactly one
-    row; a module of which only a part trains has two. Raises ModelError for what matches no parameter.
+    Parameters
+    ----------
+    model
+        The network, which is changed.
+    head
+        The name of the module that computes the logits.
+    train
+        `all`; `head`; `last-stage` (see `stages.last_stage`); `norm` or `bias`, each with the head; `lora`, the
+        adapters and the head; or names or globs of modules, with all they contain, or of single parameters.
+    size
+        Height and width of the network's images, needed for `last-stage`.
+
+    Returns
+    -------
+    list of ModuleRow
+        A row for each module that owns parameters, or two if only some of them train.
+
+    Raises
+    ------
+    ModelError
+        If a name or glob, or `train` as a whole, matches no parameter.
     """
     trained = _trained(model, head, train, size)
     for name, parameter in model.named_parameters():
@@ -43,15 +61,15 @@ def freeze(model: nn.Module, head: str, train: str | list[str], size: int = 224)
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if p not in seen]
         seen.update(own)
-        for fate in (False, True):
-            size = sum(p.numel() for p in own if p.requires_grad == fate)
-            if size:
-                rows.append(ModuleRow(name, type(module).__name__, size, fate))
+        for is_trained in (False, True):
+            count = sum(p.numel() for p in own if p.requires_grad == is_trained)
+            if count:
+                rows.append(ModuleRow(name, type(module).__name__, count, is_trained))
     return rows
 
 
 def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> set[str]:
-    """Names of the parameters that `train` selects."""
+    """Return the names of the parameters that `train` selects."""
     own = {
         f"{name}.{parameter}".lstrip("."): module
         for name, module in model.named_modules()
@@ -61,13 +79,13 @@ def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> 
         chosen = {name for name, module in own.items() if "norm" in type(module).__name__.lower()}
         what = "normalisation layers with parameters"
     elif train == "bias":
-        # attentions call theirs in_proj_bias, q_bias or v_bias
+        # attention layers call theirs in_proj_bias, q_bias or v_bias
         named = {name for name in own if f"_{name.rpartition('.')[2]}".endswith("_bias")}
         chosen = {name for name in named if not name.startswith(f"{head}.")}
         what = "biases before the head"
     elif train == "lora":
         chosen = {name for name in own if name.endswith((".up.weight", ".down.weight"))}
-        chosen = {name for name in chosen if isinstance(model.get_submodule(name.rsplit(".", 2)[0]), Adapted)}
+        chosen = {name for name in chosen if isinstance(model.get_submodule(name.rsplit(".", 2)[0]), LoRALinear)}
         what = "adapters"
     else:
         patterns = ["*"] if train == "all" else [train] if isinstance(train, str) else train
@@ -77,16 +95,23 @@ def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> 
             patterns = [head, *last_stage(blocks(model, head, size))]
         return {name for pattern in patterns for name in _matches(model, pattern)}
     if not chosen:
-        raise ModelError(f"train = {train!r} finds no {what} in this backbone; choose 'last-stage' or name modules.")
+        raise ModelError(f"train = {train!r} finds no {what} in this backbone; use 'last-stage' or module names.")
     return chosen | set(_matches(model, head))
 
 
 def set_mode(model: nn.Module, frozen: Literal["eval", "train"]) -> None:
-    """Put a network whose parameters are frozen or not into the training mode that this implies.
+    """Put each module of a network into the training or evaluation mode that follows from its frozen parameters.
 
-    Batch normalisation trains if its own parameters do (without any, if something in its parent module does);
-    otherwise it runs on its stored statistics. With `frozen="eval"` so does everything whose output cannot depend on
-    a trained parameter, which switches dropout and stochastic depth off there; with `frozen="train"` they stay active.
+    Batch normalisation is in training mode if its own parameters train, or, if it has none, any of its parent module;
+    otherwise it uses its stored statistics.
+
+    Parameters
+    ----------
+    model
+        The network, after `freeze`; changed in place.
+    frozen
+        The mode of every other module whose output does not depend on a trained parameter: "eval" turns dropout and
+        stochastic depth off there, "train" keeps them active.
     """
     model.train()
     if frozen == "eval":
@@ -100,7 +125,7 @@ def set_mode(model: nn.Module, frozen: Literal["eval", "train"]) -> None:
 
 
 def _matches(model: nn.Module, pattern: str) -> list[str]:
-    """Names of the parameters that a pattern selects."""
+    """Return the names of the parameters that a pattern selects; raise ModelError if there are none."""
     parameters = [name for name, _ in model.named_parameters()]
     matched = [name for name in [*dict(model.named_modules()), *parameters] if name and fnmatchcase(name, pattern)]
     chosen = [name for name in parameters if any(f"{name}.".startswith(f"{above}.") for above in matched)]
@@ -108,18 +133,18 @@ def _matches(model: nn.Module, pattern: str) -> list[str]:
         known = {name.rsplit(".", up)[0] for name in parameters for up in range(name.count(".") + 1)}
         near = difflib.get_close_matches(pattern, sorted(known), n=3, cutoff=0.5)
         owners = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-        hint = f"did you mean {', '.join(near)}?" if near else f"it consists of {', '.join(owners)}."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"its modules are {', '.join(owners)}."
         raise ModelError(f"train = {pattern!r} matches nothing with parameters in this backbone; {hint}")
     return chosen
 
 
 def _moving(model: nn.Module) -> set[str]:
-    """Names of the modules whose output depends on a trained parameter."""
+    """Return the names of the modules whose output depends on a trained parameter."""
     if all(parameter.requires_grad for parameter in model.parameters()):
         return set(dict(model.named_modules()))
     try:
         network = trace(model)
-    except Exception:  # as the network's own code raises: registration order stands in for the graph's
+    except Exception:  # from the network's own code: the order of registration stands in for that of the graph
         names = [name for name, _ in model.named_modules()]
         owners = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
         moving = set(names[min(names.index(owner) for owner in owners) :])

@@ -1,4 +1,4 @@
-"""What a network looked at: how much each place of an image spoke for the predicted class."""
+"""Heat maps: how much evidence each place of an image gave for the predicted class."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,49 +15,68 @@ from thaw.nets.prefix.trace import twin
 from thaw.progress import say
 
 SIDE = 14
-"""Places of a heat map along each side."""
-COARSEST = 4
-"""A layer with fewer places along a side is not chosen where there is another."""
-PROBED = 8
-"""Images that the layer is chosen by."""
+"""Height and width of a heat map."""
+MIN_SIDE = 4
+"""Height and width below which the map of a layer is too coarse, if another layer has a finer one."""
+LAYER_IMAGES = 8
+"""The number of images on which the layer is chosen."""
 PREFIX_TOKENS = 8
-"""At most so many class, register or distillation tokens stand before those of the patches."""
+"""The largest number of class, register or distillation tokens before those of the patches."""
 
 
 def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8] | None:
-    """Heat maps (n, 14, 14) uint8 of an image classifier, 255 where an image spoke most for the predicted class.
+    """Compute HiResCAM heat maps of the predicted classes.
 
-    `batches` of images (batch, 3, side, side), normalised, n in all, which `network` maps to logits (batch, classes);
-    its mode stays. The map is HiResCAM, the product of a layer's values and gradients summed over channels,
-    where that is positive: Draelos and Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of
-    convolutional neural networks (2020). On a network that ends in global average pooling and one linear layer it is
-    Grad-CAM, and on the tokens of a transformer it is as well defined. The gradient is that of the predicted class's
-    logit less the mean of all, since a softmax does not change when all logits rise alike. The layer is that of
-    `find_layer`; None where the network has none, or where torch cannot give its gradients, which a line then says.
+    HiResCAM is the positive part of a layer's activations times their gradients, summed over channels: Draelos and
+    Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks (2020). For a
+    network that ends in global average pooling and one linear layer it equals Grad-CAM, and it is defined for the
+    tokens of a transformer, too. The gradient is that of the predicted class's logit minus the mean of all logits,
+    because adding a constant to all logits does not change the softmax. `find_layer` chooses the layer.
+
+    Parameters
+    ----------
+    network
+        Maps normalised images to logits (batch, classes); its mode is not changed.
+    batches
+        Images (batch, 3, side, side), n in all.
+
+    Returns
+    -------
+    array of uint8 or None
+        Maps (n, 14, 14), 255 at the place with the most evidence; None if the network has no suitable layer or torch
+        cannot compute its gradients, which is then reported.
     """
     evidence, layer, maps = _Evidence(twin(network)).train().eval(), None, []
     try:
         for images in batches:
             if layer is None:
-                layer = find_layer(evidence, images[:PROBED])
+                layer = find_layer(evidence, images[:LAYER_IMAGES])
                 if layer is None:
                     return None
                 layer.register_forward_hook(_begin)
             attributed = LayerGradientXActivation(evidence, layer).attribute(images)
             places = as_places(attributed.detach(), images.shape[-1])
-            assert places is not None  # find_layer saw to it
+            assert places is not None  # find_layer chose a layer that has them
             maps.append(_as_bytes(places.float().sum(1, keepdim=True).relu()))
-    except RuntimeError as error:  # torch's own, also for memory that runs out: no reason to lose a study
-        say(f"there are no heat maps: {str(error).splitlines()[0]}")
+    except RuntimeError as error:  # torch's own, including out of memory: not worth losing a study for
+        say(f"no heat maps could be computed: {str(error).splitlines()[0]}")
         return None
     return np.concatenate(maps)
 
 
 def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
-    """The last module to finish whose output has a place for each part of the image and reaches the result from there.
+    """Return the last module to finish whose output is a spatial map that the network's output depends on.
 
-    `images` (n, 3, side, side). Passes over layers of fewer than 4 places a side unless there are only such. What a
-    transformer computes from its class token alone does not count, since no gradient reaches the places there.
+    Maps smaller than 4 x 4 are chosen only if there are no larger ones. Layers that a transformer applies to its class
+    token alone do not count, because no gradient reaches the other tokens there. Returns None if there is no such
+    module.
+
+    Parameters
+    ----------
+    network
+        The network to search.
+    images
+        A batch (n, 3, side, side) to run through it.
     """
     calls: Counter[nn.Module] = Counter()
     outputs: dict[nn.Module, Tensor] = {}
@@ -84,16 +103,23 @@ def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
         places = None if gradient is None else as_places(gradient, images.shape[-1])
         if places is not None and (places != 0).any(1).flatten(1).sum(1).max() > 1:
             reaching[module] = places.shape[-1]
-    fine = [module for module, side in reaching.items() if side >= COARSEST]
+    fine = [module for module, side in reaching.items() if side >= MIN_SIDE]
     return next(reversed(fine or sorted(reaching, key=reaching.__getitem__)), None)
 
 
 def as_places(values: Tensor, side: int) -> Tensor | None:
-    """A layer's output as (n, channels, h, h), or None where it has no square of places.
+    """Return a layer's output as a square spatial map (n, channels, h, h), or None if it is not one.
 
-    `values` are (n, channels, h, h), channels last as in Swin, or (n, tokens, channels) as in a vision transformer,
-    where some tokens may stand before those of the patches. Each side has at least 2 places, and at most half of the
-    `side` pixels of an image: attention between all pairs of tokens looks alike but is larger.
+    The size h is at least 2 and at most half of `side`: attention between all pairs of tokens looks alike but is
+    larger.
+
+    Parameters
+    ----------
+    values
+        (n, channels, h, h), channels last as in Swin, or (n, tokens, channels) as in a vision transformer, where other
+        tokens may come before those of the patches.
+    side
+        Height and width of the images in pixels.
     """
     if values.dim() == 3:
         patches = next((int(t**0.5) for t in range(values.shape[1], 3, -1) if int(t**0.5) ** 2 == t), 0)
@@ -108,7 +134,7 @@ def as_places(values: Tensor, side: int) -> Tensor | None:
 
 
 def _as_bytes(maps: Tensor) -> NDArray[np.uint8]:
-    """Maps (n, 1, h, h) of at least 0 to (n, 14, 14), the highest place of each 255."""
+    """Resize non-negative maps (n, 1, h, h) to (n, 14, 14) and scale the maximum of each to 255."""
     maps = functional.interpolate(maps.float(), (SIDE, SIDE), mode="bilinear", antialias=True).squeeze(1)
     highest = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     scaled: NDArray[np.uint8] = (255 * maps / highest).round().byte().cpu().numpy()
@@ -116,12 +142,12 @@ def _as_bytes(maps: Tensor) -> NDArray[np.uint8]:
 
 
 def _begin(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-    """Gradients begin at this layer: where parameters are frozen, nothing of what comes before it is kept for them."""
-    return output.detach().requires_grad_().clone()  # a copy, since the next layer may change it in place
+    """Begin gradients at this layer, so that autograd stores nothing of the layers before it."""
+    return output.detach().requires_grad_().clone()  # a copy, because the next layer may change it in place
 
 
 class _Evidence(nn.Module):
-    """From images to the logit of the class that a network predicts, less the mean of all logits, (n,)."""
+    """Map images to the logit of the predicted class minus the mean of all logits, (n,)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

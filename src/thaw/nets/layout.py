@@ -1,4 +1,4 @@
-"""The memory layout of a network's convolutions, chosen by a trial, and its frozen weights held in bf16."""
+"""Faster forms of the same network: a memory layout chosen by timing, and frozen weights stored in bf16."""
 
 import platform
 import time
@@ -20,9 +20,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def hold_frozen(network: nn.Module, compute: Compute) -> nn.Module:
-    """The network with its frozen linear and convolution weights held in bf16, where it runs in bf16.
+    """Return the network with its frozen linear and convolution weights stored in bf16, if it runs in bf16.
 
-    Autocast would round them to the same values anew at every step. Everything else is shared with `network`.
+    Autocast would round them to the same values at every step. Everything else is shared with `network`.
     """
     if compute.precision == "fp32":
         return network
@@ -35,11 +35,26 @@ def hold_frozen(network: nn.Module, compute: Compute) -> nn.Module:
 
 
 def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compute, what: str) -> bool:
-    """Bring the convolutions of `network` into the memory layout, contiguous or channels last, that runs faster.
+    """Set the memory layout of a network's convolutions, contiguous or channels last, to the faster one.
 
-    Returns whether they are channels last. `step` runs the network once on a sample. The outcome of the trial is kept
-    in the cache under `what`, so that the same study on the same machine always computes in the same layout, and in the
-    study's own notes. Where the memory does not hold the sample, they stay contiguous.
+    The result of the timing is cached, so that the same study on the same machine always uses the same layout, and
+    saved with the study. If the sample does not fit into memory, the layout stays contiguous.
+
+    Parameters
+    ----------
+    network
+        The network, which is changed.
+    step
+        Runs the network once on a sample.
+    compute
+        The device and precision that `step` uses.
+    what
+        A content key of network and sample, under which the result is cached.
+
+    Returns
+    -------
+    bool
+        True if the layout is channels last.
     """
     if not any(isinstance(module, CONVOLUTIONS) for module in network.modules()):
         return False
@@ -47,7 +62,7 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
         set_layout(network, channels_last=False)
         return False
 
-    def trial() -> dict[str, Any]:
+    def time_both() -> dict[str, Any]:
         seconds = {False: float("inf"), True: float("inf")}
         try:
             for _ in range(2):  # the first warms up
@@ -61,8 +76,8 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
         faster = seconds[True] < seconds[False] * 1.1
         return {"channels_last": faster, "what": what, "seconds": [seconds[False], seconds[True]]}
 
-    def of_machine() -> dict[str, Any]:
-        return cached_json(cache_folder() / "layouts", key, trial)
+    def from_cache() -> dict[str, Any]:
+        return cached_json(cache_folder() / "layouts", key, time_both)
 
     key = key_of(
         what=what,
@@ -70,13 +85,13 @@ def choose_layout(network: nn.Module, step: Callable[[], object], compute: Compu
         machine=[platform.machine(), platform.processor(), torch.get_num_threads()],
         compute=[str(compute.device), compute.precision],
     )
-    found = cached_json(compute.layouts, key, of_machine) if compute.layouts else of_machine()
-    set_layout(network, found["channels_last"])
-    return bool(found["channels_last"])
+    timed = cached_json(compute.layouts, key, from_cache) if compute.layouts else from_cache()
+    set_layout(network, timed["channels_last"])
+    return bool(timed["channels_last"])
 
 
 def set_layout(network: nn.Module, channels_last: bool) -> None:
-    """Bring the weights of two-dimensional convolutions, and the images, into a memory layout; their values stay."""
+    """Set the memory layout of 2D convolution weights and of the images; values do not change."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -86,9 +101,10 @@ def set_layout(network: nn.Module, channels_last: bool) -> None:
 
 
 def _crashes_channels_last(module: nn.Module) -> bool:
-    """Whether torch 2.14 ends the process, by oneDNN's kernel for AVX-512, at this module's gradient on a CPU.
+    """Return True if torch 2.14 crashes in channels last at this module's gradient on a CPU.
 
-    Strided 1 x 1 convolutions of at most 16 channels do it, which fastvit applies to pixels.
+    oneDNN's AVX-512 kernel does so for strided 1 x 1 convolutions of at most 16 channels, which fastvit applies to
+    pixels.
     """
     return (
         isinstance(module, nn.Conv2d)
@@ -100,7 +116,7 @@ def _crashes_channels_last(module: nn.Module) -> bool:
 
 
 def _timed(step: Callable[[], object], compute: Compute) -> float:
-    """Seconds of a step; on a CPU those that it computed, whatever else the machine does."""
+    """Return the seconds of a step; on a CPU its processor time, which other processes do not affect."""
     clock = time.process_time if compute.device.type == "cpu" else time.perf_counter
     compute.wait()
     start = clock()

@@ -1,4 +1,4 @@
-"""The blocks of a backbone in the order in which they run, and which of them are its last stage."""
+"""The blocks of a backbone in the order in which they run, its last stage, and layer-wise learning rates."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,31 @@ class Block:
     """A part of a network that is trained or frozen as one."""
 
     name: str
-    """The module: a direct child of the outermost `nn.Sequential` or `nn.ModuleList` that holds it, or a layer outside
-    of these."""
+    """The name of its module: a direct child of the outermost `nn.Sequential` or `nn.ModuleList` around it, or a layer
+    outside of these."""
     positions: int
-    """Positions of the map that its last layer gives for an image: pixels or tokens; 1 where it has no extent."""
+    """The number of positions, pixels or tokens, in the output of its last layer for an image; 1 for a vector."""
 
 
 def blocks(model: nn.Module, head: str, size: int) -> list[Block]:
-    """The blocks with parameters, but for the head, in the order in which they run on an image of `size` pixels."""
+    """Return the blocks that have parameters, without the head, in the order in which they run.
+
+    Parameters
+    ----------
+    model
+        The network; not changed.
+    head
+        The name of the module that computes the logits.
+    size
+        Height and width of the images on which the blocks are observed.
+    """
     layers = {
         name: module
         for name, module in model.named_modules()
         if name and next(module.parameters(recurse=False), None) is not None and name != head
     }
     block_of = {name: _block(model, name) for name in layers}
-    # what a network adds between its blocks, such as a position embedding, is no block
+    # parameters that a network adds between its blocks, such as a position embedding, are not a block
     block_of = {
         name: block
         for name, block in block_of.items()
@@ -58,15 +68,15 @@ def blocks(model: nn.Module, head: str, size: int) -> list[Block]:
 
 
 def last_stage(of: list[Block]) -> list[str]:
-    """Names of the blocks from the last reduction of the resolution on.
+    """Return the names of the blocks from the last downsampling on.
 
-    Layers without extent, such as those behind the pooling of AlexNet, belong to the stage before them. Where that is
-    more than half of all blocks, as in a transformer of one resolution, it is the last quarter of the blocks.
+    Layers whose output is a vector, such as those after the pooling of AlexNet, belong to the stage before them. If
+    this would be more than half of all blocks, as in a transformer of one resolution, the last quarter is returned.
     """
     extended = [block.positions for block in of if block.positions > 1]
     if not extended:
         return [of[-1].name]
-    # class tokens and the like change the number of positions by a few; a reduction at least halves it
+    # class tokens and the like change the number of positions by a few; downsampling at least halves it
     first = next(i for i, block in enumerate(of) if 1 < block.positions < 2 * extended[-1] and _stays(of[i:]))
     stage = of[first:]
     if len(stage) > len(of) / 2:
@@ -74,11 +84,22 @@ def last_stage(of: list[Block]) -> list[str]:
     return [block.name for block in stage]
 
 
-def depth_scales(model: nn.Module, head: str, decay: float, size: int) -> dict[nn.Parameter, float]:
-    """What multiplies the learning rate of each parameter: `decay` to the power of the blocks that follow it.
+def layer_decay_scales(model: nn.Module, head: str, decay: float, size: int) -> dict[nn.Parameter, float]:
+    """Return the factor of the learning rate of each parameter: `decay` to the power of the number of blocks after it.
 
-    The head has 1, and so has everything where `decay` is 1; what belongs to no block, such as a position embedding,
-    counts as before the first one. Layer-wise decay as in BEiT (Bao et al., 2021, arXiv:2106.08254).
+    The factor of the head is 1. Parameters outside of all blocks, such as a position embedding, count as before the
+    first one. Layer-wise learning-rate decay as in BEiT (Bao et al., 2021, arXiv:2106.08254).
+
+    Parameters
+    ----------
+    model
+        The network; not changed.
+    head
+        The name of the module that computes the logits.
+    decay
+        The factor from one block to the block before it; 1 for the same learning rate everywhere.
+    size
+        Height and width of the images on which the blocks are observed.
     """
     if decay == 1:
         return dict.fromkeys(model.parameters(), 1.0)
@@ -91,11 +112,12 @@ def depth_scales(model: nn.Module, head: str, decay: float, size: int) -> dict[n
 
 
 def _stays(of: list[Block]) -> bool:
-    """Whether no block reduces the resolution of the first one by half or more."""
+    """Return True if no block halves the number of positions of the first one."""
     return all(2 * block.positions > of[0].positions for block in of if block.positions > 1)
 
 
 def _block(model: nn.Module, name: str) -> str:
+    """Return the name of the block that a layer belongs to."""
     parts = name.split(".")
     for depth in range(1, len(parts)):
         if type(model.get_submodule(".".join(parts[:depth]))) in (nn.Sequential, nn.ModuleList):

@@ -1,4 +1,4 @@
-"""The built-in recipes and the embedded example: its pictures and its backbone's weights."""
+"""The built-in recipes, and the images and weights of the built-in example."""
 
 from importlib import resources
 from pathlib import Path
@@ -7,14 +7,17 @@ from thaw.errors import ModelError
 
 EMBEDDED = "thaw:"
 EMBEDDED_NAMES = {"thaw:mobilenet_v2": "IMAGENET1K_V1"}
-"""What the library of their backbone calls the weights that come with thaw."""
+"""The names that the backbone's library has for the weights that come with thaw."""
 
 
 def embedded_weights(weights: str) -> str:
-    """Where weights lie that come with thaw, `thaw:NAME`; others as they are. Raises ModelError for an unknown NAME."""
+    """Return the path of weights that come with thaw, `thaw:NAME`, and any other weights unchanged.
+
+    Raises ModelError for an unknown NAME.
+    """
     if not weights.startswith(EMBEDDED):
         return weights
     path = Path(str(resources.files("thaw.recipes") / "assets" / f"{weights.removeprefix(EMBEDDED)}.safetensors"))
     if not path.is_file():
-        raise ModelError(f"no weights {weights!r} come with thaw; thaw:mobilenet_v2 do.")
+        raise ModelError(f"there are no built-in weights {weights!r}; use thaw:mobilenet_v2.")
     return str(path)

@@ -1,7 +1,6 @@
 """Figures of where arms fail and what they cost: slices, calibration, accuracy against cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,6 +8,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 
 from thaw import text as formats
 from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
+from thaw.scoring.calibration import ReliabilityBin
+from thaw.scoring.slices import SliceScores
 
 MAX_SLICES = 40
 """Slices of a column that its figure has room for; the table has all."""
@@ -24,7 +25,7 @@ def plot_cost(
     quantity: str,
     ax: Axes | None = None,
 ) -> Axes:
-    """Test accuracy with its interval against a cost, above 0, on a logarithmic axis; each arm is named at its dot."""
+    """Plot test accuracy with its interval against a cost, above 0, on a logarithmic axis, a named dot for each arm."""
     ax = ax or new_axes(4.6, 3.2)
     for place, arm in enumerate(costs):
         colour, x, y = arm_colour(place), costs[arm], accuracies[arm]
@@ -55,33 +56,30 @@ def plot_cost(
     return ax
 
 
-def plot_reliability(bins: Sequence[Mapping[str, Any]], colour: str, ax: Axes | None = None) -> Axes:
-    """A reliability diagram: for each bin of confidence that holds images, the share that is right.
+def plot_reliability(bins: Sequence[ReliabilityBin], colour: str, ax: Axes | None = None) -> Axes:
+    """Plot a reliability diagram: for each bin of confidence that holds images, their accuracy.
 
-    A dot's area grows with the images in its bin; on the diagonal, confidence is what accuracy proves to be.
+    A dot's area grows with the images in its bin; on the diagonal, confidence equals accuracy.
     """
     ax = ax or new_axes(2.7, 2.7)
-    filled = [it for it in bins if it["count"]]
-    x, y = [it["confidence"] for it in filled], [it["accuracy"] for it in filled]
-    share = np.array([it["count"] for it in filled]) / max(1, sum(it["count"] for it in filled))
+    filled = [it for it in bins if it.count]
+    x, y = np.array([(it.confidence, it.accuracy) for it in filled], dtype=float).reshape(-1, 2).T
+    fraction = np.array([it.count for it in filled]) / max(1, sum(it.count for it in filled))
     ax.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     ax.vlines(x, x, y, color=colour, alpha=0.3, linewidth=3)
-    ax.scatter(x, y, s=18 + 160 * share, color=colour, edgecolor=PAPER, zorder=3)
+    ax.scatter(x, y, s=18 + 160 * fraction, color=colour, edgecolor=PAPER, zorder=3)
     # the same ends for every arm, so that the diagrams compare
     ax.set(xlim=(-0.04, 1.06), ylim=(-0.04, 1.06), aspect="equal")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(percent_tick)
-    ax.set_xlabel("says it is right")
-    finish(ax, "is right")
+    ax.set_xlabel("confidence")
+    finish(ax, "accuracy")
     return ax
 
 
-def plot_slices(values: Sequence[Mapping[str, Any]], arms: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Accuracy of each arm in each slice of a column, a dot over its interval; hollow where the slice is small.
-
-    `values` as in `metrics.json`: `value`, `count`, `small` and, by arm, `accuracy` and `interval`.
-    """
+def plot_slices(values: Sequence[SliceScores], arms: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Plot the accuracy of each arm in each slice of a column, a dot over its interval; hollow where it is small."""
     values = values[:MAX_SLICES]
     step = 0.16
     ax = ax or new_axes(5.4, 0.9 + len(values) * (0.2 + step * len(arms)))
@@ -89,16 +87,16 @@ def plot_slices(values: Sequence[Mapping[str, Any]], arms: Sequence[str], ax: Ax
     for place, arm in enumerate(arms):
         colour, marker = arm_colour(place), arm_marker(place)
         for row, it in enumerate(values):
-            y, found = row + spread[place], it["arms"][arm]
-            opacity = 0.16 if it["small"] else 0.3
-            ax.plot(found["interval"], (y, y), color=colour, alpha=opacity, linewidth=4, solid_capstyle="round")
-            face = PAPER if it["small"] else colour
-            edge = colour if it["small"] else PAPER
-            ax.plot(found["accuracy"], y, marker, markersize=6.5, mfc=face, mec=edge, mew=0.7)
+            y, found = row + spread[place], it.arms[arm]
+            opacity = 0.16 if it.small else 0.3
+            ax.plot(found.interval, (y, y), color=colour, alpha=opacity, linewidth=4, solid_capstyle="round")
+            face = PAPER if it.small else colour
+            edge = colour if it.small else PAPER
+            ax.plot(found.accuracy, y, marker, markersize=6.5, mfc=face, mec=edge, mew=0.7)
         ax.plot([], [], marker, color=colour, markersize=6.5, label=formats.short(arm, 24))
     for row in range(1, len(values)):
         ax.axhline(row - 0.5, color=RULE, linewidth=0.6)
-    names = [f"{formats.short(it['value'], 22)} ({formats.count(it['count'])})" for it in values]
+    names = [f"{formats.short(it.value, 22)} ({formats.count(it.count)})" for it in values]
     ax.set_yticks(range(len(values)), names)
     ax.set_ylim(len(values) - 0.45, -0.55)
     low, high = ax.get_xlim()
@@ -140,7 +138,7 @@ def _beside_dots(
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """The area that two boxes, (left, bottom, right, top), share."""
+    """The area of the overlap of two boxes, (left, bottom, right, top)."""
     across, up = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
     return max(across, 0.0) * max(up, 0.0)
 

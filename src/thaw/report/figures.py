@@ -1,4 +1,4 @@
-"""Figures: each function draws finished numbers on matplotlib axes, its own unless it is given some."""
+"""Figures: each function draws finished numbers on matplotlib axes, new ones unless some are given."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ THEME = {
 
 
 def arm_colour(place: int) -> str:
-    """The colour of the arm at this place in the recipe."""
+    """Return the colour of the arm at this place in the recipe."""
     return ARM_COLOURS[place % len(ARM_COLOURS)]
 
 
@@ -47,7 +47,7 @@ def plot_curves(
     validation: Mapping[str, Sequence[Sequence[float]]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """`loss` or `accuracy` over the epochs: for each arm its values by seed and epoch.
+    """Plot `loss` or `accuracy` over the epochs: for each arm its values by seed and epoch.
 
     The line is the mean over the seeds, each seed faint behind it; `validation`, in the same form, is dashed.
     """
@@ -73,23 +73,23 @@ def plot_curves(
 
 
 def mean_curve(seeds: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """The mean over the seeds of each epoch that all of them reached: training may stop early."""
+    """Average over the seeds each epoch that all of them reached: training may stop early."""
     shortest = min(map(len, seeds))
     mean: NDArray[np.float64] = np.mean([values[:shortest] for values in seeds], axis=0)
     return mean
 
 
 def plot_search(
-    trials: Mapping[str, Sequence[Mapping[float, float]]],
+    searches: Mapping[str, Sequence[Mapping[float, float]]],
     chosen: Mapping[str, Sequence[float]],
     ax: Axes | None = None,
 ) -> Axes:
-    """Validation accuracy against learning rate: for each arm, by seed, the accuracy of each rate.
+    """Plot validation accuracy against learning rate: for each arm, by seed, the accuracy of each learning rate.
 
-    A ring marks the rate that was chosen, again by arm and seed.
+    A ring marks the one that was chosen, again by arm and seed.
     """
     ax = ax or new_axes(4.6, 3.2)
-    for place, (arm, seeds) in enumerate(trials.items()):
+    for place, (arm, seeds) in enumerate(searches.items()):
         colour, marker = arm_colour(place), arm_marker(place)
         opacity = 0.5 if len(seeds) > 1 else 1
         for number, (tried, winner) in enumerate(zip(seeds, chosen[arm], strict=True)):
@@ -98,7 +98,7 @@ def plot_search(
             label = _name(arm) if number == 0 else None
             ax.plot(rates, found, color=colour, marker=marker, markersize=4.5, alpha=opacity, label=label)
             ax.plot(winner, tried[winner], "o", markersize=11, markerfacecolor="none", markeredgecolor=colour)
-    rates = sorted({rate for seeds in trials.values() for tried in seeds for rate in tried})
+    rates = sorted({rate for seeds in searches.values() for tried in seeds for rate in tried})
     ticks = rates[:: -(-len(rates) // 7)]
     ax.set_xscale("log")
     ax.set_xlim(rates[0] / 2, rates[-1] * 2)
@@ -116,7 +116,7 @@ def plot_search(
 def plot_accuracies(
     accuracies: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[float, float]], ax: Axes | None = None
 ) -> Axes:
-    """Test accuracy of each arm, a dot for each seed over its interval; the mean is written beside it."""
+    """Plot the test accuracy of each arm, a dot for each seed over its interval; the mean is written beside it."""
     ax = ax or new_axes(4.8, 0.7 + 0.36 * len(accuracies))
     for place, (arm, seeds) in enumerate(accuracies.items()):
         colour, end = arm_colour(place), max(*seeds, intervals[arm][1])
@@ -140,23 +140,23 @@ def plot_accuracies(
 def plot_confusion(
     matrix: NDArray[np.int64], classes: Sequence[str], colour: str = ARM_COLOURS[0], ax: Axes | None = None
 ) -> Axes:
-    """A confusion matrix, (classes, classes), a row for each true class: counts, shaded by their share of the row.
+    """Plot a confusion matrix, (classes, classes), a row for each true class: counts, shaded by fraction of the row.
 
-    Up to 20 classes are named and their counts written out; up to four, so are the shares.
+    Up to 20 classes are named and their counts written out; up to four, so are the fractions.
     """
     number = len(classes)
     named, roomy = number <= MAX_NAMED, number <= 4
     side = min(1.8 + 0.36 * number, 6)
     ax = ax or new_axes(side + 0.3, side)
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    for (row, column), share in np.ndenumerate(shares):
-        if share:
+    fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    for (row, column), fraction in np.ndenumerate(fractions):
+        if fraction:
             # the shade stays light enough for the ink of either theme to read on it
-            opacity = 0.05 + 0.45 * float(share)
+            opacity = 0.05 + 0.45 * float(fraction)
             ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=opacity, linewidth=0))
         if roomy:
             _centred(ax, column, row - 0.1, formats.count(int(matrix[row, column])), 14 - number)
-            _centred(ax, column, row + 0.2, formats.percent(share), 10 - 0.5 * number)
+            _centred(ax, column, row + 0.2, formats.percent(fraction), 10 - 0.5 * number)
         elif named:
             _centred(ax, column, row, formats.count(int(matrix[row, column])), 9 if number < 10 else 6.5)
     ax.set_xlim(-0.5, number - 0.5)
@@ -177,7 +177,7 @@ def plot_confusion(
 def plot_class_counts(
     counts: Mapping[str, Mapping[str, int]], colour: str = ARM_COLOURS[0], ax: Axes | None = None
 ) -> Axes:
-    """Images of each class, stacked by split: for each of train, validation and test its counts by class."""
+    """Plot the images of each class, stacked by split: for each split its counts by class."""
     classes = list(next(iter(counts.values())))
     named = len(classes) <= MAX_NAMED
     ax = ax or new_axes(4.6, min(1 + 0.32 * len(classes), 7))
@@ -206,14 +206,14 @@ def plot_class_counts(
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """Axes of their own figure, in inches."""
+    """Make axes in a new figure of this size, in inches."""
     axes: Axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
     return axes
 
 
-def percent_tick(share: float, _: object) -> str:
-    """How an axis writes a share of one."""
-    return f"{100 * share:.4g}%"
+def percent_tick(fraction: float, _: object) -> str:
+    """Write a fraction as an axis does, in percent."""
+    return f"{100 * fraction:.4g}%"
 
 
 def _name(arm: str) -> str:
@@ -229,7 +229,7 @@ def _centred(ax: Axes, x: float, y: float, text: str, size: float) -> None:
 
 
 def legend(ax: Axes) -> None:
-    """The legend above the axes, in as many columns as fit, row by row."""
+    """Put the legend above the axes, in as many columns as fit, row by row."""
     handles, labels = ax.get_legend_handles_labels()
     fitting = max(1, 56 // (max(map(len, labels)) + 7))
     columns = -(-len(labels) // -(-len(labels) // fitting))
@@ -254,7 +254,7 @@ def legend(ax: Axes) -> None:
 
 
 def finish(ax: Axes, ylabel: str, across: bool = True) -> None:
-    """The look that the figures share: no box, faint rules across or upright, names taken as they are."""
+    """Give axes the look of all figures: no box, faint rules across or upright, names taken literally."""
     ax.set_ylabel(ylabel)
     ax.set_facecolor("none")
     ax.spines[["top", "right", "bottom" if across else "left"]].set_visible(False)

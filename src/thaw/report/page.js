@@ -1,5 +1,5 @@
-// What the page does beyond being read: tables that sort and copy, and the gallery. It loads and sends nothing, and
-// puts every name in as text.
+// The interactive parts of the page: tables that sort and copy, and the gallery. It loads and sends nothing, and
+// inserts every name as text.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -134,11 +134,18 @@ for (const table of document.querySelectorAll(".table table")) {
 
 // ---- gallery ----
 
-const PAGE = 60; // pictures shown at once
+const PAGE = 60; // images shown at once
 const CONFIDENT = 0.9; // from here on a mistake is called confident
-const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const percent = (fraction) => `${(100 * fraction).toFixed(1)}%`;
 
-// A map of bytes as a canvas over its picture: clear where nothing spoke for the answer, yellow where most did.
+// The colours of heat maps from cold to hot, and how much the hottest covers: as in images/overlay.py.
+const HEAT = [
+  [0, 0, 4], [33, 12, 74], [87, 16, 110], [138, 34, 106], [188, 55, 84],
+  [228, 90, 49], [249, 142, 9], [249, 203, 53], [252, 255, 164],
+];
+const HEAT_OPACITY = 0.7;
+
+// A heat map of bytes as a canvas over its image: clear where nothing spoke for the answer.
 function heatCanvas(encoded) {
   const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
   const side = Math.round(Math.sqrt(bytes.length));
@@ -146,14 +153,16 @@ function heatCanvas(encoded) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(side, side);
   bytes.slice(0, side * side).forEach((value, place) => {
-    const heat = value / 255;
-    image.data.set([90 + 165 * heat, 235 * heat ** 1.5, 110 * (1 - heat), 205 * heat ** 0.8], 4 * place);
+    const step = ((HEAT.length - 1) * value) / 255;
+    const [low, high] = [HEAT[Math.floor(step)], HEAT[Math.ceil(step)]];
+    const colour = low.map((channel, i) => channel + (high[i] - channel) * (step % 1));
+    image.data.set([...colour, HEAT_OPACITY * value], 4 * place);
   });
   context.putImageData(image, 0, 0);
   return canvas;
 }
 
-// Beside a picture the same under its heat map.
+// Beside an image, the same under its heat map.
 for (const one of document.querySelectorAll("[data-heat]")) {
   const image = one.querySelector("img").cloneNode();
   image.alt = "The same with a heat map of what the network looked at";
@@ -261,12 +270,12 @@ function makeGallery(data) {
       const none = data.arms[arm].heat[i] ? [] : [element("small", {}, "no heat map")];
       return tile(arm, picture(arm, i, true), answer(arm, i), ...none);
     });
-    $("picture-tiles").replaceChildren(tile("the picture", picture(arms[0], i, false)), ...tiles);
+    $("picture-tiles").replaceChildren(tile("the image", picture(arms[0], i, false)), ...tiles);
     $("picture-link").setAttribute("href", hash(i));
     if (!dialog.open) dialog.showModal();
   }
 
-  // Every picture has an address, #img-NAME, that opens it.
+  // Every image has an address, #img-NAME, that opens it.
   function follow() {
     let name = "";
     try {

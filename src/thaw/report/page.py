@@ -1,11 +1,10 @@
-"""The page: reads a run directory, writes `figures/*.png` and `report.html` into it."""
+"""The page: reads a run folder, writes `figures/*.png` and `report.html` into it."""
 
 import base64
 import hashlib
 import itertools
 import json
 import re
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,53 +14,44 @@ from markupsafe import Markup, escape
 
 from thaw import text as formats
 from thaw.cache.files import write_atomic
-from thaw.errors import StorageError
-from thaw.recipe import ARM_NAME
+from thaw.recipe import load_recipe
 from thaw.report.analysis import analysis
 from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
-from thaw.report.gallery import duplicate_pairs, gallery, mistakes, samples, suspects
+from thaw.report.gallery import duplicate_pairs, gallery, label_errors, mistakes, samples
 from thaw.report.limits import findings, harm, limits, narrow, people, sizes
-from thaw.report.ranking import Metrics, mean_accuracies, pairs, verdict
+from thaw.report.ranking import mean_accuracies, pairs, verdict
 from thaw.report.reading import read, read_table
+from thaw.run.metrics import Metrics, read_metrics
 
-NEEDED = {
-    *("arms", "best", "classes", "command", "comparisons", "data", "images", "model", "prices", "recipe"),
-    *("recommended", "rule", "seconds", "splits", "thaw"),
-}
 FILTERS = (
     *(formats.about, formats.between, formats.count, formats.day, formats.listed, formats.parameters),
     *(formats.percent, formats.probability, formats.rate, formats.score, formats.seconds, formats.short),
-    *(formats.signed, formats.size, formats.spread, formats.within, slug, small_slices),
+    *(formats.signed, formats.format_bytes, formats.spread, formats.within, slug, small_slices),
 )
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` and `figures/*.png` from what the run directory holds; returns the page's path.
+    """Write `report.html` and `figures/*.png` from what the run folder holds; returns the page's path.
 
-    Raises StorageError when `run` is not a finished run, or cannot be written.
+    Raises StorageError where `run` is not a finished run of this format or cannot be written, RecipeError where its
+    recipe is broken.
     """
-    metrics = read(run / "metrics.json", json.loads)
-    if missing := NEEDED - (metrics.keys() if isinstance(metrics, dict) else set()):
-        raise StorageError(f"{run / 'metrics.json'} lacks {formats.listed(sorted(missing))}; run the study again.")
-    if strange := [arm for arm in metrics["arms"] if not ARM_NAME.fullmatch(arm)]:
-        raise StorageError(
-            f"{run / 'metrics.json'} has an arm {strange[0]!r}, which no recipe has; run the study again."
-        )
+    metrics = read_metrics(run)
     content = {
         **_sentences(metrics),
         "metrics": metrics,
         "means": mean_accuracies(metrics),
-        "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics["arms"])},
+        "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics.arms)},
         "gallery": gallery(run, metrics),
-        "shown": read_table(run / "gallery.parquet").num_rows if (run / "gallery.parquet").exists() else 0,
+        "shown": read_table(run / "gallery.parquet").num_rows,
         "mistakes": mistakes(run, metrics),
         "samples": samples(run, metrics),
-        "suspects": suspects(run, metrics),
+        "label_errors": label_errors(run, metrics),
         "duplicates": duplicate_pairs(run, metrics),
-        "recipe": read(run / "recipe.toml", tomllib.loads),
         "recipe_text": read(run / "recipe.toml", str),
+        "recipe": load_recipe(str(run / "recipe.toml")),
         "environment": read(run / "environment.json", json.loads),
         "modules": _modules(read(run / "modules.json", json.loads)),
     }
@@ -71,29 +61,29 @@ def write_report(run: Path) -> Path:
 
 
 def prose(text: str) -> Markup:
-    """Text in which a name between backticks stands out."""
+    """Set names between backticks in bold."""
     return Markup(re.sub(r"`([\w.-]+)`", r"<b>\1</b>", str(escape(text))))
 
 
 def _sentences(metrics: Metrics) -> dict[str, Any]:
-    """What is said of the numbers, in words."""
+    """The sentences on the numbers."""
     return {
         "verdict": verdict(metrics),
         "pairs": pairs(metrics),
         "analysis": analysis(metrics),
         "failures": failures(metrics),
-        "gaps": gaps(metrics, metrics["recommended"]),
+        "gaps": gaps(metrics, metrics.recommended),
         "findings": findings(metrics),
         "limits": limits(metrics),
         "narrow": narrow(metrics),
-        "sizes": sizes(metrics) if "audit" in metrics else "",
+        "sizes": sizes(metrics),
         "people": people(metrics),
         "harm": harm(metrics),
     }
 
 
 def _modules(of_arms: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each module of any arm, the adapters of one arm among them, with `arms`: whether each trains it."""
+    """A row for each module of any arm, adapters included, with `arms`: whether each trains it."""
     rows: dict[str, dict[str, Any]] = {}
     for arm, modules in of_arms.items():
         for it in modules:
@@ -122,5 +112,5 @@ def _render(content: dict[str, Any]) -> str:
     script = text("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
-        content, css=Markup(text("page.css")), script=Markup(script), script_hash=digest
+        content, css=Markup(text("theme.css") + text("page.css")), script=Markup(script), script_hash=digest
     )

@@ -16,12 +16,12 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG in the light theme, 200 pixels an inch."""
+    """Draw the figure as PNG in the light theme, 200 pixels an inch."""
     return _rendered(figure, "png", dpi=200)
 
 
 def inline_svg(figure: Figure, name: str, label: str, theme: Mapping[str, str]) -> str:
-    """The figure as an `<svg>` element for an HTML page.
+    """Draw the figure as an `<svg>` element for an HTML page.
 
     `name` makes its ids unique in the page, `label` says what it shows to those who do not see it, and `theme` maps
     each colour the figure was drawn in (`#rrggbb`) to the CSS value that takes its place. Text stays text, in the font

@@ -1,6 +1,5 @@
 """`environment.json`: versions and the machine."""
 
-import importlib.metadata
 import os
 import platform
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ import torch
 
 from thaw.cache.files import write_json
 from thaw.compute.device import Compute
+from thaw.versions import versions
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "captum", "datasets", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow"),
@@ -19,14 +19,14 @@ PACKAGES = (
 
 
 def write_environment(run: Path, compute: Compute) -> None:
-    """`environment.json`: versions and the machine."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Write `environment.json`: versions and the machine."""
+    packages = versions(*PACKAGES)
     write_json(
         run / "environment.json",
         {
-            "thaw": importlib.metadata.version("thaw-vision"),
+            "thaw": versions("thaw-vision")["thaw-vision"],
             "python": platform.python_version(),
-            **{name: versions[name] for name in ("torch", "torchvision", "timm")},
+            **{name: packages[name] for name in ("torch", "torchvision", "timm")},
             "platform": platform.platform(),
             "processor": processor(),
             "cores": os.cpu_count(),
@@ -35,14 +35,14 @@ def write_environment(run: Path, compute: Compute) -> None:
             if compute.device.type == "cuda"
             else compute.device.type,
             "precision": compute.precision,
-            "packages": versions,
+            "packages": packages,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""The pictures that the report shows, and on each of them the heat map of every arm."""
+"""The images that the report shows, and the heat map of every arm on each of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from thaw.images.preprocessing import Normalise
 from thaw.nets.heatmaps import heat_maps
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.progress import stage
-from thaw.recipe import Recipe
-from thaw.run.summary import TestOutputs
+from thaw.run.results import StudyResult
 from thaw.scoring.metrics import log_probabilities
+from thaw.training.results import TrialResult
 
 GALLERY_IMAGES, LABEL_ERRORS = 2000, 200
-"""At most so many test images in the gallery, and so many images among the suspects."""
+"""The most test images in the gallery, and images among the label errors."""
 MAPPED = 50
-"""Suspects that have heat maps: the first, of which the report shows some."""
+"""Label errors that have heat maps: the first, of which the report shows some."""
 AT_ONCE = 64
 """Images whose heat maps are made together."""
 
@@ -35,62 +35,57 @@ Maps = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Gallery:
-    """What of a study's images is shown."""
+    """The images of a study that are shown."""
 
-    gallery: Rows
+    test: Rows
     """Places of test images, ascending."""
-    suspects: Rows
-    """Places among the suspects, the most suspect first."""
+    label_errors: Rows
+    """Places among the label errors, the most probable errors first."""
     heat: dict[str, dict[int, Maps]]
     """For each arm, by the row of the data set, a heat map (14, 14); none where the network gives none."""
 
 
-def show(
-    run: Path,
-    work: Path,
-    recipe: Recipe,
-    tested: list[TestOutputs],
-    suspects: LabelErrors,
-    dataset: Dataset,
-    compute: Compute,
-) -> Gallery:
-    """Choose the pictures and make their heat maps, by each arm's model as it was saved in `run`, of the first seed.
+def make_gallery(run: Path, work: Path, result: StudyResult) -> Gallery:
+    """Choose the images and make their heat maps with each arm's model of the first seed, as saved in `run`.
 
-    An arm's maps are kept in `work`, where an earlier run of the same study finds them.
+    An arm's maps are saved in `work`, where a resumed study finds them.
     """
-    gallery, doubted = choose_gallery(dataset.source.labels[dataset.splits.test], tested), choose_label_errors(suspects)
-    rows = np.union1d(dataset.splits.test[gallery], suspects.rows[doubted[:MAPPED]])
+    recipe, dataset = result.recipe, result.dataset
+    shown, errors = choose_images(result.test_labels(), result.results), choose_label_errors(result.label_errors)
+    rows = np.union1d(dataset.splits.test[shown], result.label_errors.rows[errors[:MAPPED]])
     seed = recipe.train.seeds[0]
     heat = {
-        arm: _looked(run / "models" / arm, rows, work / f"{arm}-{seed}" / "looked.safetensors", dataset, compute)
+        arm: _saved_maps(
+            run / "models" / arm, rows, work / f"{arm}-{seed}" / "heat.safetensors", dataset, result.compute
+        )
         for arm in recipe.arms
     }
-    return Gallery(gallery, doubted, heat)
+    return Gallery(shown, errors, heat)
 
 
-def choose_gallery(labels: Rows, tested: list[TestOutputs]) -> Rows:
-    """Places of the test images for the gallery, ascending: of too many, first those that some arm gets wrong.
+def choose_images(labels: Rows, results: list[TrialResult]) -> Rows:
+    """Choose the test images for the gallery, as ascending places: of too many, first those that some trial gets wrong.
 
-    Mistakes, and right answers after them, come by how likely some arm holds the label, the least first: the surest
-    mistakes before the less sure ones, close answers before the others. `labels` (n,).
+    Mistakes, and right answers after them, are ordered by the lowest probability that any trial gives to the label:
+    the most confident mistakes before the others, close answers before clear ones. `labels` (n,).
     """
-    own = [log_probabilities(one.logits)[np.arange(len(labels)), labels] for one in tested]
-    right = np.all([one.logits.argmax(1) == labels for one in tested], axis=0)
+    own = [log_probabilities(one.logits)[np.arange(len(labels)), labels] for one in results]
+    right = np.all([one.logits.argmax(1) == labels for one in results], axis=0)
     return np.sort(np.lexsort((np.min(own, axis=0), right))[:GALLERY_IMAGES])
 
 
-def choose_label_errors(suspects: LabelErrors) -> Rows:
-    """Places of the suspects to show: the first of those for which another class is likelier than the label."""
-    return np.flatnonzero(suspects.p_suggested > suspects.p_label)[:LABEL_ERRORS]
+def choose_label_errors(errors: LabelErrors) -> Rows:
+    """Choose the label errors to show, as places: the first of those for which another class is more probable."""
+    return np.flatnonzero(errors.p_suggested > errors.p_label)[:LABEL_ERRORS]
 
 
-def _looked(bundle: Path, rows: Rows, kept: Path, dataset: Dataset, compute: Compute) -> dict[int, Maps]:
-    """The heat maps of a saved model on rows of the data set; those that an earlier run kept are not made again."""
-    done = load_state(kept)
+def _saved_maps(bundle: Path, rows: Rows, saved: Path, dataset: Dataset, compute: Compute) -> dict[int, Maps]:
+    """The heat maps of a bundle on rows of the data set; those that a stopped study saved are not made again."""
+    done = load_state(saved)
     if done is None or done[0]["rows"].tolist() != rows.tolist():
         maps = _maps(bundle, rows, dataset, compute)
         made = {"rows": torch.from_numpy(rows)} | ({} if maps is None else {"maps": torch.from_numpy(maps)})
-        save_state(kept, made, {})
+        save_state(saved, made, {})
         done = made, {}
     tensors, _ = done
     return dict(zip(rows.tolist(), tensors["maps"].numpy(), strict=True)) if "maps" in tensors else {}

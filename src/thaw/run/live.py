@@ -3,14 +3,16 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from thaw.errors import ThawError
+from thaw.progress import listening
 from thaw.recipe import Recipe
+from thaw.record import Record
+from thaw.training.results import TrialRecord
 
 FILE = "progress.json"
 SECONDS = 1.0
@@ -26,28 +28,29 @@ class Live:
         self._written = 0.0
         self._finished: list[float] = []
         self._arm_start = self._start
-        self._runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
+        self._trials: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
         self._total = len(recipe.arms) * len(recipe.train.seeds)
         self._shown: dict[str, Any] = {"state": "running", "recipe": recipe.name, "arm": None, "seed": None}
 
-    def begin_arm(self, arm: str, seed: int) -> None:
+    def begin_trial(self, arm: str, seed: int) -> None:
         """From now on, what is noted belongs to this arm and seed."""
         self._arm_start = time.monotonic()
         self._shown |= {"arm": arm, "seed": seed}
-        self._runs[arm].append({"seed": seed, "search": [], "epochs": [], "seconds": None})
+        self._trials[arm].append({"seed": seed, "search": [], "epochs": [], "seconds": None})
 
-    def end_arm(self, result: dict[str, Any]) -> None:
-        """The arm is trained and tested, now or by an earlier run of the study."""
-        spent = result["seconds"]["total"]
-        self._finished.append(spent)
-        self._running().update(search=result["search"], epochs=result["epochs"], seconds=spent)
+    def end_trial(self, record: TrialRecord) -> None:
+        """The trial is done, now or by an earlier run of the study."""
+        self.note("search", record.search.attempts)
+        self.note("epochs", record.training.epochs)
+        self._running()["seconds"] = record.seconds.total
+        self._finished.append(record.seconds.total)
 
-    def note(self, kind: str, rows: list[dict[str, Any]]) -> None:
-        """The rows of the running arm's `search` or `epochs` so far."""
-        self._running()[kind] = list(rows)
+    def note(self, kind: str, rows: Sequence[Record]) -> None:
+        """The rows of the running trial's `search` or `epochs` so far."""
+        self._running()[kind] = [row.model_dump() for row in rows]
 
     def _running(self) -> dict[str, Any]:
-        return self._runs[self._shown["arm"]][-1]
+        return self._trials[self._shown["arm"]][-1]
 
     def begin_stage(self, name: str, total: int | None, unit: str, done: int) -> None:
         """From now on, what is done counts towards this stage."""
@@ -73,7 +76,7 @@ class Live:
         self._written = time.monotonic()
         # a study goes on when those who watch it cannot
         with contextlib.suppress(OSError):
-            self._part.write_text(json.dumps({**self._shown, **self._times(), "arms": self._runs}), encoding="utf-8")
+            self._part.write_text(json.dumps({**self._shown, **self._times(), "arms": self._trials}), encoding="utf-8")
             self._part.replace(self._path)
 
     def _times(self) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class Live:
             spent = now - self._arm_start if self._running()["seconds"] is None else 0.0
             study_left = max(0.0, waiting * mean - min(spent, mean))
         return {
-            "runs": {"done": len(self._finished), "total": self._total},
+            "trials": {"done": len(self._finished), "total": self._total},
             "seconds": now - self._start,
             "stage_left": stage_left,
             "study_left": study_left,
@@ -95,55 +98,16 @@ class Live:
         }
 
 
-_followed: ContextVar[Live | None] = ContextVar("followed", default=None)
-
-
 @contextlib.contextmanager
-def follow(run: Path, recipe: Recipe) -> Iterator[None]:
+def follow(run: Path, recipe: Recipe) -> Iterator[Live]:
     """The study that runs in this block writes how far it is into `run`."""
     live = Live(run, recipe)
-    token = _followed.set(live)
     try:
-        yield
+        with listening(live):
+            yield live
     except BaseException as error:
         why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         live.end("stopped", str(error) if isinstance(error, ThawError) else why)
         raise
     else:
         live.end("finished")
-    finally:
-        _followed.reset(token)
-
-
-def begin_arm(arm: str, seed: int) -> None:
-    """Tell those who watch that this arm and seed begin; nothing where no study is followed."""
-    if live := _followed.get():
-        live.begin_arm(arm, seed)
-
-
-def end_arm(result: dict[str, Any]) -> None:
-    """Tell those who watch what came of the arm that began last."""
-    if live := _followed.get():
-        live.end_arm(result)
-
-
-def note(kind: str, rows: list[Any]) -> None:
-    """Tell those who watch the rows of the running arm's `search` or `epochs` so far."""
-    if live := _followed.get():
-        live.note(kind, rows)
-
-
-def counted(
-    advance: Callable[[int], None], name: str, total: int | None, unit: str, done: int = 0
-) -> Callable[[int], None]:
-    """`advance` of a stage that begins now, `done` units being there, which also tells those who watch."""
-    live = _followed.get()
-    if live is None:
-        return advance
-    live.begin_stage(name, total, unit, done)
-
-    def both(count: int) -> None:
-        advance(count)
-        live.advance(count)
-
-    return both

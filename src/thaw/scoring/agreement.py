@@ -1,41 +1,73 @@
-"""Whether the arms err on the same images."""
+"""Whether the arms make their mistakes on the same images."""
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score
 
+from thaw.record import Record
 from thaw.scoring.statistics import Codes
 
 
-def agree(labels: Codes, predicted: Mapping[str, Codes]) -> dict[str, Any]:
-    """How many images all arms get right, none does, only one does, only one does not; and how alike each pair is.
+class PairAgreement(Record):
+    """How alike the predictions of two arms are."""
 
-    `labels` (n,), `predicted` (n,) for each arm. Of each pair the share of images with the same prediction, and Cohen's
-    kappa, which is 0 where that is what chance would give and 1 where they always agree: Cohen, A coefficient of
-    agreement for nominal scales (Educational and Psychological Measurement 20, 1960).
+    arms: tuple[str, str]
+    """The two arms."""
+    same: float
+    """Fraction of the test images for which both predict the same class."""
+    kappa: float
+    """Cohen's kappa: 0 where the arms agree as often as by chance, 1 where they always agree."""
+
+
+class Agreement(Record):
+    """How often the arms are right on the same test images, with the first seed."""
+
+    all_right: int
+    """Test images that every arm classifies correctly."""
+    none_right: int
+    """Test images that no arm classifies correctly."""
+    only_right: dict[str, int]
+    """For each arm, the images that it alone classifies correctly."""
+    only_wrong: dict[str, int]
+    """For each arm, the images that it alone gets wrong."""
+    pairs: list[PairAgreement]
+    """Every pair of arms."""
+
+
+def measure_agreement(labels: Codes, predicted: Mapping[str, Codes]) -> Agreement:
+    """Count the images that all arms, no arm, or one arm alone gets right, and compare each pair of arms.
+
+    Kappa: Cohen, A coefficient of agreement for nominal scales (Educational and Psychological Measurement 20, 1960).
+
+    Parameters
+    ----------
+    labels
+        (n,) of the test images
+    predicted
+        (n,) for each arm
     """
     right = np.stack([of_arm == labels for of_arm in predicted.values()])
     count = right.sum(0)
-    return {
-        "all_right": int((count == len(right)).sum()),
-        "none_right": int((count == 0).sum()),
-        "only": {arm: int((own & (count == 1)).sum()) for arm, own in zip(predicted, right, strict=True)},
-        "only_wrong": {
+    return Agreement(
+        all_right=int((count == len(right)).sum()),
+        none_right=int((count == 0).sum()),
+        only_right={arm: int((own & (count == 1)).sum()) for arm, own in zip(predicted, right, strict=True)},
+        only_wrong={
             arm: int((~own & (count == len(right) - 1)).sum()) for arm, own in zip(predicted, right, strict=True)
         },
-        "pairs": [
-            {"arms": [one, other], "same": float((predicted[one] == predicted[other]).mean())}
-            | {"kappa": kappa(predicted[one], predicted[other])}
+        pairs=[
+            PairAgreement(
+                arms=(one, other),
+                same=float((predicted[one] == predicted[other]).mean()),
+                kappa=kappa(predicted[one], predicted[other]),
+            )
             for one, other in combinations(predicted, 2)
         ],
-    }
+    )
 
 
 def kappa(one: Codes, other: Codes) -> float:
-    """Cohen's kappa of two predictions, (n,) each; 1 where both are always the same class."""
-    classes = int(max(one.max(), other.max())) + 1
-    shares = [np.bincount(values, minlength=classes) / len(values) for values in (one, other)]
-    same, chance = float((one == other).mean()), float(shares[0] @ shares[1])
-    return (same - chance) / (1 - chance) if chance < 1 else 1.0
+    """Return Cohen's kappa of two predictions, (n,) each; 1 where they are equal, be it always the same class."""
+    return 1.0 if np.array_equal(one, other) else float(cohen_kappa_score(one, other))

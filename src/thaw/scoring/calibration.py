@@ -1,4 +1,4 @@
-"""How far an arm's confidence can be taken at its word: calibration error, reliability, and the temperature."""
+"""Calibration: how well confidence matches accuracy, and the temperature that corrects it."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from thaw.record import Record
 from thaw.scoring.metrics import log_probabilities
 from thaw.scoring.statistics import Codes
 
@@ -14,35 +15,72 @@ Logits = NDArray[np.float32]
 BINS = 15
 """Bins of equal width between a confidence of 0 and 1."""
 WIDEST = 5.0
-"""The temperature is sought between exp(-5) and exp(5)."""
+"""The temperature is searched for between exp(-5) and exp(5)."""
 
 
-def calibrate(labels: Codes, logits: Logits, validation: tuple[Codes, Logits] | None) -> dict[str, Any]:
-    """Expected calibration error on test, its bins, and the temperature, as `metrics.json` says it of an arm.
+class ReliabilityBin(Record):
+    """The test images whose confidence lies in one interval: above `low`, up to `high`."""
 
-    `labels` (n,) and `logits` (n, classes) of the test images; `validation` the same of validation, None where the
-    final model trained on it. Guo et al., On calibration of modern neural networks (ICML 2017).
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    count: int
+    """Test images in it."""
+    confidence: float | None
+    """Their mean confidence, the probability of the predicted class; None where there are none."""
+    accuracy: float | None
+    """Fraction of them that are classified correctly; None where there are none."""
+
+
+class Calibration(Record):
+    """How well an arm's confidence matches its accuracy on the test images, with the first seed."""
+
+    ece: float
+    """Expected calibration error: the mean over images of the gap between accuracy and confidence in their bin."""
+    bins: list[ReliabilityBin]
+    """15 bins of equal width, from confidence 0 to 1."""
+    temperature: float | None
+    """What to divide logits by, fitted on the validation images; None where it cannot be fitted."""
+    ece_after: float | None
+    """The expected calibration error with that temperature; None without one."""
+    reason: str
+    """What the temperature was fitted on, or why there is none."""
+
+
+def calibrate(labels: Codes, logits: Logits, validation: tuple[Codes, Logits] | None) -> Calibration:
+    """Measure the calibration error on test images, and fit the temperature on validation images.
+
+    Guo et al., On calibration of modern neural networks (ICML 2017).
+
+    Parameters
+    ----------
+    labels, logits
+        (n,) and (n, classes) of the test images
+    validation
+        The same of the validation images; None where the final model trained on them.
     """
     error, bins = reliability(labels, logits)
     if validation is None:
         temperature, after = None, None
-        why = 'the final training saw the validation images; train.refit = "train" leaves them to fit a temperature'
+        reason = 'the final training saw the validation images; train.refit = "train" leaves them to fit a temperature'
     elif (validation[1].argmax(1) == validation[0]).all():
         temperature, after = None, None
-        why = f"all {len(validation[0]):,} validation images are right, so that the lower it is, the better it fits"
+        reason = (
+            f"all {len(validation[0]):,} validation images are classified correctly, so the lower the temperature, the "
+            "better it fits"
+        )
     else:
         temperature = fit_temperature(*validation)
         after = reliability(labels, logits / temperature)[0]
-        why = f"fitted on the {len(validation[0]):,} validation images, which the final model did not train on"
-    return {"ece": error, "bins": bins, "temperature": temperature, "ece_after": after, "why": why}
+        reason = f"fitted on the {len(validation[0]):,} validation images, which the final model did not train on"
+    return Calibration(ece=error, bins=bins, temperature=temperature, ece_after=after, reason=reason)
 
 
-def reliability(labels: Codes, logits: NDArray[np.floating[Any]]) -> tuple[float, list[dict[str, Any]]]:
-    """The expected calibration error, and for each bin of confidence its images, mean confidence and accuracy.
+def reliability(labels: Codes, logits: NDArray[np.floating[Any]]) -> tuple[float, list[ReliabilityBin]]:
+    """Compute the expected calibration error, and the bins of confidence behind it.
 
-    `labels` (n,), `logits` (n, classes). Confidence is the probability of the predicted class; a bin holds what lies
-    above its lower and up to its upper end. The error is the mean over images of how far accuracy and confidence of
-    their bin are apart.
+    `labels` (n,), `logits` (n, classes). Confidence is the probability of the predicted class.
     """
     confidence = np.exp(log_probabilities(logits).max(1))
     right = logits.argmax(1) == labels
@@ -51,16 +89,16 @@ def reliability(labels: Codes, logits: NDArray[np.floating[Any]]) -> tuple[float
     for place in range(BINS):
         inside = places == place
         count = int(inside.sum())
-        sure, share = (float(values[inside].mean()) if count else None for values in (confidence, right))
-        if sure is not None and share is not None:
-            error += count / len(labels) * abs(sure - share)
-        ends = {"low": place / BINS, "high": (place + 1) / BINS}
-        bins.append({**ends, "count": count, "confidence": sure, "accuracy": share})
+        mean, accuracy = (float(values[inside].mean()) if count else None for values in (confidence, right))
+        if mean is not None and accuracy is not None:
+            error += count / len(labels) * abs(mean - accuracy)
+        low, high = place / BINS, (place + 1) / BINS
+        bins.append(ReliabilityBin(low=low, high=high, count=count, confidence=mean, accuracy=accuracy))
     return error, bins
 
 
 def fit_temperature(labels: Codes, logits: Logits) -> float:
-    """What to divide logits by so that their mean negative log-likelihood of `labels` is least."""
+    """Find what to divide logits by so that the mean negative log-likelihood of `labels` is least."""
 
     def loss(log_temperature: float) -> float:
         scaled = log_probabilities(logits / np.exp(log_temperature))

@@ -1,44 +1,76 @@
 """Metrics of one arm's predictions on one split."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from thaw.record import Record
 
 Counts = NDArray[np.int64] | NDArray[np.float64]
-Scores = NDArray[np.float64]
+PerClass = NDArray[np.float64]
+
+
+class Scores(Record):
+    """Scores of predictions on one split."""
+
+    accuracy: float
+    """Fraction of the images that are classified correctly."""
+    precision: float
+    """Precision of each class, weighted by the class's support."""
+    recall: float
+    """Recall of each class, weighted by the class's support."""
+    f1: float
+    """F1 of each class, weighted by the class's support."""
+    loss: float
+    """Mean cross-entropy."""
+    confusion: list[list[int]]
+    """A row for each true class, a column for each predicted one."""
 
 
 def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """(classes, classes) counts: a row for each true class, a column for each predicted one."""
+    """Count images by class, (classes, classes): a row for each true class, a column for each predicted one."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def metrics(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> dict[str, Any]:
-    """Accuracy, precision, recall and F1 (each class weighted by its support), loss and confusion matrix.
+def score(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> Scores:
+    """Compute accuracy, precision, recall and F1 (each class weighted by its support), loss and confusion matrix.
 
-    `labels` (n,), `logits` (n, classes). A class that is never predicted has precision 0, as in scikit-learn with
-    `zero_division=0`.
+    A class that is never predicted has precision 0, as in scikit-learn with `zero_division=0`.
+
+    Parameters
+    ----------
+    labels
+        (n,) int64
+    logits
+        (n, classes) float32
     """
     confusion = confusion_matrix(labels, logits.argmax(1), logits.shape[1])
     right, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision, recall, f1 = per_class(right, support, predicted)
     weight = support / support.sum()
     chosen = log_probabilities(logits)[np.arange(len(labels)), labels]
-    return {
-        "accuracy": float(right.sum() / support.sum()),
-        "precision": float(precision @ weight),
-        "recall": float(recall @ weight),
-        "f1": float(f1 @ weight),
-        "loss": float(-chosen.mean()),
-        "confusion": confusion.tolist(),
-    }
+    return Scores(
+        accuracy=float(right.sum() / support.sum()),
+        precision=float(precision @ weight),
+        recall=float(recall @ weight),
+        f1=float(f1 @ weight),
+        loss=float(-chosen.mean()),
+        confusion=confusion.tolist(),
+    )
 
 
-def per_class(right: Counts, support: Counts, predicted: Counts) -> tuple[Scores, Scores, Scores]:
-    """Precision, recall and F1 of each class, (..., classes), 0 where a class is never predicted or never there.
+def per_class(right: Counts, support: Counts, predicted: Counts) -> tuple[PerClass, PerClass, PerClass]:
+    """Compute precision, recall and F1 of each class, 0 where a class is never predicted or has no images.
 
-    From the images of each class that are rightly labelled, that there are, and that are predicted, (..., classes).
+    Parameters
+    ----------
+    right, support, predicted
+        (..., classes) images of each class that are classified correctly, that there are, and that are predicted.
+
+    Returns
+    -------
+    precision, recall, f1
+        (..., classes) each.
     """
     precision = np.divide(right, predicted, out=np.zeros(right.shape), where=predicted > 0)
     recall = np.divide(right, support, out=np.zeros(right.shape), where=support > 0)
@@ -47,7 +79,6 @@ def per_class(right: Counts, support: Counts, predicted: Counts) -> tuple[Scores
 
 
 def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, classes) logits to the logarithms of the softmax probabilities, in float64."""
-    shifted: NDArray[np.float64] = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
-    return shifted
+    """Return the logarithms of the softmax probabilities of (n, classes) logits, in float64."""
+    logarithms: NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=1)
+    return logarithms

@@ -1,10 +1,10 @@
-"""Where an arm fails: accuracy for each value of a column, and whether the largest gap between two values is real."""
+"""Slices: accuracy for each value of a column, and whether the largest gap between two values is significant."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
+from thaw.record import Record
 from thaw.scoring.statistics import Codes, Interval, effective_images, holm, sign_flips, wilson
 
 MISSING = "(missing)"
-"""The value of images that have none."""
+"""Stands for the value of images without one."""
 SMALL = 30
 """A slice of fewer images is flagged, and takes no part in the gap unless the column has two slices only."""
 CATEGORIES = 30
-"""A column of words with more distinct values is not sliced unless the recipe names it."""
+"""A text column with more distinct values is not sliced unless the recipe names it."""
 NUMBERS = 12
 """A column of numbers with more distinct values is cut into bins."""
 BINS = 5
@@ -30,12 +31,69 @@ FINE = 20
 """Steps in which the test of whole groups counts, for each group on average."""
 
 
+Kind = Literal["category", "bins"]
+
+
+class SliceAccuracy(Record):
+    """An arm's accuracy in a slice."""
+
+    accuracy: float
+    """The mean over the seeds."""
+    interval: Interval
+    """Its 95% Wilson interval."""
+
+
+class SliceScores(Record):
+    """One slice: the test images with one value of a column."""
+
+    value: str
+    """The value, or the bin's name."""
+    count: int
+    """Test images in the slice."""
+    small: bool
+    """Whether there are fewer than 30, too few to rely on."""
+    arms: dict[str, SliceAccuracy]
+    """Each arm's accuracy."""
+
+
+class Gap(Record):
+    """An arm's largest difference in accuracy between two slices of a column."""
+
+    low: str
+    """The slice with the lower accuracy."""
+    high: str
+    """The slice with the higher accuracy."""
+    difference: float
+    """Higher minus lower accuracy."""
+    interval: Interval
+    """95% interval of the difference, as of a pair chosen beforehand."""
+    p: float
+    """p of the test that both slices have the same accuracy."""
+    p_holm: float
+    """p corrected by Holm's method for all pairs of slices in all columns, any of which could have been the largest."""
+
+
+class ColumnScores(Record):
+    """The scores of the slices of one column."""
+
+    column: str
+    """The column's name."""
+    kind: Kind
+    """`category`, or `bins` of a column of numbers."""
+    values: list[SliceScores]
+    """The slices: numbers ascending, text sorted, `(missing)` last."""
+    gaps: dict[str, Gap]
+    """Each arm's largest gap, between slices of 30 images or more or between the only two; none where there is no such
+    pair."""
+
+
 @dataclass(frozen=True)
 class Slices:
     """A column cut into slices."""
 
     column: str
-    kind: str
+    """The column's name."""
+    kind: Kind
     """`category`, or `bins` of a column of numbers."""
     values: tuple[str, ...]
     """The names of the slices, each with at least one image: numbers ascending, words sorted, `(missing)` last."""
@@ -44,9 +102,9 @@ class Slices:
 
 
 def cut_slices(columns: pa.Table, chosen: list[str] | None, never: set[str]) -> list[Slices]:
-    """Cut the columns of `columns`, (n,) rows, into slices: those `chosen`, else every one that serves.
+    """Cut the columns of `columns`, (n,) rows, into slices: those `chosen`, or else every suitable one.
 
-    Left to itself it takes each column outside `never` that holds numbers, or 2 to 30 distinct values. Numbers with
+    Suitable is each column outside `never` that holds numbers, or 2 to 30 distinct values. Numbers with
     more than 12 distinct values are cut into five bins at rounded quantiles, those of a column called `age` into
     decades.
     """
@@ -59,47 +117,44 @@ def cut_slices(columns: pa.Table, chosen: list[str] | None, never: set[str]) -> 
 
 def score_slices(
     slices: list[Slices], right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None
-) -> list[dict[str, Any]]:
-    """For each column the accuracy of each slice with its 95% interval, and each arm's largest gap with its test.
+) -> list[ColumnScores]:
+    """Compute the accuracy of each slice with its 95% interval, and each arm's largest gap in each column.
 
-    `right`: for each arm which images it labels correctly, (seeds, n); `groups` (n,). Accuracies are means over the
-    seeds. A gap is the largest difference between two slices of 30 images or more, or between the only two:
-    `difference_interval` of it, as of a pair chosen beforehand; p by `gap_test`; and `p_corrected` by Holm's method
-    over all pairs of such slices in all columns, since any of them could have been the largest.
+    The interval of a gap is `difference_interval`, its p `gap_test`.
+
+    Parameters
+    ----------
+    slices
+        Columns cut into slices, of n images.
+    right
+        For each arm which images it classifies correctly, (seeds, n).
+    groups
+        (n,) codes, where images of a group are alike.
     """
-    table: list[dict[str, Any]] = [
-        {
-            "column": it.column,
-            "kind": it.kind,
-            "values": [
-                {
-                    "value": value,
-                    "count": int(inside.sum()),
-                    "small": bool(inside.sum() < SMALL),
-                    "arms": {arm: _accuracy(of_arm, inside, groups) for arm, of_arm in right.items()},
-                }
+    largest = {arm: _largest_gaps(slices, of_arm, groups) for arm, of_arm in right.items()}
+    return [
+        ColumnScores(
+            column=it.column,
+            kind=it.kind,
+            values=[
+                SliceScores(
+                    value=value,
+                    count=int(inside.sum()),
+                    small=bool(inside.sum() < SMALL),
+                    arms={arm: _accuracy(of_arm, inside, groups) for arm, of_arm in right.items()},
+                )
                 for value, inside in _members(it)
             ],
-            "gaps": {},
-        }
+            gaps={arm: gaps[it.column] for arm, gaps in largest.items() if it.column in gaps},
+        )
         for it in slices
     ]
-    for arm, of_arm in right.items():
-        tests = _gaps(slices, of_arm, groups)
-        corrected = holm(np.array([gap["p"] for _, gap in tests]))
-        largest: dict[int, dict[str, Any]] = {}
-        for (column, gap), p in zip(tests, corrected, strict=True):
-            if column not in largest or gap["difference"] > largest[column]["difference"]:
-                largest[column] = {**gap, "p_corrected": float(p)}
-        for column, gap in largest.items():
-            table[column]["gaps"][arm] = gap
-    return table
 
 
 def gap_test(
     right: NDArray[np.bool_], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Codes | None
 ) -> float:
-    """The two-sided p of the same accuracy in two slices, masks (n,), by an arm that is right on `right`, (seeds, n).
+    """Compute the two-sided p that an arm, right on `right` (seeds, n), is equally accurate in two slices, masks (n,).
 
     Fisher's exact test for one seed without groups. Otherwise the sign of each group's (or image's) part in the
     difference is flipped, in all 2^groups ways: Hemerik, Goeman and Finos, Robust testing in generalized linear models
@@ -113,8 +168,8 @@ def gap_test(
         table = [[hit, size - hit] for hit, size in zip(hits, sizes, strict=True)]
         return float(stats.fisher_exact(table).pvalue)
     both = first | second
-    share = first[both].mean()
-    parts = (score[both] - score[both].mean()) * (first[both] - share)
+    fraction = first[both].mean()
+    parts = (score[both] - score[both].mean()) * (first[both] - fraction)
     sums = parts if groups is None else np.bincount(groups[both], parts)
     whole, steps = float(np.abs(sums).sum()), FINE * max(100, len(sums))
     return sign_flips(np.rint(sums * (steps / whole)).astype(np.int64)) if whole > 0 else 1.0
@@ -123,7 +178,7 @@ def gap_test(
 def difference_interval(
     first: float, first_interval: Interval, second: float, second_interval: Interval, correlation: float = 0.0
 ) -> Interval:
-    """The 95% interval of the difference of two shares, from the Wilson interval of each and their correlation.
+    """Compute the 95% interval of the difference of two fractions from their Wilson intervals and their correlation.
 
     Newcombe, Interval estimation for the difference between independent proportions (Statistics in Medicine 17, 1998),
     method 10; with a correlation Zou and Donner, Construction of confidence limits about effect measures (Statistics in
@@ -138,34 +193,48 @@ def difference_interval(
     return difference - down, difference + reach(first_interval[1] - first, second - second_interval[0])
 
 
-def _gaps(slices: list[Slices], right: NDArray[np.bool_], groups: Codes | None) -> list[tuple[int, dict[str, Any]]]:
-    """Every pair of slices that take part in a gap, with the place of its column: lower, higher and the difference."""
-    found = []
-    for place, it in enumerate(slices):
-        scored = [
-            (value, inside, _accuracy(right, inside, groups))
-            for value, inside in _members(it)
-            if inside.sum() >= SMALL or len(it.values) == 2
-        ]
-        for one, other in combinations(scored, 2):
-            low, high = sorted((one, other), key=lambda pair: pair[2]["accuracy"])
-            accuracies = high[2]["accuracy"], high[2]["interval"], low[2]["accuracy"], low[2]["interval"]
-            gap = {
-                "low": low[0],
-                "high": high[0],
-                "difference": high[2]["accuracy"] - low[2]["accuracy"],
-                "interval": difference_interval(*accuracies, _correlation(right, high[1], low[1], groups)),
-                "p": gap_test(right, high[1], low[1], groups),
-            }
-            found.append((place, gap))
-    return found
+def _largest_gaps(slices: list[Slices], right: NDArray[np.bool_], groups: Codes | None) -> dict[str, Gap]:
+    """By column an arm's largest gap; every pair of slices that could have been it counts in the correction of p."""
+    pairs = [
+        (it.column, *pair)
+        for it in slices
+        for pair in combinations([own for own in _members(it) if own[1].sum() >= SMALL or len(it.values) == 2], 2)
+    ]
+    gaps = [(column, _gap(one, other, right, groups)) for column, one, other in pairs]
+    corrected = holm(np.array([gap.p for _, gap in gaps]))
+    largest: dict[str, Gap] = {}
+    for (column, gap), p in zip(gaps, corrected, strict=True):
+        if column not in largest or gap.difference > largest[column].difference:
+            largest[column] = gap.model_copy(update={"p_holm": float(p)})
+    return largest
 
 
-def _accuracy(right: NDArray[np.bool_], inside: NDArray[np.bool_], groups: Codes | None) -> dict[str, Any]:
+def _gap(
+    one: tuple[str, NDArray[np.bool_]],
+    other: tuple[str, NDArray[np.bool_]],
+    right: NDArray[np.bool_],
+    groups: Codes | None,
+) -> Gap:
+    """The gap between two slices, each a name and a mask; its p not corrected yet."""
+    scored = [(value, inside, _accuracy(right, inside, groups)) for value, inside in (one, other)]
+    (low, in_low, lower), (high, in_high, higher) = sorted(scored, key=lambda own: own[2].accuracy)
+    correlation = _correlation(right, in_high, in_low, groups)
+    p = gap_test(right, in_high, in_low, groups)
+    return Gap(
+        low=low,
+        high=high,
+        difference=higher.accuracy - lower.accuracy,
+        interval=difference_interval(higher.accuracy, higher.interval, lower.accuracy, lower.interval, correlation),
+        p=p,
+        p_holm=p,
+    )
+
+
+def _accuracy(right: NDArray[np.bool_], inside: NDArray[np.bool_], groups: Codes | None) -> SliceAccuracy:
     within = right[:, inside]
     accuracy = float(within.mean())
     own = None if groups is None else np.unique(groups[inside], return_inverse=True)[1]
-    return {"accuracy": accuracy, "interval": wilson(accuracy, effective_images(within, own))}
+    return SliceAccuracy(accuracy=accuracy, interval=wilson(accuracy, effective_images(within, own)))
 
 
 def _correlation(
@@ -203,7 +272,7 @@ def _cut(name: str, column: pa.ChunkedArray) -> Slices:
     return _slices(name, "bins" if len(distinct) > NUMBERS else "category", texts, order)
 
 
-def _slices(name: str, kind: str, texts: list[str], order: list[str]) -> Slices:
+def _slices(name: str, kind: Kind, texts: list[str], order: list[str]) -> Slices:
     there = set(texts)
     values = tuple(value for value in [*order, MISSING] if value in there)
     code = {value: place for place, value in enumerate(values)}
@@ -211,16 +280,16 @@ def _slices(name: str, kind: str, texts: list[str], order: list[str]) -> Slices:
 
 
 def readable_quantiles(numbers: NDArray[np.float64], whole: bool) -> NDArray[np.float64]:
-    """Where to cut numbers into about five bins of about as many each: ascending, at round numbers.
+    """Choose where to cut numbers into about five bins of about as many each: ascending, at round numbers.
 
     The quantiles, those of the distinct numbers where most are the same, rounded down to a multiple of the largest
     of 1, 2 or 5 times a power of ten that is at most a tenth of the middle 60% of the numbers; of 1 for whole
     numbers.
     """
-    shares = np.arange(1, BINS) / BINS
-    edges = np.quantile(numbers, shares)
+    levels = np.arange(1, BINS) / BINS
+    edges = np.quantile(numbers, levels)
     if edges[0] == edges[-1]:
-        edges = np.quantile(np.unique(numbers), shares)
+        edges = np.quantile(np.unique(numbers), levels)
     finest = float(edges[-1] - edges[0]) / 10
     power = 10.0 ** math.floor(math.log10(finest))
     step = max(power * times for times in (1, 2, 5) if power * times <= finest or times == 1)

@@ -1,4 +1,4 @@
-"""Intervals and tests over test images: what chance in the choice of images, or of groups, could have done."""
+"""Intervals and tests over test images: what the choice of test images, or groups, leaves to chance."""
 
 import math
 
@@ -6,23 +6,37 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
+from thaw.record import Record
 from thaw.scoring.metrics import per_class
 
 Interval = tuple[float, float]
 Codes = NDArray[np.int64]
 
 LEVEL = 0.95
-"""Share of repeated studies whose interval holds the true value."""
+"""Fraction of repeated studies whose interval contains the true value."""
 RESAMPLES = 2000
-"""Resamples of a bootstrap, all drawn from one fixed seed, so that a study gives the same interval every time."""
+"""Resamples of a bootstrap, drawn with a fixed seed, so that a study gives the same interval every time."""
 POWER = 0.8
-"""Chance that a test set of the size asked for shows a difference that is there."""
+"""Probability that a test set of the size asked for shows an existing difference."""
 CHUNK = 1 << 21
 """Numbers held at once while resampling."""
 
 
-def wilson(share: float, images: float) -> Interval:
-    """The 95% interval of a share seen in `images` independent trials, (0, 1) where there are none.
+class ScoreIntervals(Record):
+    """95% intervals of an arm's scores, each the mean over the seeds."""
+
+    accuracy: Interval
+    """Wilson's, with groups or seeds counted as the independent images that they are worth."""
+    precision: Interval
+    """By resampling test images, or groups."""
+    recall: Interval
+    """By resampling test images, or groups."""
+    f1: Interval
+    """By resampling test images, or groups."""
+
+
+def wilson(fraction: float, images: float) -> Interval:
+    """Compute the 95% interval of a fraction observed in `images` independent trials, (0, 1) where there are none.
 
     Wilson, Probable inference, the law of succession, and statistical inference (JASA 22, 1927). `images` may be an
     effective number, which need not be whole.
@@ -31,17 +45,17 @@ def wilson(share: float, images: float) -> Interval:
         return 0.0, 1.0
     z = float(stats.norm.ppf((1 + LEVEL) / 2))
     shrink = 1 + z**2 / images
-    centre = share + z**2 / (2 * images)
-    reach = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    # the ends are exact where the share is, whatever the rounding
-    low = 0.0 if share == 0 else max(0.0, (centre - reach) / shrink)
-    return low, 1.0 if share == 1 else min(1.0, (centre + reach) / shrink)
+    centre = fraction + z**2 / (2 * images)
+    reach = z * math.sqrt(fraction * (1 - fraction) / images + z**2 / (4 * images**2))
+    # the ends are exact where the fraction is, whatever the rounding
+    low = 0.0 if fraction == 0 else max(0.0, (centre - reach) / shrink)
+    return low, 1.0 if fraction == 1 else min(1.0, (centre + reach) / shrink)
 
 
 def effective_images(right: NDArray[np.bool_], groups: Codes | None = None) -> float:
-    """How many independent answers, each right or wrong, tell as much of accuracy as `right`, (seeds, n), does.
+    """Return how many independent answers, each right or wrong, tell as much about accuracy as `right`, (seeds, n).
 
-    With one seed and no groups n. Seeds that are right on the same images, or groups (n,) of images on which an arm is
+    With one seed and no groups n. Seeds that are right on the same images, or groups (n,) of images that an arm gets
     right together, tell less than their number.
 
     p (1 - p) over the variance of the mean of whole groups (linearised ratio), times the squared ratio of Student's t
@@ -65,25 +79,25 @@ def effective_images(right: NDArray[np.bool_], groups: Codes | None = None) -> f
     return min(float(right.size), wider * mean * (1 - mean) / variance) if variance > 0 else float(right.size)
 
 
-def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> dict[str, Interval]:
-    """The 95% intervals of an arm's accuracy, precision, recall and F1: Wilson's of accuracy, else the bootstrap's.
+def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> ScoreIntervals:
+    """Compute the 95% intervals of an arm's accuracy, precision, recall and F1: Wilson's of accuracy, else bootstrap.
 
     `labels` (n,) of the test images; `predicted` (seeds, n), of which each score is the mean over the seeds; `groups`
     (n,), codes from 0 with none left out. The seeds' models are taken as they are: the interval is about other images,
     not about training again.
     """
     right = predicted == labels
-    return {
-        "accuracy": wilson(float(right.mean()), effective_images(right, groups)),
+    return ScoreIntervals(
+        accuracy=wilson(float(right.mean()), effective_images(right, groups)),
         **bootstrap_scores(labels, predicted, classes, groups),
-    }
+    )
 
 
 def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> dict[str, Interval]:
-    """95% intervals of precision, recall and F1, each class weighted by its support, by resampling test images.
+    """Compute 95% intervals of precision, recall and F1, weighted by class support, by resampling test images.
 
     Arguments as in `score_intervals`; whole groups are resampled where there are groups. Where every image is
-    right, or none, every resample is alike, and Wilson's interval of that share stands for all three; a single group
+    right, or none, every resample is alike, and Wilson's interval of that fraction stands for all three; a single group
     says nothing. For the method see `_interval`.
     """
     draws, right = _draws(groups, len(labels)), predicted == labels
@@ -121,10 +135,10 @@ def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Code
 
 
 def bootstrap_difference(differences: NDArray[np.float64], groups: Codes | None = None) -> Interval:
-    """The 95% interval of the mean of `differences`, (n,), one for each test image, by resampling images or groups.
+    """Compute the 95% interval of the mean of `differences`, (n,), one for each test image, by resampling.
 
     Where all images, or groups, differ alike, so does every resample: then as many of them may be otherwise, by as much
-    as can be, as the Wilson interval of a share of 0 allows; a single group says nothing. For the method see
+    as can be, as the Wilson interval of a fraction of 0 allows; a single group says nothing. For the method see
     `_interval`.
     """
     draws = _draws(groups, len(differences))
@@ -142,7 +156,7 @@ def bootstrap_difference(differences: NDArray[np.float64], groups: Codes | None 
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p of McNemar's test from the images that only one of two arms is right on.
+    """Compute the exact two-sided p of McNemar's test from the images that only one of two arms gets right.
 
     McNemar, Note on the sampling error of the difference between correlated proportions (Psychometrika 12, 1947), with
     the binomial distribution in place of the normal.
@@ -152,13 +166,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def sign_flips(leads: Codes, groups: Codes | None = None) -> float:
-    """The exact two-sided p of the test that flips the sign of whole groups of `leads`, (n,), whole numbers.
+    """Compute the exact two-sided p of the test that flips the sign of whole groups of `leads`, (n,) integers.
 
     A lead is by how many seeds the first arm is ahead on an image. Were the arms alike, the lead in each group (or on
-    each image) could as well have been the other's: p is the share of all 2^groups ways of flipping whose total is at
-    least as far from 0. Fisher's randomisation test, with no sampling: the ways are counted, adding group after group
-    to the distribution of the total, by Pagano and Tritchler, On obtaining permutation distributions in polynomial
-    time (JASA 78, 1983). On images with leads of 1 and -1 it is the exact McNemar test.
+    each image) could as well have been the other's: p is the fraction of all 2^groups ways of flipping whose total
+    is at least as far from 0. Fisher's randomisation test, without sampling: the ways are counted, adding group after
+    group to the distribution of the total, by Pagano and Tritchler, On obtaining permutation distributions in
+    polynomial time (JASA 78, 1983). On images with leads of 1 and -1 it is the exact McNemar test.
     """
     sums = leads if groups is None else np.bincount(groups, leads).astype(np.int64)
     sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
@@ -177,12 +191,12 @@ def sign_flips(leads: Codes, groups: Codes | None = None) -> float:
 
 
 def fewest(alpha: float) -> int:
-    """How many images or groups, all of them leading alike, an exact two-sided test needs for a p below `alpha`."""
+    """Return how many images or groups, all with the same lead, an exact two-sided test needs for p below `alpha`."""
     return math.floor(math.log2(2 / alpha)) + 1
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p values, (tests,), corrected so that the chance of any false alarm among them is that of one.
+    """Correct p values, (tests,), so that the probability of any false alarm among them is that of one.
 
     Holm, A simple sequentially rejective multiple test procedure (Scandinavian Journal of Statistics 6, 1979).
     """
@@ -193,13 +207,14 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | None:
-    """Test images of this kind that would show the mean of `leads`, (n,), at `alpha` with 80% power.
+    """Return how many test images would show the mean of `leads`, (n,), at `alpha` with 80% power.
 
     n = (z_alpha/2 sqrt(q) + z_power sqrt(q - d^2))^2 / d^2 with d the mean lead and q the mean of its square: Connor,
     Sample size for testing differences in proportions for the paired-sample design (Biometrics 43, 1987), where q is
-    the share of images that only one of the arms is right on. With groups, d and q are of the groups' sums and n counts
-    groups, each of as many images as they have here on average. It takes the lead seen for the true one; None where
-    that is 0. Never fewer than hold as many leads, of the share seen, as the exact tests need to reach `alpha` at all.
+    the fraction of images that only one of the arms gets right. With groups, d and q are of the groups' sums and n
+    counts groups, each of as many images as they have here on average. It takes the observed lead for the true one;
+    None where that is 0. Never fewer than hold as many leads, of the fraction observed, as the exact tests need to
+    reach `alpha` at all.
     """
     sums = leads if groups is None else np.bincount(groups, leads)
     mean, square = float(sums.mean()), float((sums**2).mean())

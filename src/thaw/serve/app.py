@@ -24,11 +24,16 @@ MAX_BYTES = 20 << 20
 """Larger uploads are refused while they come in."""
 UPLOAD_SECONDS = 30.0
 """An upload that takes longer is given up."""
-FILES = {"page.js": "text/javascript", "page.css": "text/css"}
+FILES = {
+    "page.js": ("serve", "text/javascript"),
+    "page.css": ("serve", "text/css"),
+    "theme.css": ("report", "text/css"),
+}
+"""The package that each file of the page lies in, and its type."""
 
 
 class About(BaseModel):
-    """What is served."""
+    """The models that are served."""
 
     thaw: str
     arms: list[str]
@@ -36,7 +41,7 @@ class About(BaseModel):
     backbone: str | None
     classes: list[str]
     run: bool
-    """Whether a run stands behind the models."""
+    """True where the models are those of a run."""
     max_bytes: int
     max_pixels: int
     formats: list[str]
@@ -55,24 +60,24 @@ class Similar(BaseModel):
     id: str
     label: str
     similarity: float
-    """The cosine between both pictures' features, from the pretrained backbone."""
+    """The cosine between the features of both images, from the pretrained backbone."""
     image: str
     """A data URI."""
 
 
 class Prediction(BaseModel):
-    """What a model says of a picture."""
+    """A model's answer for one image."""
 
     arm: str
     predicted: str
     probabilities: list[Probability]
     """Of all classes, the most probable first."""
     calibrated: bool
-    """Whether the probabilities are scaled by a temperature that was fitted on validation images."""
+    """True where a temperature, fitted on validation images, scales the probabilities."""
     seen: str
-    """The picture as the network sees it, a data URI."""
+    """The image as the network sees it, a data URI."""
     heat: str | None
-    """A picture to lay over `seen`, a data URI: the less clear, the more that place speaks for the predicted class."""
+    """A heat map to lay over `seen`, a data URI: the hotter a place, the more it speaks for the predicted class."""
     heat_why: str
     """Why there is no heat map, else empty."""
     similar: list[Similar]
@@ -81,7 +86,7 @@ class Prediction(BaseModel):
     seconds: float
 
 
-class Trained(BaseModel):
+class TrialState(BaseModel):
     """One seed of an arm, as far as it is."""
 
     seed: int
@@ -93,7 +98,7 @@ class Trained(BaseModel):
 class ArmState(BaseModel):
     """An arm of a run; its accuracy is on the test set, once the study is finished."""
 
-    runs: list[Trained]
+    trials: list[TrialState]
     accuracy: float | None
 
 
@@ -109,7 +114,7 @@ class RunState(BaseModel):
     unit: str | None
     done: int | None
     total: int | None
-    runs: dict[str, int] | None
+    trials: dict[str, int] | None
     """How many arms, times seeds, are done, and of how many."""
     seconds: float | None
     stage_left: float | None
@@ -136,11 +141,10 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
     app = FastAPI(
         title="thaw serve", version=version("thaw-vision"), docs_url=None, redoc_url=None, description=__doc__ or ""
     )
-    page = resources.files("thaw.serve")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def index() -> str:
-        return (page / "page.html").read_text(encoding="utf-8")
+        return (resources.files("thaw.serve") / "page.html").read_text(encoding="utf-8")
 
     @app.get("/{name}", include_in_schema=False)
     def file(name: str) -> Response:
@@ -148,7 +152,8 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
             return FileResponse(desk.run / name, headers={"content-security-policy": REPORT_POLICY})
         if name not in FILES:
             raise HTTPException(404, f"there is no /{name[:40]} here; open the address that thaw serve printed.")
-        return Response((page / name).read_text(encoding="utf-8"), media_type=FILES[name])
+        package, kind = FILES[name]
+        return Response((resources.files(f"thaw.{package}") / name).read_text(encoding="utf-8"), media_type=kind)
 
     @app.get("/api/about")
     def about() -> About:
@@ -180,7 +185,7 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "description": "The encoded picture itself, not a form.",
+                "description": "The encoded image itself, not a form.",
                 "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
             }
         },
@@ -191,7 +196,7 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
             str | None, Query(description="The arm to ask; the recommended one where it is left out.")
         ] = None,
     ) -> Prediction:
-        """Class, probabilities, heat map and similar training images of the picture in the body."""
+        """Class, probabilities, heat map and similar training images for the image in the body."""
         begun = time.perf_counter()
         content = await _body(request)
         answer = await run_in_threadpool(desk.answer, content, arm)
@@ -206,7 +211,7 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
 
 async def _body(request: Request) -> bytes:
     """The body of a request, up to MAX_BYTES of it."""
-    too_large = HTTPException(413, f"the upload is larger than {MAX_BYTES >> 20} MiB; send a smaller picture.")
+    too_large = HTTPException(413, f"the upload is larger than {MAX_BYTES >> 20} MiB; send a smaller image.")
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > MAX_BYTES:
         raise too_large
@@ -222,5 +227,5 @@ async def _body(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise HTTPException(400, "the upload broke off; send it again.") from error
     if not content:
-        raise HTTPException(422, "the request holds no picture; send the encoded picture as its body.")
+        raise HTTPException(422, "the request holds no image; send the encoded image as its body.")
     return bytes(content)

@@ -1,4 +1,4 @@
-"""What is served: a bundle, or a run with its bundles and its training images."""
+"""The models that are served: a bundle, or a run with its bundles and its training images."""
 
 import threading
 from concurrent.futures import Future
@@ -6,10 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from thaw.bundle.load import Bundle, load, read_config
+from thaw.bundle.load import load, read_config
+from thaw.bundle.model import Bundle
 from thaw.errors import StorageError, ThawError
 from thaw.serve.answer import decode_upload, predict, similar_images
-from thaw.serve.similar import Training, read_training
+from thaw.serve.similar import SimilarImages, read_similar_images
 from thaw.serve.watch import state_of
 
 LOADED = 2
@@ -20,16 +21,17 @@ class Desk:
     """Answers one question at a time; it may be asked from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Raises StorageError where `path` is neither a bundle nor a run."""
+        """Raises StorageError where `path` is neither a bundle nor a run, or a run of another format."""
         if (path / "config.json").is_file():
             self.run, self._folder = None, path
             self._bundle_arm = str(read_config(path).get("arm", "model"))
         elif (path / "recipe.toml").is_file():
             self.run, self._folder = path, path / "models"
+            state_of(path)  # a run of another format is refused before anything is served
         else:
             raise StorageError(f"{path} is neither a bundle nor a run; give a folder that thaw study wrote.")
         self._asked, self._starting = threading.Lock(), threading.Lock()
-        self._training: Future[Training] | None = None
+        self._training: Future[SimilarImages] | None = None
 
     def arms(self) -> list[str]:
         """The arms that can be asked, the recommended one first."""
@@ -51,7 +53,7 @@ class Desk:
                 threading.Thread(target=_fulfil, args=(self._training, self.run), daemon=True).start()
 
     def answer(self, content: bytes, arm: str | None) -> dict[str, Any]:
-        """What the model of `arm`, or the recommended one, says of an encoded picture. Raises ThawError."""
+        """Return the answer of `arm`, or of the recommended arm, for an encoded image. Raises ThawError."""
         with self._asked:
             arms = self.arms()
             if not arms:
@@ -86,12 +88,12 @@ class Desk:
 
 @lru_cache(LOADED)
 def _loaded(folder: Path, _: int) -> Bundle:
-    """A bundle as it was at that time; one picture is quick anywhere, and fp32 on the CPU gives the same everywhere."""
+    """Load a bundle as it was at that time; one image is quick anywhere, and fp32 on the CPU is the same everywhere."""
     return load(folder, "cpu", "fp32")
 
 
-def _fulfil(promised: Future[Training], run: Path) -> None:
+def _fulfil(promised: Future[SimilarImages], run: Path) -> None:
     try:
-        promised.set_result(read_training(run))
+        promised.set_result(read_similar_images(run))
     except BaseException as error:  # whoever asks for the result gets it
         promised.set_exception(error)

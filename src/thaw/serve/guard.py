@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, and what a browser may do with the answer."""
+"""Checks before every request: who may ask, and what a browser may do with the answer."""
 
 import ipaddress
 import json
@@ -15,7 +15,7 @@ REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""A report has its script and styles inside; in a sandbox it is of no origin, and cannot ask this server anything."""
+"""A report has its script and styles inline; in a sandbox it has no origin, and cannot ask this server anything."""
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": PAGE_POLICY,
@@ -28,10 +28,22 @@ HEADERS = {
 
 
 def guard(app: ASGIApp, names: Iterable[str]) -> ASGIApp:
-    """`app` behind a check of the Host and Origin headers, with safe headers on every answer.
+    """Put a check of the Host and Origin headers before `app`, and safe headers on every answer.
 
-    A page of another site can have its own name resolve to this machine and then ask as if it were here (DNS
-    rebinding); it cannot hide its name. Let in are `names`, and addresses, which nothing resolves.
+    A page of another site can have its own name resolve to this machine and then ask as if it came from here (DNS
+    rebinding), but it cannot hide its name.
+
+    Parameters
+    ----------
+    app
+        The application.
+    names
+        Host names that are let in, beside IP addresses, which need no resolving.
+
+    Returns
+    -------
+    ASGIApp
+        The guarded application.
     """
     known = frozenset(name.lower() for name in names)
 
@@ -56,18 +68,18 @@ def guard(app: ASGIApp, names: Iterable[str]) -> ASGIApp:
 
 
 def _refusal(scope: Scope, known: frozenset[str]) -> str:
-    """Why a request is not let in; empty where it is."""
+    """Return why a request is refused; empty where it is let in."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     if len(hosts) != 1 or not _is_known(hosts[0], known):
-        return "this server answers under localhost or its address only; open the address that thaw serve printed."
+        return "this server answers only to localhost or its IP address; open the address that thaw serve printed."
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
     if any(_place(origin) != hosts[0].lower() for origin in origins):
-        return "another site's page may not ask this server; open the address that thaw serve printed."
+        return "a page of another site may not ask this server; open the address that thaw serve printed."
     return ""
 
 
 def _place(origin: str) -> str:
-    """Its host and port; empty where it has none."""
+    """Return the host and port of an origin; empty where it has none."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

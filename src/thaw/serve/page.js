@@ -1,7 +1,7 @@
-// The page of thaw serve: sends pictures to /api/predict, and draws what /api/run tells. Text only ever becomes text.
+// The page of thaw serve: sends images to /api/predict and draws the state of /api/run. Names are inserted as text only.
 
 const byId = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const percent = (fraction) => `${(100 * fraction).toFixed(1)}%`;
 let about = { arms: [], max_bytes: 0 };
 let chosenArm = ""; // by the person; else the recommended one, which comes first
 
@@ -27,23 +27,23 @@ async function ask(path, options) {
   return told;
 }
 
-// ---- pictures
+// ---- images
 
 function say(text, wrong = false) {
   byId("status").textContent = text;
   byId("status").classList.toggle("wrong", wrong);
 }
 
-async function look(pictures) {
+async function look(images) {
   const wrong = [];
-  for (const picture of pictures) {
-    const name = picture.name || "The picture";
+  for (const image of images) {
+    const name = image.name || "The image";
     say(`Looking at ${name} …`);
     try {
-      if (picture.size > about.max_bytes) throw new Error("the upload is too large; send a smaller picture.");
+      if (image.size > about.max_bytes) throw new Error("the upload is too large; send a smaller image.");
       const arm = byId("arm").value;
       const path = `api/predict${arm ? `?arm=${encodeURIComponent(arm)}` : ""}`;
-      show(name, await ask(path, { method: "POST", body: picture, headers: { "content-type": "application/octet-stream" } }));
+      show(name, await ask(path, { method: "POST", body: image, headers: { "content-type": "application/octet-stream" } }));
     } catch (error) {
       wrong.push(`${name}: ${error.message}`);
     }
@@ -130,7 +130,7 @@ function closeCamera() {
 
 byId("camera").addEventListener("click", async () => {
   try {
-    if (!navigator.mediaDevices) throw new Error("the browser gives it to pages of this machine or https only.");
+    if (!navigator.mediaDevices) throw new Error("browsers allow it only on pages of this machine or over https.");
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
     await video.play();
     byId("viewfinder").hidden = false;
@@ -144,7 +144,7 @@ byId("take").addEventListener("click", () => {
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
   canvas.getContext("2d").drawImage(video, 0, 0);
-  canvas.toBlob((blob) => look([new File([blob], "The camera's picture")]), "image/jpeg", 0.95);
+  canvas.toBlob((blob) => look([new File([blob], "The photo")]), "image/jpeg", 0.95);
 });
 
 // ---- the study
@@ -158,8 +158,8 @@ function drawn(svg, name, attributes, text = "") {
   svg.append(made);
 }
 
-// Lines through points [x, y] in the colours of their arms; `labels` maps the places on the x axis to their text, and
-// `written` writes a value of y.
+// Lines through points [x, y] in the colours of their arms; `labels` maps values of x to the text on the axis, and
+// `written` formats a value of y.
 function chart(svg, lines, labels, written) {
   const [left, right, top, bottom] = [52, 470, 10, 222];
   svg.replaceChildren();
@@ -193,17 +193,17 @@ function chart(svg, lines, labels, written) {
 
 function drawStudy(told) {
   const arms = Object.entries(told.arms);
-  const runs = arms.flatMap(([, arm], place) => arm.runs.map((run) => ({ colour: place % 8, ...run })));
-  const epochs = Math.max(1, ...runs.map((run) => run.epochs.length));
+  const trials = arms.flatMap(([, arm], place) => arm.trials.map((run) => ({ colour: place % 8, ...run })));
+  const epochs = Math.max(1, ...trials.map((run) => run.epochs.length));
   const numbered = Object.fromEntries(Array.from({ length: epochs }, (_, place) => [place + 1, `${place + 1}`]));
   for (const quantity of ["loss", "accuracy"]) {
-    const lines = runs.map(({ colour, epochs: rows }) => ({ colour, points: rows.map((row, i) => [i + 1, row[quantity]]) }));
+    const lines = trials.map(({ colour, epochs: rows }) => ({ colour, points: rows.map((row, i) => [i + 1, row[quantity]]) }));
     chart(byId(quantity), lines, numbered, quantity === "loss" ? (loss) => loss.toFixed(2) : percent);
   }
-  const rates = [...new Set(runs.flatMap((run) => run.search.map((row) => row.learning_rate)))].sort((a, b) => a - b);
+  const rates = [...new Set(trials.flatMap((run) => run.search.map((row) => row.learning_rate)))].sort((a, b) => a - b);
   const named = Object.fromEntries(rates.map((rate, place) => [place, Number(rate.toPrecision(2)).toExponential()]));
-  // a line for each number of steps: a halving tries the better rates anew for more of them
-  const searched = runs.flatMap(({ colour, search }) =>
+  // a line for each number of steps: successive halving tries the better rates again with more of them
+  const searched = trials.flatMap(({ colour, search }) =>
     [...new Set(search.map((row) => row.steps))].map((steps) => ({
       colour,
       points: search
@@ -218,9 +218,9 @@ function drawStudy(told) {
     const head = element("th");
     head.scope = "row";
     head.append(element("i", "", `dot arm-${place % 8}`), name);
-    const last = arm.runs.at(-1)?.epochs.at(-1);
+    const last = arm.trials.at(-1)?.epochs.at(-1);
     const cells = [
-      `${arm.runs.at(-1)?.epochs.length ?? 0}`,
+      `${arm.trials.at(-1)?.epochs.length ?? 0}`,
       Number.isFinite(last?.loss) ? last.loss.toFixed(4) : "",
       last ? percent(last.accuracy) : "",
       arm.accuracy === null ? "" : percent(arm.accuracy),
@@ -235,9 +235,9 @@ function tellStudy(told) {
   const going = ["running", "silent"].includes(told.state);
   const where = told.arm === null ? "" : ` · arm ${told.arm}, seed ${told.seed}`;
   const sentences = {
-    waiting: "Nothing is known of the study yet.",
+    waiting: "The study has not started yet.",
     running: `${told.stage ?? "starting"}${where}`,
-    silent: `${told.stage ?? "starting"}${where}: not heard of for ${duration(told.heard ?? 0)}; it may have been stopped.`,
+    silent: `${told.stage ?? "starting"}${where}: no sign of life for ${duration(told.heard ?? 0)}; it may have been stopped.`,
     stopped: `Stopped: ${told.why}`,
     finished: told.recommended ? `Finished in ${duration(told.seconds ?? 0)}. Use ${told.recommended}.` : "Finished.",
   };
@@ -249,12 +249,12 @@ function tellStudy(told) {
   }
   const left = [];
   if (going && told.total) left.push(`${told.done.toLocaleString("en")} of ${told.total.toLocaleString("en")} ${told.unit}`);
-  if (going && told.stage_left !== null) left.push(`${duration(told.stage_left)} left of this stage`);
-  if (going && told.runs) left.push(`${told.runs.done} of ${told.runs.total} arms done`);
-  if (going && told.study_left !== null) left.push(`about ${duration(told.study_left)} left of the study`);
+  if (going && told.stage_left !== null) left.push(`${duration(told.stage_left)} left in this stage`);
+  if (going && told.trials) left.push(`${told.trials.done} of ${told.trials.total} trials done`);
+  if (going && told.study_left !== null) left.push(`about ${duration(told.study_left)} left in the study`);
   byId("left").textContent = left.join(" · ");
   byId("report").hidden = going || !told.report;
-  // what one comes for stands first: the study while it goes on, the model when it is there
+  // the study comes first while it runs, the model once it is finished
   if (told.state === "finished") byId("look").after(byId("study"));
 }
 
@@ -267,7 +267,7 @@ async function followStudy() {
     tellStudy(told);
     drawStudy(told);
     if (told.state === "running") wait = 1000;
-    const trained = Object.values(told.arms).filter((arm) => arm.runs.some((run) => run.seconds !== null)).length;
+    const trained = Object.values(told.arms).filter((arm) => arm.trials.some((run) => run.seconds !== null)).length;
     if (trained > about.arms.length || told.state === "finished") await introduce();
     if (told.state === "finished") return;
   } catch (error) {

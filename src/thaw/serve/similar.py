@@ -1,6 +1,5 @@
-"""The training images that look most alike to the pretrained backbone."""
+"""Find the training images that look most alike to the pretrained backbone."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from thaw.cache.arrays import key_of
+from thaw.cache.arrays import Field, key_of, opened
 from thaw.compute.batches import Rows
 from thaw.compute.device import Compute, choose_compute
 from thaw.data.dataset import Dataset
@@ -20,36 +19,37 @@ from thaw.nets.backbones import build_backbone
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.recipes import embedded_weights
+from thaw.run.metrics import read_metrics
 from thaw.serve.watch import state_of
 from thaw.training.activations import fingerprint
 from thaw.training.features import FeatureExtractor, cached_features
 
 
 @dataclass(frozen=True)
-class Training:
-    """The training images of a run, described by what enters the head of its pretrained backbone."""
+class SimilarImages:
+    """The training images of a run, by their features: what enters the head of its pretrained backbone."""
 
     dataset: Dataset
     rows: Rows
     """(images,) their rows in the dataset."""
     decode: str
     """How the study decoded them."""
-    described: NDArray[np.float32]
+    features: NDArray[np.float32]
     """(images, features), each row of length 1."""
-    describer: FeatureExtractor
+    extractor: FeatureExtractor
     """uint8 pixels (n, height, width, 3) to features (n, features)."""
     compute: Compute
 
     def most_similar(self, pixels: NDArray[np.uint8], count: int) -> list[tuple[int, float]]:
-        """Rows of the dataset that are most similar to a picture, (height, width, 3), with the cosine to it."""
+        """Rows of the dataset that are most similar to an image, (height, width, 3), with the cosine to it."""
         with torch.inference_mode(), self.compute.autocast():
-            found = self.describer(torch.from_numpy(pixels)[None].to(self.compute.device)).cpu().numpy()[0]
-        cosines = self.described @ _unit(found)
+            found = self.extractor(torch.from_numpy(pixels)[None].to(self.compute.device)).cpu().numpy()[0]
+        cosines = self.features @ _unit(found)
         return [(int(self.rows[place]), float(cosines[place])) for place in np.argsort(-cosines, kind="stable")[:count]]
 
 
-def read_training(run: Path) -> Training:
-    """Describe the training images of a finished run, from the cache where it still holds what the study computed.
+def read_similar_images(run: Path) -> SimilarImages:
+    """Read the features of the training images of a finished run, or extract them where the cache holds them no more.
 
     Raises ThawError where the images are no longer there, or are others.
     """
@@ -58,8 +58,9 @@ def read_training(run: Path) -> Training:
     recipe = load_recipe(str(run / "recipe.toml"))
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, Clock())
-    told = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["data"]
-    if not dataset.identity().items() <= told.items():
+    metrics = read_metrics(run)
+    data = metrics.data
+    if dataset.identity() != {"fingerprint": data.fingerprint, "splits": data.splits}:
         raise StorageError(
             f"{recipe.data.source} holds other images, or splits, than when the study ran; run it again."
         )
@@ -69,22 +70,27 @@ def read_training(run: Path) -> Training:
     weights = embedded_weights(recipe.model.weights)
     model, head = build_backbone(recipe.model.backbone, weights, len(dataset.source.classes), seed=0)
     whole = nn.Sequential(Normalise(dataset.preprocessing), model).eval().to(compute.device)
-    describer = FeatureExtractor(whole, model.get_submodule(head))
-    return Training(
-        dataset, rows, recipe.images.decode, _unit(_describe(describer, dataset, rows, compute)), describer, compute
-    )
+    extractor = FeatureExtractor(whole, model.get_submodule(head))
+    features = _features(extractor, metrics.model.features, dataset, compute)[rows]
+    return SimilarImages(dataset, rows, recipe.images.decode, _unit(features), extractor, compute)
 
 
-def _describe(describer: FeatureExtractor, dataset: Dataset, rows: Rows, compute: Compute) -> NDArray[np.float32]:
-    """(images, features) of these rows, from the cache where they were described before.
+def _features(extractor: FeatureExtractor, key: str, dataset: Dataset, compute: Compute) -> NDArray[np.float32]:
+    """(images, features) of every image: those that the study extracted, or extracted now under a key of their own.
 
-    The whole network runs: finding what could be computed once traces it, which must not happen while another thread
-    runs a network.
+    The whole network runs then: finding what could be computed once traces it, which must not happen while another
+    thread runs a network.
     """
-    given = {"pixels": dataset.key, "rows": rows.tolist(), "preprocessing": asdict(dataset.preprocessing)}
+    rows = np.arange(len(dataset.source.ids))
+    with torch.inference_mode(), compute.autocast():
+        width = extractor(*next(dataset.pixels.batches([rows[:1]]))).shape[1]
+    found = opened("features", key, len(rows), [Field((width,), "float32")])
+    if found is not None:
+        return np.asarray(found.arrays[0])
+    given = {"pixels": dataset.key, "preprocessing": asdict(dataset.preprocessing)}
     how = [str(compute.device), compute.precision, torch.__version__]
-    key = key_of(**given, network=fingerprint(describer), how=how)
-    return np.array(cached_features(describer, dataset.pixels, rows, compute, key))
+    own = key_of(**given, network=fingerprint(extractor), how=how)
+    return cached_features(extractor, dataset.pixels, rows, compute, own)
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

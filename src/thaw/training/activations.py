@@ -1,24 +1,73 @@
-"""The prefix's output, computed once per image and kept."""
+"""A prefix's output for every image: computed once, cached under a key of all that determines it."""
 
 import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from thaw.cache.arrays import Array, Entry, Field, Made, cached, kept_bytes, key_of
-from thaw.cache.budget import CACHE_BYTES, cache_folder, room
-from thaw.cache.files import no_room, size
-from thaw.compute.batches import Inputs, consecutive
+from thaw.cache.arrays import Array, CachedArrays, Chunks, Field, cached, entry_bytes, key_of, opened
+from thaw.cache.budget import CACHE_BYTES, available_bytes, cache_folder
+from thaw.cache.files import no_room
+from thaw.compute.batches import Inputs, Rows, consecutive, make_inputs
 from thaw.compute.device import Compute
-from thaw.progress import say, stage
+from thaw.data.dataset import Dataset
+from thaw.nets.prefix.extend import extend
+from thaw.nets.prefix.split import Cut, Split
+from thaw.progress import stage
+from thaw.record import Record
 
 BATCH = 256
 """Images that the prefix sees at a time; part of the key, since kernels may round differently at another size."""
 
 
+class Prefix(Record):
+    """Work that is done once: a network's static part over all images, described without the network."""
+
+    cut: Cut
+    """Where it ends."""
+    values: str
+    """A digest of its parameters and buffers."""
+    views: int
+    """Views of each image that it sees: 2 with mirror images."""
+    fields: tuple[Field, ...]
+    """What is cached of each view."""
+
+    @property
+    def bytes_per_view(self) -> int:
+        """Bytes cached of each view of an image."""
+        return sum(field.row_bytes() for field in self.fields)
+
+    def fits(self, images: int) -> bool:
+        """Whether the cache may hold the activations of so many images."""
+        return self.bytes_per_view * self.views * images <= CACHE_BYTES
+
+    def key(self, dataset: Dataset, compute: Compute) -> str:
+        """The content key of its activations: of everything that determines them, and of nothing else."""
+        return key_of(
+            pixels=dataset.key,
+            preprocessing=asdict(dataset.preprocessing),
+            views=self.views,
+            computation=self.cut.graph,
+            values=self.values,
+            batch=BATCH,
+            compute=[compute.device.type, compute.precision, torch.__version__],
+        )
+
+
+def describe_prefix(split: Split, side: int, views: int, compute: Compute) -> Prefix | None:
+    """Describe the prefix of a split network that takes images of `side` pixels; None where it runs whole."""
+    if split.prefix is None:
+        return None
+    sample = run(split.prefix, (torch.zeros(2, 3, side, side, device=compute.device),), compute)
+    fields = tuple(Field(tuple(array.shape[1:]), array.dtype.str) for array in sample)
+    return Prefix(cut=split.cut, values=fingerprint(split.prefix), views=views, fields=fields)
+
+
 def fingerprint(network: nn.Module) -> str:
-    """A digest of every parameter and buffer of a network: names, shapes, types and values."""
+    """Digest every parameter and buffer of a network: names, shapes, types and values."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(network.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
@@ -27,40 +76,84 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def make_activations(prefix: nn.Module, inputs: Inputs, computation: str, compute: Compute) -> Entry | None:
-    """The output of `prefix` for every image: arrays with first dimension n, from the cache or made now.
+def cached_activations(
+    prefix: Prefix,
+    build: Callable[[], nn.Sequential],
+    dataset: Dataset,
+    compute: Compute,
+    shorter: Iterable[Prefix] = (),
+) -> CachedArrays:
+    """The activations of a prefix for every view of every image, from the cache or computed now.
 
-    `prefix` takes what `inputs` gives and returns a tuple of tensors, one row per image; `computation` stands for all
-    that determines them but batch, device and precision. None, after a line that says so, when they are larger than the
-    cache may be. Raises StorageError where the disk has no room for them.
+    Parameters
+    ----------
+    prefix
+        What is computed.
+    build
+        Called where they are not cached: returns the normalisation, then the prefix itself, from uint8 pixels to a
+        tuple of tensors with a row for each view.
+    shorter
+        Prefixes whose activations may be cached already. Computing goes on from the longest that this one contains,
+        where that gives the same bits as computing from the pixels, which the first and the last batch tell.
+
+    Raises StorageError where the disk has no room for them.
     """
-    count = len(inputs)
-    sample = run(prefix, next(inputs.batches([np.arange(2) % count])), compute)
-    fields = [Field(tuple(array.shape[1:]), array.dtype.str) for array in sample]
-    wanted = sum(array[0].nbytes for array in sample) * count
-    how = [compute.device.type, compute.precision, torch.__version__]
-    key = key_of(computation=computation, batch=BATCH, compute=how)
+    pixels = views_of(dataset, prefix.views)
+    count, key = len(pixels), prefix.key(dataset, compute)
 
-    def make(first: int) -> Made:
+    def make(first: int) -> Chunks:
+        network = build()
+        computation: nn.Module = network
+        inputs = pixels
+        for start in sorted(shorter, key=lambda one: -one.cut.macs):
+            if start.views == prefix.views and start.cut.macs < prefix.cut.macs:
+                found = _go_on(start, network, pixels, start.key(dataset, compute), compute)
+                if found is not None:
+                    computation, inputs = found
+                    break
         batches = consecutive(np.arange(first, count), BATCH)
         with stage("activations", count, "images", first) as advance:
             for rows, tensors in zip(batches, inputs.batches(batches), strict=True):
-                yield run(prefix, tensors, compute), {}
+                yield run(computation, tensors, compute), {}
                 advance(len(rows))
 
-    if wanted > CACHE_BYTES:
-        say(f"the activations would take {size(wanted)}, more than the cache may; the network runs whole")
-        return None
-    missing = wanted - kept_bytes("activations", key)
-    if missing > room():
-        raise no_room(cache_folder(), missing, 'make room, or set cache.activations = "off",')
-    return cached("activations", key, count, fields, make)
+    missing = prefix.bytes_per_view * count - entry_bytes("activations", key)
+    if missing > available_bytes():
+        raise no_room(cache_folder(), missing, 'free some space, or set cache.activations = "off",')
+    return cached("activations", key, count, prefix.fields, make)
+
+
+def views_of(dataset: Dataset, views: int) -> Inputs:
+    """The pixels, followed by their mirror images where there are two views."""
+    return replace(dataset.pixels, mirrors=views == 2)
 
 
 def run(prefix: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> tuple[Array, ...]:
-    """One batch through the prefix; bfloat16 comes back as uint16, which numpy can hold."""
+    """Run one batch through the prefix; bfloat16 comes back as uint16, which numpy can hold."""
     with torch.inference_mode(), compute.autocast():
         outputs = prefix(*tensors)
     return tuple(
         (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).cpu().numpy() for output in outputs
     )
+
+
+def _go_on(
+    start: Prefix, network: nn.Sequential, pixels: Inputs, key: str, compute: Compute
+) -> tuple[nn.Module, Inputs] | None:
+    """What computes the rest from the activations of a shorter prefix, and these; None where the bits would differ."""
+    prefix = network[-1]
+    assert isinstance(prefix, fx.GraphModule)
+    extension = extend(start.cut, prefix)
+    if extension is None or fingerprint(extension[0]) != start.values:
+        return None
+    entry = opened("activations", key, len(pixels), start.fields)
+    if entry is None:
+        return None
+    after, inputs = extension[1], make_inputs(entry.arrays, compute.device)
+    batches: list[Rows] = consecutive(np.arange(len(pixels)), BATCH)
+    for rows in {0: batches[0], len(batches) - 1: batches[-1]}.values():
+        (whole,), (rest,) = pixels.batches([rows]), inputs.batches([rows])
+        pairs = zip(run(network, whole, compute), run(after, rest, compute), strict=True)
+        if not all(np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in pairs):
+            return None
+    return after, inputs

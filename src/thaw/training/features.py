@@ -1,26 +1,22 @@
-"""The pretrained backbone's description of every image: what enters the head."""
+"""Features of every image: what enters the head of the pretrained backbone."""
 
-import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import timm
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.cache.arrays import Field, Made, cached, key_of
+from thaw.cache.arrays import Chunks, Field, cached, key_of
 from thaw.compute.batches import Inputs, Rows, consecutive
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.progress import stage
-from thaw.recipe import Arm, Recipe
-from thaw.training.activations import BATCH, fingerprint
-from thaw.training.prepare import Kept, prepare
-
-VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
+from thaw.training.activations import BATCH, Prefix, fingerprint
+from thaw.training.prepare import prepare
+from thaw.training.specs import ArmSpec
+from thaw.versions import versions
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,8 @@ class Features:
 
     def key_with(self, *given: NDArray[np.int64] | None) -> str:
         """A key of what probes of these features find: everything else that they are told is in `given`."""
-        versions = {name: importlib.metadata.version(name) for name in ("thaw-vision", "scikit-learn")}
         lists = [None if rows is None else rows.tolist() for rows in given]
-        return key_of(features=self.key, given=lists, versions=versions)
+        return key_of(features=self.key, given=lists, versions=versions("thaw-vision", "scikit-learn"))
 
 
 class FeatureExtractor(nn.Module):
@@ -60,48 +55,47 @@ class FeatureExtractor(nn.Module):
         self.entered = entered.mean((2, 3)) if entered.dim() == 4 else entered.flatten(1)
 
 
-def extract_features(dataset: Dataset, recipe: Recipe, compute: Compute, kept: list[Kept]) -> Features:
-    """What enters the head of the backbone that `model.weights` gives, in evaluation mode.
+def extract_features(spec: ArmSpec, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Features:
+    """Extract what enters the head of a backbone in evaluation mode, for every image; `spec` trains the head alone.
 
-    No label is looked at. It starts from the activations in `kept` where they lie on its way.
+    No label is looked at. Cached activations of `shorter` prefixes spare computing what they hold.
     """
-    model = recipe.model.model_copy(update={"frozen": "eval"})
-    train = recipe.train.model_copy(update={"flips": False})
-    alone = recipe.model_copy(update={"model": model, "train": train, "arms": {"head": Arm(train="head")}})
-    network, _ = prepare("head", 0, dataset, alone, compute, kept)
-    start = next((one.key for one in kept if one.entry.arrays is network.inputs.arrays), dataset.key)
-    how = [recipe.model.backbone, compute.device.type, compute.precision, VERSIONS, BATCH]
+    network = prepare(spec, 0, dataset, compute, shorter)
+    installed = {"torch": torch.__version__, **versions("torchvision", "timm")}  # torch's own tells its builds apart
+    how = [spec.backbone, compute.device.type, compute.precision, installed, BATCH]
     normalised = asdict(dataset.preprocessing)
-    key = key_of(start=start, preprocessing=normalised, values=fingerprint(network.scorer), how=how)
+    values = fingerprint(network.evaluation)
+    key = key_of(start=network.inputs_key, preprocessing=normalised, values=values, how=how)
     trained = {parameter for parameter in network.model.parameters() if parameter.requires_grad}
-    head = next(m for m in network.scorer.modules() if trained & set(m.parameters(recurse=False)))
+    head = next(m for m in network.evaluation.modules() if trained & set(m.parameters(recurse=False)))
     rows = np.arange(len(dataset.source.ids))
-    return Features(cached_features(FeatureExtractor(network.scorer, head), network.inputs, rows, compute, key), key)
+    extractor = FeatureExtractor(network.evaluation, head)
+    return Features(cached_features(extractor, network.inputs, rows, compute, key), key)
 
 
 def cached_features(
-    describer: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, key: str
+    extractor: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, key: str
 ) -> NDArray[np.float32]:
     """(rows, features) mapped, from the cache under `key`, which stands for all that determines them, or made now."""
 
-    def make(first: int) -> Made:
-        for found in features(describer, inputs, rows, compute, first):
+    def make(first: int) -> Chunks:
+        for found in _batches(extractor, inputs, rows, compute, first):
             yield (found,), {}
 
     with torch.inference_mode(), compute.autocast():
-        width = describer(*next(inputs.batches([rows[:1]]))).shape[1]
+        width = extractor(*next(inputs.batches([rows[:1]]))).shape[1]
     (array,) = cached("features", key, len(rows), [Field((width,), "float32")], make).arrays
     return array
 
 
-def features(
-    describer: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, first: int = 0
+def _batches(
+    extractor: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, first: int = 0
 ) -> Iterator[NDArray[np.float32]]:
     """(batch, features) for one batch after the other of `rows`, from the one at place `first` on."""
     batches = consecutive(rows[first:], BATCH)
     with stage("features", len(rows), "images", first) as advance:
         for batch, tensors in zip(batches, inputs.batches(batches), strict=True):
             with torch.inference_mode(), compute.autocast():
-                found: NDArray[np.float32] = describer(*tensors).cpu().numpy()
+                found: NDArray[np.float32] = extractor(*tensors).cpu().numpy()
             yield found
             advance(len(batch))

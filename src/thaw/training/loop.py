@@ -20,9 +20,9 @@ from thaw.recipe import Train
 class Task:
     """What networks are trained on, and how: the same for all that are trained side by side."""
 
-    trunk: nn.Module | None
+    middle: nn.Module | None
     """Holds nothing trainable and yet changes from step to step, through its random numbers; its output, which enters
-    the tails, is the same for all of them and computed once."""
+    the trainable parts, is the same for all of them and computed once."""
     inputs: Inputs
     labels: Tensor
     """(rows of the inputs,) int64, on the device."""
@@ -30,8 +30,17 @@ class Task:
     compute: Compute
 
 
+@dataclass(frozen=True)
+class Learner:
+    """What trains at one learning rate."""
+
+    trainable: nn.Module
+    """From what the middle gives to the logits (n, classes)."""
+    optimizer: torch.optim.Optimizer
+
+
 Losses = list[tuple[Tensor, Tensor]]
-"""For each tail the mean loss of a batch and how many of its images were classified rightly."""
+"""For each trainable part the mean loss of a batch and how many of its images were classified rightly."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,10 @@ class History:
     images: NDArray[np.int64]
     """(steps,) images of the batch."""
 
-    def means(self) -> dict[str, float]:
+    def means(self) -> tuple[float, float]:
         """Loss and accuracy, true averages over images."""
         seen = int(self.images.sum())
-        return {"loss": float(self.losses.sum()) / seen, "accuracy": int(self.correct.sum()) / seen}
+        return float(self.losses.sum()) / seen, int(self.correct.sum()) / seen
 
     def diverged(self) -> bool:
         """Whether some loss was infinite or no number."""
@@ -112,62 +121,63 @@ class FirstStep:
     random_state: Tensor
 
 
-def first_step(task: Task, tail: nn.Module, rows: Rows) -> FirstStep:
-    """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `tail` is left as it was."""
+def first_step(task: Task, part: nn.Module, rows: Rows) -> FirstStep:
+    """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `part` is left as it was."""
     (tensors,) = task.inputs.batches([rows])
-    before = [buffer.clone() for buffer in tail.buffers()]
-    losses, _ = _gradients(task, [tail], tensors, _at(task.labels, rows), 1)
-    buffers = [buffer.clone() for buffer in tail.buffers()]
-    gradients = [parameter.grad for parameter in tail.parameters()]
-    _begin_at([tail], [None] * len(gradients), before)
+    before = [buffer.clone() for buffer in part.buffers()]
+    losses, _ = _gradients(task, [part], tensors, _at(task.labels, rows), 1)
+    buffers = [buffer.clone() for buffer in part.buffers()]
+    gradients = [parameter.grad for parameter in part.parameters()]
+    _begin_at([part], [None] * len(gradients), before)
     return FirstStep(losses, gradients, buffers, task.compute.random_state())
 
 
 def fit(
     task: Task,
-    tails: list[nn.Module],
-    optimizers: list[torch.optim.Optimizer],
+    learners: list[Learner],
     batches: list[Rows],
     advance: Callable[[int], None],
     factors: NDArray[np.float64] | None = None,
     opening: FirstStep | None = None,
 ) -> list[History]:
-    """One optimiser step a batch, for each tail side by side; returns what happened to each.
+    """Take one optimizer step a batch, for each learner side by side; returns what happened to each.
 
-    Each tail draws the random numbers that it would draw alone. `factors` (steps,) multiplies the learning rates.
-    `opening` is what `open_trials` found for the first of the batches, which is then not computed again. Where the
+    Each learner draws the random numbers that it would draw alone. `factors` (steps,) multiplies the learning rates.
+    `opening` is what `first_step` found for the first of the batches, which is then not computed again. Where the
     memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step, but for
-    rounding, where nothing in the tails looks at the batch as a whole or draws random numbers for it.
+    rounding, where nothing that trains looks at the batch as a whole or draws random numbers for it.
     """
-    noted: list[Losses] = [[] for _ in tails]
+    parts = [learner.trainable for learner in learners]
+    optimizers = [learner.optimizer for learner in learners]
+    steps: list[Losses] = [[] for _ in learners]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     pieces = 1
     targets = (task.labels[rows] for rows in on_device(batches, task.labels.device))
     for step, (target, tensors) in enumerate(zip(targets, task.inputs.batches(batches), strict=True)):
         if opening is not None and step == 0:
-            _begin_at(tails, opening.gradients, opening.buffers)
+            _begin_at(parts, opening.gradients, opening.buffers)
             task.compute.set_random_state(opening.random_state)
-            losses = opening.losses * len(tails)
+            losses = opening.losses * len(parts)
         else:
-            losses, pieces = _gradients(task, tails, tensors, target, pieces)
+            losses, pieces = _gradients(task, parts, tensors, target, pieces)
         for index, (optimizer, (loss, correct)) in enumerate(zip(optimizers, losses, strict=True)):
             if factors is not None:
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
                     group["lr"] = peak * float(factors[step])
             optimizer.step()
-            noted[index].append((loss, correct))
+            steps[index].append((loss, correct))
         advance(1)
     for optimizer, of_groups in zip(optimizers, peaks, strict=True):
         for group, peak in zip(optimizer.param_groups, of_groups, strict=True):
             group["lr"] = peak
     images = np.array([len(rows) for rows in batches])
-    columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_tail, strict=True)] for of_tail in noted]
+    columns = [[torch.stack(values).cpu().numpy() for values in zip(*of_part, strict=True)] for of_part in steps]
     return [History(losses.astype(np.float64) * images, correct, images) for losses, correct in columns]
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Compute) -> Tensor:
-    """The logits of a network in evaluation mode: float32 (images, classes) on the CPU, in the batches' order."""
+def logits_of(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Compute) -> Tensor:
+    """Compute the logits of a network in evaluation mode: float32 (images, classes) on the CPU, in order."""
     return torch.cat([_logits(network, tensors, compute) for tensors in inputs.batches(batches)]).cpu()
 
 
@@ -186,16 +196,16 @@ def _logits(network: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -
 
 
 def _gradients(
-    task: Task, tails: list[nn.Module], tensors: tuple[Tensor, ...], target: Tensor, pieces: int
+    task: Task, parts: list[nn.Module], tensors: tuple[Tensor, ...], target: Tensor, pieces: int
 ) -> tuple[Losses, int]:
-    """Each tail's gradients of one batch's mean loss, and in how many pieces the memory held it: `pieces` or more."""
-    buffers = [buffer for tail in tails for buffer in tail.buffers()]
+    """Each part's gradients of one batch's mean loss, and in how many pieces the memory held it: `pieces` or more."""
+    buffers = [buffer for part in parts for buffer in part.buffers()]
     state, statistics = task.compute.random_state(), [buffer.clone() for buffer in buffers]
     while True:
-        for tail in tails:
-            tail.zero_grad(set_to_none=True)
+        for part in parts:
+            part.zero_grad(set_to_none=True)
         try:
-            return _add_gradients(task, tails, tensors, target, pieces), pieces
+            return _add_gradients(task, parts, tensors, target, pieces), pieces
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or 2 * pieces > len(target):
                 raise
@@ -207,24 +217,24 @@ def _gradients(
 
 
 def _add_gradients(
-    task: Task, tails: list[nn.Module], tensors: tuple[Tensor, ...], target: Tensor, pieces: int
+    task: Task, parts: list[nn.Module], tensors: tuple[Tensor, ...], target: Tensor, pieces: int
 ) -> Losses:
-    """Add to each tail's gradients those of one batch's mean loss, computed in so many pieces."""
+    """Add to each part's gradients those of one batch's mean loss, computed in so many pieces."""
     compute = task.compute
-    noted: list[Losses] = [[] for _ in tails]
+    noted: list[Losses] = [[] for _ in parts]
     for values, wanted, share in _pieces(tensors, target, pieces, task.criterion.weight):
         entering: Any = values
-        if task.trunk is not None:
+        if task.middle is not None:
             with torch.no_grad(), compute.autocast():
-                entering = task.trunk(*values)
-        state = compute.random_state() if len(tails) > 1 else None
-        for index, tail in enumerate(tails):
+                entering = task.middle(*values)
+        state = compute.random_state() if len(parts) > 1 else None
+        for index, part in enumerate(parts):
             if state is not None and index:
                 compute.set_random_state(state)
-            # a tail may write into its inputs, and the next one wants them as they are
-            own = entering if index == len(tails) - 1 else tuple(map(_copied, entering))
+            # a part may write into its inputs, and the next one wants them as they are
+            own = entering if index == len(parts) - 1 else tuple(map(_copied, entering))
             with compute.autocast():
-                logits = tail(*own)
+                logits = part(*own)
             loss = task.criterion(logits.float(), wanted) * share
             torch.autograd.backward(loss)
             noted[index].append((loss.detach(), (logits.detach().argmax(1) == wanted).sum()))
@@ -233,12 +243,12 @@ def _add_gradients(
 
 
 @torch.no_grad()
-def _begin_at(tails: list[nn.Module], gradients: list[Tensor | None], buffers: list[Tensor]) -> None:
-    """Give tails, whose parameters and buffers come in the same order, gradients, which they share, and buffers."""
-    for tail in tails:
-        for parameter, gradient in zip(tail.parameters(), gradients, strict=True):
+def _begin_at(parts: list[nn.Module], gradients: list[Tensor | None], buffers: list[Tensor]) -> None:
+    """Give parts, whose parameters and buffers come in the same order, gradients, which they share, and buffers."""
+    for part in parts:
+        for parameter, gradient in zip(part.parameters(), gradients, strict=True):
             parameter.grad = gradient
-        for buffer, value in zip(tail.buffers(), buffers, strict=True):
+        for buffer, value in zip(part.buffers(), buffers, strict=True):
             buffer.copy_(value)
 
 
@@ -254,8 +264,8 @@ def _pieces(
         yield tensors, target, 1.0
         return
     each = torch.ones_like(target, dtype=torch.float32) if weights is None else weights[target]
-    for part in torch.arange(len(target)).tensor_split(pieces):
-        rows = slice(int(part[0]), int(part[-1]) + 1)
+    for piece in torch.arange(len(target)).tensor_split(pieces):
+        rows = slice(int(piece[0]), int(piece[-1]) + 1)
         yield tuple(tensor[rows] for tensor in tensors), target[rows], each[rows].sum() / each.sum()
 
 

@@ -1,7 +1,9 @@
-"""An arm's network while it trains, and its state: what moves, kept and brought back."""
+"""A network ready to train, all that its training depends on, and its state: what moves, saved and restored."""
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,9 +11,15 @@ from torch import Tensor, nn
 
 from thaw.compute.batches import Inputs, Rows, consecutive
 from thaw.compute.device import Compute
-from thaw.recipe import Recipe
-from thaw.scoring.metrics import metrics
-from thaw.training.loop import Task, make_criterion, make_optimizer, predict
+from thaw.data.splits import Splits
+from thaw.record import Record
+from thaw.scoring.metrics import score
+from thaw.training.loop import Learner, Task, logits_of, make_criterion, make_optimizer
+from thaw.training.results import NetworkFacts
+from thaw.training.specs import ArmSpec
+
+Tell = Callable[[str, Sequence[Record]], None]
+"""Called with `search` and the attempts so far, or `epochs` and the epochs so far."""
 
 
 @dataclass(frozen=True)
@@ -19,52 +27,82 @@ class Network:
     """An arm's network, ready to train, and what it takes as input."""
 
     model: nn.Module
-    """The whole network; its state is what is kept at the end."""
-    trunk: nn.Module | None
-    """From the inputs to what enters the tail: nothing in it trains, but it draws random numbers."""
-    tail: nn.Module
+    """The whole network; its state is what is saved at the end."""
+    middle: nn.Module | None
+    """From the inputs to what enters the trainable part: nothing in it trains, but it draws random numbers."""
+    trainable: nn.Module
     """From there to the logits (n, classes), in training mode."""
-    scorer: nn.Module
+    evaluation: nn.Module
     """From the inputs to the logits, in evaluation mode, on the same parameters."""
     inputs: Inputs
+    """Pixels or activations, a row for each view of each image."""
+    inputs_key: str
+    """The content key of the inputs."""
     scales: tuple[float, ...]
-    """What multiplies the learning rate of each trained parameter of the tail."""
+    """What multiplies the learning rate of each trained parameter."""
+    facts: NetworkFacts
+    """What is written down of it."""
 
 
-def optimizer_of(network: Network, tail: nn.Module, learning_rate: float, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over what trains in `tail`, the network's own or a copy."""
-    trained = [parameter for parameter in tail.parameters() if parameter.requires_grad]
-    return make_optimizer(recipe.train, trained, learning_rate, network.scales)
+def silent(_: str, __: Sequence[Record]) -> None:
+    """Tell nobody."""
 
 
-def task_of(network: Network, labels: Tensor, rows: Rows, recipe: Recipe, compute: Compute) -> Task:
-    """What the network's tail, or copies of it, are trained on; `rows`, the images trained on, weigh the classes."""
-    criterion = make_criterion(recipe.train, labels, rows)
-    of_views = labels.repeat(2 if recipe.train.flips else 1)  # those of the mirror images follow
-    return Task(network.trunk, network.inputs, of_views, criterion, compute)
+@dataclass(frozen=True)
+class Setup:
+    """A network and everything that its search and training depend on."""
 
+    network: Network
+    spec: ArmSpec
+    seed: int
+    labels: Tensor
+    """(images,) int64, on the device."""
+    splits: Splits
+    compute: Compute
+    work: Path | None = None
+    """The folder of checkpoints; None keeps none."""
+    tell: Tell = silent
+    """Told of every attempt and epoch."""
 
-def test(network: Network, rows: Rows, recipe: Recipe, compute: Compute) -> Tensor:
-    """Logits (images, classes) on `rows`, by the network in evaluation mode."""
-    return predict(network.scorer, network.inputs, consecutive(rows, recipe.train.batch_size), compute)
+    @property
+    def mirrored(self) -> int:
+        """How many rows further on an image's mirror image is; 0 without mirror images."""
+        return len(self.labels) if self.spec.views == 2 else 0
 
+    def task(self, rows: Rows) -> Task:
+        """What the network, or copies of it, are trained on; `rows`, the images trained on, weigh the classes."""
+        criterion = make_criterion(self.spec.training, self.labels, rows)
+        labels = self.labels.repeat(self.spec.views)  # those of the mirror images follow
+        return Task(self.network.middle, self.network.inputs, labels, criterion, self.compute)
 
-def score(network: Network, labels: Tensor, rows: Rows, recipe: Recipe, compute: Compute) -> dict[str, float]:
-    """Accuracy and mean loss on `rows`; the loss is infinite where some logit is infinite or no number."""
-    logits = test(network, rows, recipe, compute)
-    if not torch.isfinite(logits).all():
-        return {"accuracy": 0.0, "loss": np.inf}
-    scores = metrics(labels.cpu().numpy()[rows], logits.numpy())
-    return {"accuracy": scores["accuracy"], "loss": scores["loss"]}
+    def learner(self, trainable: nn.Module, learning_rate: float) -> Learner:
+        """The trainable part, the network's own or a copy, with the arm's optimizer over it."""
+        parameters = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(self.spec.training, parameters, learning_rate, self.network.scales)
+        return Learner(trainable, optimizer)
+
+    def evaluate(self, rows: Rows) -> Tensor:
+        """Logits (images, classes) on `rows`, by the network in evaluation mode."""
+        batches = consecutive(rows, self.spec.training.batch_size)
+        return logits_of(self.network.evaluation, self.network.inputs, batches, self.compute)
+
+    def validate(self) -> tuple[float, float]:
+        """Accuracy and mean loss on the validation images; infinite loss where a logit is infinite or NaN."""
+        rows = self.splits.validation
+        logits = self.evaluate(rows)
+        if not torch.isfinite(logits).all():
+            return 0.0, np.inf
+        scores = score(self.labels.cpu().numpy()[rows], logits.numpy())
+        return scores.accuracy, scores.loss
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """What torch's random numbers start an epoch with."""
+    """The seed of torch's random numbers in an epoch."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def snapshot(network: nn.Module) -> list[Tensor]:
-    """Copies of what training changes: trainable parameters, and buffers such as running statistics."""
+    """Copy what training changes: trainable parameters, and buffers such as running statistics."""
     return [tensor.detach().clone() for tensor in _moving(network)]
 
 
@@ -81,7 +119,7 @@ def restore(network: nn.Module, values: list[Tensor]) -> None:
 
 
 def copy_of(network: nn.Module) -> nn.Module:
-    """A copy that shares the frozen parameters."""
+    """Copy a network, sharing the frozen parameters."""
     frozen = {id(p): p for p in network.parameters() if not p.requires_grad}
     return copy.deepcopy(network, frozen)
 

@@ -1,130 +1,103 @@
-"""The final training of an arm, at the rate that its search found."""
+"""The final training of an arm, at the learning rate that its search found."""
 
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from thaw.cache.checkpoint import load_state, optimizer_tensors, restore_optimizer, save_state
-from thaw.compute.batches import shuffled
-from thaw.compute.device import Compute
-from thaw.data.splits import Splits
+from thaw.compute.batches import Rows, shuffled
 from thaw.errors import DivergedError
-from thaw.progress import say, stage
-from thaw.recipe import Recipe
-from thaw.run.live import note
-from thaw.training.loop import fit, schedule
-from thaw.training.network import Network, epoch_seed, is_finite, optimizer_of, restore, score, snapshot, task_of, test
-
-Epoch = dict[str, float]
+from thaw.progress import say, stage, stopwatch
+from thaw.training.loop import Learner, fit, schedule
+from thaw.training.network import Setup, epoch_seed, is_finite, restore, snapshot
+from thaw.training.results import Epoch, TrainResult
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """The outcome of a final training."""
-
-    epochs: list[Epoch]
-    """A row of loss and accuracy for each epoch."""
-    stopped: str | None
-    """Why it ended before its last epoch."""
-    seconds: float = field(compare=False)
-    """What its epochs took, by this run of the study or an earlier one."""
-
-
-def train(
-    network: Network,
-    learning_rate: float,
-    labels: Tensor,
-    splits: Splits,
-    recipe: Recipe,
-    seed: int,
-    compute: Compute,
-    work: Path | None = None,
-) -> TrainResult:
-    """The final training, from the same start as every trial; it goes on from the last epoch kept in `work`.
+def train(setup: Setup, learning_rate: float) -> TrainResult:
+    """Train finally, from the same start as every attempt; goes on from the last epoch kept in `setup.work`.
 
     Loss and accuracy are means over an epoch's images as they were trained on. Without refit on validation, each epoch
     is also scored there. With patience, the network is left as it was after the best epoch. A loss, or a weight after
-    an epoch's last step, that is infinite or no number ends it with the last good epoch; in bf16 it raises
-    DivergedError instead, since fp32 may not diverge. So do, in either, logits that are no finite numbers.
+    an epoch's last step, that is infinite or NaN ends training with the last good epoch; in bf16 it raises
+    DivergedError instead, since fp32 may not diverge. So do, in either, logits that are infinite or NaN.
     """
-    settings = recipe.train
-    refit = settings.refit == "train+validation"
-    rows = np.union1d(splits.train, splits.validation) if refit else splits.train
-    mirrored = len(labels) if settings.flips else 0
-    epochs = [shuffled(rows, settings.batch_size, seed, epoch, mirrored) for epoch in range(settings.epochs)]
-    lengths = [len(batches) for batches in epochs]
+    settings, trainable = setup.spec.training, setup.network.trainable
+    rows = final_rows(setup)
+    batches = [shuffled(rows, settings.batch_size, setup.seed, e, setup.mirrored) for e in range(settings.epochs)]
+    lengths = [len(of_epoch) for of_epoch in batches]
     factors = np.split(schedule(settings, sum(lengths)), np.cumsum(lengths)[:-1])
-    optimizer = optimizer_of(network, network.tail, learning_rate, recipe)
-    task = task_of(network, labels, rows, recipe, compute)
-    kept = None if work is None else work / "epoch.safetensors"
-    begun = time.perf_counter()
-    table, best, spent = _go_on(kept, network, optimizer, learning_rate)
-    note("epochs", table)
+    learner, task = setup.learner(trainable, learning_rate), setup.task(rows)
+    checkpoint = None if setup.work is None else setup.work / "epoch.safetensors"
+    elapsed = stopwatch()
+    epochs, best, before = _load(checkpoint, learner, learning_rate)
+    setup.tell("epochs", epochs)
     stopped = None
-    with stage("training", sum(lengths), "steps", sum(lengths[: len(table)])) as advance:
-        for epoch in range(len(table), settings.epochs):
-            before = snapshot(network.tail)
-            compute.seed(epoch_seed(seed, epoch))
-            (curve,) = fit(task, [network.tail], [optimizer], epochs[epoch], advance, factors[epoch])
-            row = curve.means()
-            if not refit:
-                scores = score(network, labels, splits.validation, recipe, compute)
-                row |= {f"validation_{name}": value for name, value in scores.items()}
-            if not np.isfinite(list(row.values())).all() or not is_finite(network.tail):
-                if compute.precision == "bf16":
+    with stage("training", sum(lengths), "steps", sum(lengths[: len(epochs)])) as advance:
+        for number in range(len(epochs), settings.epochs):
+            start = snapshot(trainable)
+            setup.compute.seed(epoch_seed(setup.seed, number))
+            (history,) = fit(task, [learner], batches[number], advance, factors[number])
+            epoch = _epoch(setup, *history.means())
+            if epoch is None or not is_finite(trainable):
+                if setup.compute.precision == "bf16":
                     raise DivergedError("the loss became infinite in bf16; set train.precision to fp32.")
-                restore(network.tail, before)
-                stands = "the weights of the epoch before it stand" if epoch else "it stays as it was, untrained"
-                stopped = f"the loss became infinite in epoch {epoch + 1}, so {stands}"
+                restore(trainable, start)
+                stands = "the weights of the epoch before it stand" if number else "it stays as it was, untrained"
+                stopped = f"the loss became infinite in epoch {number + 1}, so {stands}"
                 say(stopped)
                 break
-            table.append(row)
-            note("epochs", table)
+            epochs.append(epoch)
+            setup.tell("epochs", epochs)
             if settings.patience:
-                if _best(table) == epoch:
-                    best = snapshot(network.tail)
-                if epoch - _best(table) >= settings.patience:
-                    stopped = f"{settings.patience} epochs brought nothing better than epoch {_best(table) + 1}"
+                if _best(epochs) == number:
+                    best = snapshot(trainable)
+                if number - _best(epochs) >= settings.patience:
+                    stopped = f"{settings.patience} epochs brought nothing better than epoch {_best(epochs) + 1}"
                     break
-            if kept and epoch + 1 < settings.epochs:
-                _keep(kept, network, optimizer, learning_rate, table, best, spent + time.perf_counter() - begun)
+            if checkpoint and number + 1 < settings.epochs:
+                spent = TrainResult(epochs=epochs, stopped=None, seconds=before + elapsed())
+                _save(checkpoint, learner, learning_rate, spent, best)
     if settings.patience and best:
-        restore(network.tail, best)
-    if refit and not torch.isfinite(test(network, splits.validation, recipe, compute)).all():
+        restore(trainable, best)
+    if settings.refit == "train+validation" and not torch.isfinite(setup.evaluate(setup.splits.validation)).all():
         raise DivergedError("the trained network answers with infinite numbers; lower the rates in [search].")
-    return TrainResult(table, stopped, spent + time.perf_counter() - begun)
+    return TrainResult(epochs=epochs, stopped=stopped, seconds=before + elapsed())
 
 
-def _best(table: list[Epoch]) -> int:
+def final_rows(setup: Setup) -> Rows:
+    """The images that the final training sees."""
+    splits = setup.splits
+    refit = setup.spec.training.refit == "train+validation"
+    return np.union1d(splits.train, splits.validation) if refit else splits.train
+
+
+def _epoch(setup: Setup, loss: float, accuracy: float) -> Epoch | None:
+    """An epoch's row, scored on validation where it is held out; None where a loss is infinite or NaN."""
+    if setup.spec.training.refit == "train+validation":
+        return Epoch(loss=loss, accuracy=accuracy) if np.isfinite(loss) else None
+    validation_accuracy, validation_loss = setup.validate()
+    if not np.isfinite([loss, validation_loss]).all():
+        return None
+    return Epoch(loss=loss, accuracy=accuracy, validation_accuracy=validation_accuracy, validation_loss=validation_loss)
+
+
+def _best(epochs: list[Epoch]) -> int:
     """The epoch with the best validation accuracy, of equal ones with the lowest loss, of equal ones the first."""
-    return min(range(len(table)), key=lambda i: (-table[i]["validation_accuracy"], table[i]["validation_loss"]))
+    return min(range(len(epochs)), key=lambda i: (-(epochs[i].validation_accuracy or 0), epochs[i].validation_loss))
 
 
-def _keep(
-    path: Path,
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    learning_rate: float,
-    table: list[Epoch],
-    best: list[Tensor],
-    seconds: float,
-) -> None:
+def _save(path: Path, learner: Learner, learning_rate: float, so_far: TrainResult, best: list[Tensor]) -> None:
     """Write down everything that the next epoch starts from."""
-    tensors = {f"now.{index}": tensor for index, tensor in enumerate(snapshot(network.tail))}
+    tensors = {f"now.{index}": tensor for index, tensor in enumerate(snapshot(learner.trainable))}
     tensors |= {f"best.{index}": tensor for index, tensor in enumerate(best)}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
-    save_state(path, tensors, {"learning_rate": learning_rate, "epochs": table, "seconds": seconds})
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(learner.optimizer).items()}
+    save_state(path, tensors, {"learning_rate": learning_rate, "so_far": so_far.model_dump()})
 
 
-def _go_on(
-    path: Path | None, network: Network, optimizer: torch.optim.Optimizer, learning_rate: float
-) -> tuple[list[Epoch], list[Tensor], float]:
-    """Bring back what `_keep` wrote: the epochs so far, the best state, the seconds; nothing where there is none."""
+def _load(path: Path | None, learner: Learner, learning_rate: float) -> tuple[list[Epoch], list[Tensor], float]:
+    """Bring back what `_save` wrote: the epochs so far, the best state, the seconds; nothing where there is none."""
     state = None if path is None else load_state(path)
     if state is None or state[1]["learning_rate"] != learning_rate:
         return [], [], 0.0
@@ -133,10 +106,10 @@ def _go_on(
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
-    restore(network.tail, _in_order(part("now")))
-    restore_optimizer(optimizer, part("optimizer"))
-    epochs: list[Any] = notes["epochs"]
-    return epochs, _in_order(part("best")), notes["seconds"]
+    restore(learner.trainable, _in_order(part("now")))
+    restore_optimizer(learner.optimizer, part("optimizer"))
+    so_far = TrainResult.model_validate(notes["so_far"])
+    return so_far.epochs, _in_order(part("best")), so_far.seconds
 
 
 def _in_order(numbered: dict[str, Tensor]) -> list[Tensor]:

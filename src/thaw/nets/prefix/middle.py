@@ -1,4 +1,4 @@
-"""The cut of a suffix before its first trained layer: what lies before changes at every step, yet not with training."""
+"""Split a suffix before its first trained layer: the part before it is frozen, but random (dropout)."""
 
 from torch import fx, nn
 
@@ -6,9 +6,9 @@ from thaw.nets.prefix.trace import trains
 
 
 def split_middle(suffix: nn.Module) -> tuple[nn.Module | None, nn.Module]:
-    """A suffix in two parts, `tail(*trunk(*inputs))`, whose trunk reads no trainable parameter.
+    """Split a suffix in two, `trainable(*middle(*inputs))`, of which the middle reads no trainable parameter.
 
-    The trunk is what comes before the first trained operation in the order in which the network runs, so that random
+    The middle is what comes before the first trained operation in the order in which the network runs, so that random
     numbers are drawn in that order too. None, and the suffix itself, where that is nothing, or the suffix is no graph.
     """
     if not isinstance(suffix, fx.GraphModule):
@@ -22,18 +22,18 @@ def split_middle(suffix: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     crossing = [
         node for node in nodes[:first] if node.op != "get_attr" and any(user not in early for user in node.users)
     ]
-    trunk, tail = fx.Graph(), fx.Graph()
+    middle, trainable = fx.Graph(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in nodes[:first]:
-        copies[node] = trunk.node_copy(node, copies.__getitem__)
-    trunk.output(tuple(copies[node] for node in crossing))
-    copies = {node: tail.placeholder(f"input_{index}") for index, node in enumerate(crossing)}
+        copies[node] = middle.node_copy(node, copies.__getitem__)
+    middle.output(tuple(copies[node] for node in crossing))
+    copies = {node: trainable.placeholder(f"input_{index}") for index, node in enumerate(crossing)}
 
     def source(node: fx.Node) -> fx.Node:
         if node not in copies:  # a parameter that was read before the cut
-            copies[node] = tail.node_copy(node)
+            copies[node] = trainable.node_copy(node)
         return copies[node]
 
     for node in nodes[first:]:
-        copies[node] = tail.node_copy(node, source)
-    return fx.GraphModule(suffix, trunk), fx.GraphModule(suffix, tail)
+        copies[node] = trainable.node_copy(node, source)
+    return fx.GraphModule(suffix, middle), fx.GraphModule(suffix, trainable)

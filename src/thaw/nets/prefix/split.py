@@ -9,12 +9,11 @@ two parts together are compared with the whole network before they are used.
 import hashlib
 import operator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from thaw.nets.freezing import set_mode
 from thaw.nets.prefix.observe import (
     LITERALS,
     Constant,
@@ -31,42 +30,59 @@ from thaw.nets.prefix.trace import EvalNetwork, trace, twin
 
 
 @dataclass(frozen=True)
-class Split:
-    """A network in two parts; `suffix(*prefix(images))` and `scorer(*prefix(images))` are its logits in both modes."""
+class Cut:
+    """Where a prefix ends, without the network: what one prefix must know of another to go on from its output."""
 
-    prefix: nn.Module | None
+    graph: str
+    """A digest of the prefix's computation and of the names that it reads; the values there are not part of it."""
+    frontier: tuple[str, ...]
+    """For each crossing tensor, the module or operation whose output it is."""
+    layouts: tuple[PerImage, ...]
+    """How each crossing tensor is kept."""
+    macs: int
+    """Multiply-adds of the prefix per image."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A network in two parts: `suffix(*prefix(images))` are its logits, `evaluation(*prefix(images))` in evaluation."""
+
+    prefix: fx.GraphModule | None
     """Float images (n, 3, height, width) to a tuple of tensors, first dimension n each; None when nothing is static."""
     suffix: nn.Module
     """Those tensors, or the images, to logits (n, classes), in training mode; it does not write to its inputs."""
-    scorer: nn.Module
+    evaluation: nn.Module
     """From the same inputs to logits, in evaluation mode, on the same parameters."""
-    frontier: tuple[str, ...]
-    """For each crossing tensor, the module or operation whose output it is."""
+    cut: Cut
+    """Where the prefix ends; an empty one when there is none."""
     shapes: tuple[tuple[int, ...], ...]
     """Of the crossing tensors, per image."""
-    layouts: tuple[PerImage, ...]
-    """How each crossing tensor is kept."""
-    key: str
-    """A digest of the prefix's computation and of the names that it reads; the values there are not part of it."""
-    prefix_macs: int
-    """Multiply-adds of the prefix per image."""
     total_macs: int
+    """Multiply-adds of the whole network per image."""
     reason: str
     """Why the network runs whole although part of it is frozen; else empty."""
 
 
-def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -> Split:
-    """Split a network by which of its parameters have `requires_grad` set; see `set_mode` for `frozen`.
+def split(model: nn.Module, example: Tensor) -> Split:
+    """Split a network by which of its parameters have `requires_grad` set.
 
-    `example` is a float tensor (n, 3, height, width) of the size, on the device and, by the caller, under the autocast
-    that the network will run with; its values do not matter. `model` is left in training mode; all parts share its
-    parameters and buffers. A network that cannot be split runs whole: its prefix is None, its suffix the model.
+    Parameters
+    ----------
+    model
+        A network in the mode that it trains in, see `freezing.set_mode`; all parts share its parameters and buffers.
+    example
+        A float tensor (n, 3, height, width) of the size, on the device and, by the caller, under the autocast that the
+        network will run with; its values do not matter.
+
+    Returns
+    -------
+    Split
+        A network that cannot be split runs whole: its prefix is None, its suffix the model.
     """
-    set_mode(model, frozen)
     evaluation = twin(model).eval()
     two, three = probe_images(example)
     with undone(model, example.device):
-        whole = Split(None, model, EvalNetwork(evaluation), (), (), (), "", 0, macs(evaluation, two), "")
+        whole = Split(None, model, EvalNetwork(evaluation), Cut("", (), (), 0), (), macs(evaluation, two), "")
         if all(parameter.requires_grad for parameter in model.parameters()):
             return whole
         try:
@@ -85,17 +101,8 @@ def split(model: nn.Module, example: Tensor, frozen: Literal["eval", "train"]) -
             if not close(_seeded(part, *inputs), _seeded(reference, two)):
                 return replace(whole, reason="its two parts together give other numbers than the whole")
     shapes = tuple(tuple(value.shape[1:]) for value in inputs)
-    return replace(
-        whole,
-        prefix=prefix,
-        suffix=suffix,
-        scorer=EvalNetwork(scorer),
-        frontier=tuple(tensors),
-        shapes=shapes,
-        layouts=tuple(tensors.values()),
-        key=key_of_graph(prefix),
-        prefix_macs=prefix_macs,
-    )
+    cut = Cut(key_of_graph(prefix), tuple(tensors), tuple(tensors.values()), prefix_macs)
+    return replace(whole, prefix=prefix, suffix=suffix, evaluation=EvalNetwork(scorer), cut=cut, shapes=shapes)
 
 
 def _frontier(

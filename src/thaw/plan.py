@@ -1,0 +1,108 @@
+"""A study as data: what is computed once, and the trials."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from thaw.cache.arrays import key_of
+from thaw.compute.device import Compute
+from thaw.data.dataset import Dataset
+from thaw.nets.backbones import weights_digest
+from thaw.recipe import Recipe
+from thaw.record import Record
+from thaw.training.activations import Prefix
+from thaw.training.prepare import build_network
+from thaw.training.results import NetworkFacts
+from thaw.training.specs import ArmSpec, feature_spec, head_only, resolve_arm
+from thaw.versions import versions
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a study's trials share."""
+
+    recipe: Recipe
+    dataset: Dataset
+    compute: Compute
+    folder: Path
+    """The run folder."""
+
+    @cached_property
+    def work(self) -> Path:
+        """Where finished pieces are kept: another folder for other data or splits, other weights or versions."""
+        key = key_of(
+            pixels=self.dataset.key,
+            data=self.dataset.identity(),
+            weights={spec.name: weights_digest(spec.weights) for spec in arms_of(self.recipe)},
+            versions=versions("thaw-vision", "torch", "torchvision", "timm"),
+            compute=[self.compute.device.type, self.compute.precision],
+        )
+        return self.folder / "work" / key
+
+
+class Trial(Record):
+    """One arm with one seed: the unit of work."""
+
+    spec: ArmSpec
+    """The arm."""
+    seed: int
+    """The seed of head, batches and dropout."""
+    saved: bool
+    """Whether its model is kept as a bundle: that of each arm's first seed is."""
+    prefixes: list[Prefix]
+    """The plan's prefixes: where their activations are cached, computing its own goes on from there; the result is the
+    same without."""
+
+    @property
+    def name(self) -> str:
+        """The trial's folder among a study's finished pieces."""
+        return f"{self.spec.name}-{self.seed}"
+
+
+class Plan(Record):
+    """A study's work before any of it is done."""
+
+    prefixes: list[Prefix]
+    """What is computed once, the shortest first."""
+    trials: list[Trial]
+    """Those that train most come first, since their prefixes are the shortest and longer ones go on from there."""
+    networks: dict[str, NetworkFacts]
+    """What each arm trains, freezes and computes once."""
+
+
+def arms_of(recipe: Recipe) -> list[ArmSpec]:
+    """The arms of a recipe, resolved, in its order. Raises ModelError."""
+    return [resolve_arm(name, arm, recipe) for name, arm in recipe.arms.items()]
+
+
+def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Compute) -> Plan:
+    """Plan a study of so many images of `side` pixels, in so many classes.
+
+    Every network is built, frozen and split once, so that what is wrong with any arm shows before one is trained; no
+    image is decoded. Raises ModelError.
+    """
+    arms, seeds = arms_of(recipe), recipe.train.seeds
+    wanted = [(spec, seed) for spec in [*arms, *(head_only(arm) for arm in arms if arm.probe)] for seed in seeds]
+    prefixes: dict[str, Prefix | None] = {}
+    facts: dict[str, NetworkFacts] = {}
+    for spec, seed in [*wanted, (feature_spec(recipe), 0)]:
+        key = spec.network_key(seed)
+        if key not in facts:
+            built = build_network(spec, seed, classes, side, compute)
+            facts[key], prefixes[key] = built.facts(images), built.prefix
+    distinct = {prefix.model_dump_json(): prefix for prefix in prefixes.values() if prefix and prefix.fits(images)}
+    planned = sorted(distinct.values(), key=lambda prefix: prefix.cut.macs)
+    networks = {arm.name: facts[arm.network_key(seeds[0])] for arm in arms}
+    trials = [
+        Trial(spec=arm, seed=seed, saved=seed == seeds[0], prefixes=planned)
+        for arm in sorted(arms, key=lambda arm: -networks[arm.name].parameters.trainable)
+        for seed in seeds
+    ]
+    return Plan(prefixes=planned, trials=trials, networks=networks)
+
+
+def plan_study(study: Study) -> Plan:
+    """Plan a study whose images are there. Raises ModelError."""
+    dataset = study.dataset
+    side = dataset.preprocessing.size
+    return make_plan(study.recipe, len(dataset.source.classes), len(dataset.source.ids), side, study.compute)

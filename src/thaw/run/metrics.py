@@ -1,0 +1,367 @@
+"""`metrics.json`: every number of a study, as one typed, versioned model."""
+
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import StringConstraints, ValidationError, model_validator
+
+from thaw.audit.label_errors import LabelErrorSummary
+from thaw.audit.results import Audit, Split
+from thaw.data.skipped import Skipped
+from thaw.errors import StorageError
+from thaw.recipe import ARM_NAME
+from thaw.record import Record
+from thaw.run.results import StudyResult
+from thaw.scoring.agreement import Agreement, measure_agreement
+from thaw.scoring.calibration import Calibration, calibrate
+from thaw.scoring.comparison import RULE, Comparison, CostStep, compare, cost_steps, recommend
+from thaw.scoring.metrics import Scores
+from thaw.scoring.slices import ColumnScores, score_slices
+from thaw.scoring.statistics import ScoreIntervals, score_intervals
+from thaw.training.results import (
+    Attempt,
+    Epoch,
+    Frontier,
+    Parameters,
+    ProbeResult,
+    TrialRecord,
+    TrialResult,
+    TrialSeconds,
+)
+from thaw.versions import versions
+
+FILE = "metrics.json"
+FORMAT: Literal[1] = 1
+"""Changes when a key is renamed or removed, or means something else."""
+
+ArmName = Annotated[str, StringConstraints(pattern=f"^(?:{ARM_NAME.pattern})$")]
+Precision = Literal["fp32", "bf16"]
+
+
+class DataFacts(Record):
+    """Where the images come from, and how they were split."""
+
+    source: str
+    """The recipe's `data.source`."""
+    fingerprint: str
+    """A digest of the images and their labels."""
+    splits: str
+    """A digest of which image is in which split."""
+    how: dict[str, str]
+    """For each split, how its images were chosen; under `unused`, what of the source is in none."""
+    group: str | None
+    """The group column, whose values never straddle splits."""
+    counts: dict[Split, dict[str, int]]
+    """Images of each class in each split."""
+    skipped: list[Skipped]
+    """Files or rows that were left out."""
+
+
+class ImageFacts(Record):
+    """How an image becomes the network's input."""
+
+    size: int
+    """Pixels of each side."""
+    resize: Literal["squash", "crop"]
+    """`squash` scales both sides to `size`; `crop` scales the shorter side to `size / crop` and cuts out the centre."""
+    interpolation: str
+    """The resampling filter, such as `bilinear`; antialiased."""
+    crop: float
+    """The fraction of the shorter side that `crop` keeps."""
+    mean: tuple[float, float, float]
+    """Mean of each channel, subtracted from values between 0 and 1."""
+    std: tuple[float, float, float]
+    """Standard deviation of each channel, by which they are divided."""
+    decode: Literal["exact", "fast"]
+    """How JPEG files are decoded."""
+
+
+class ModelFacts(Record):
+    """The network that every arm trains."""
+
+    backbone: str
+    """Its name, such as `torchvision/alexnet`."""
+    weights: str
+    """The pretrained weights."""
+    frozen: Literal["eval", "train"]
+    """The mode of frozen dropout and stochastic depth while training."""
+    head: str
+    """The name of the new head."""
+    precision: Precision
+    """What the study trains in."""
+    features: str
+    """The cache key of the features of every image, by which `thaw serve` finds similar ones."""
+
+
+class TrialMetrics(Record):
+    """A trial: one arm with one seed."""
+
+    seed: int
+    """The seed."""
+    learning_rate: float
+    """The learning rate that the search chose."""
+    edge: Literal["lowest", "highest"] | None
+    """Set when that is the lowest or highest learning rate tried, so that a better one may lie beyond."""
+    search: list[Attempt]
+    """The learning rates tried, in order."""
+    epochs: list[Epoch]
+    """The epochs of the final training."""
+    stopped: str | None
+    """Why training ended before its last epoch."""
+    probe: ProbeResult | None
+    """The linear probe before the search, where the arm has `probe = true`."""
+    test: Scores
+    """Scores on the test images."""
+    precision: Precision
+    """What it trained in; fp32 where bf16 diverged."""
+    seconds: TrialSeconds
+    """What each stage took."""
+
+
+class MeanDeviation(Record):
+    """A score over the seeds."""
+
+    mean: float
+    """The mean."""
+    deviation: float | None
+    """The sample standard deviation; None with one seed."""
+
+
+class SeedScores(Record):
+    """The scores on the test images over all seeds."""
+
+    accuracy: MeanDeviation
+    """Accuracy."""
+    precision: MeanDeviation
+    """Precision, weighted by class support."""
+    recall: MeanDeviation
+    """Recall, weighted by class support."""
+    f1: MeanDeviation
+    """F1, weighted by class support."""
+
+
+class ArmMetrics(TrialMetrics):
+    """An arm: the trial with the first seed, and what all its trials show together."""
+
+    weights: str
+    """The weights it starts from, or `random`."""
+    train: str | list[str]
+    """What it trains, as in the recipe."""
+    parameters: Parameters
+    """How many parameters the network has, and how many train."""
+    frontier: Frontier
+    """What of the network is computed once per image."""
+    channels_last: bool
+    """Whether the convolutions that train have their channels last in memory; it changes rounding."""
+    intervals: ScoreIntervals
+    """95% intervals of the mean scores."""
+    over_seeds: SeedScores
+    """Scores over the seeds."""
+    calibration: Calibration
+    """How well confidence matches accuracy, with the first seed."""
+    trials: list[TrialMetrics]
+    """One for each seed, in the order of the recipe."""
+
+
+class Metrics(Record):
+    """Every number of a finished study."""
+
+    format: Literal[1]
+    """The version of this format."""
+    thaw: str
+    """The version of thaw that wrote it."""
+    recipe: str
+    """The recipe's name."""
+    command: str
+    """What to type to run the study again; empty where it was started from Python."""
+    classes: list[str]
+    """The classes, in the order of confusion matrices and logits."""
+    splits: dict[Split, int]
+    """Images in each split."""
+    data: DataFacts
+    """Where the images come from, and how they were split."""
+    audit: Audit
+    """What is wrong or odd about them."""
+    images: ImageFacts
+    """How they are preprocessed."""
+    model: ModelFacts
+    """The network."""
+    arms: dict[ArmName, ArmMetrics]
+    """Each arm, in the order of the recipe."""
+    best: str
+    """The arm with the highest accuracy on the test images, the mean over its seeds."""
+    comparisons: list[Comparison]
+    """Every pair of arms."""
+    recommended: str
+    """The arm to use."""
+    rule: str
+    """The rule that recommends it."""
+    costs: list[CostStep]
+    """What each further point of accuracy costs, from the cheapest arm to the most accurate."""
+    slices: list[ColumnScores]
+    """Accuracy by the values of each column."""
+    agreement: Agreement
+    """Whether the arms are right on the same images."""
+    label_errors: LabelErrorSummary
+    """How many labels are probably wrong."""
+    seconds: dict[str, float]
+    """Wall-clock seconds: `total`, and those of each stage."""
+
+    @model_validator(mode="after")
+    def _known_arms(self) -> Self:
+        for name in (self.best, self.recommended):
+            if name not in self.arms:
+                raise ValueError(f"there is no arm {name!r}")
+        return self
+
+
+def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -> Metrics:
+    """Compute every number of a finished study.
+
+    Parameters
+    ----------
+    result
+        What the study found.
+    seconds
+        Wall-clock seconds, `total` and by stage.
+    command
+        What to type to run the study again.
+    """
+    recipe, dataset, trials = result.recipe, result.dataset, result.trials()
+    source, splits = dataset.source, dataset.splits
+    labels, groups = result.test_labels(), result.test_groups()
+    predicted = {arm: np.stack([one.logits.argmax(1) for one in of_arm]) for arm, of_arm in trials.items()}
+    right = {arm: of_seeds == labels for arm, of_seeds in predicted.items()}
+    accuracy = {arm: float(of_seeds.mean()) for arm, of_seeds in right.items()}
+    trained = {arm: of_arm[0].record.network.parameters.trainable for arm, of_arm in trials.items()}
+    spent = {arm: mean_fit_seconds([one.record.seconds for one in of_arm]) for arm, of_arm in trials.items()}
+    best, comparisons = max(trials, key=accuracy.__getitem__), compare(right, groups)
+    return Metrics(
+        format=FORMAT,
+        thaw=versions("thaw-vision")["thaw-vision"],
+        recipe=recipe.name,
+        command=command,
+        classes=list(source.classes),
+        splits=result.audit.splits,
+        data=DataFacts(
+            source=recipe.data.source,
+            **dataset.identity(),
+            how=splits.how,
+            group=recipe.data.group,
+            counts={
+                split: {
+                    name: int((source.labels[splits.rows()[split]] == code).sum())
+                    for code, name in enumerate(source.classes)
+                }
+                for split in result.audit.splits
+            },
+            skipped=list(source.skipped),
+        ),
+        audit=result.audit,
+        images=ImageFacts(**asdict(dataset.preprocessing), decode=recipe.images.decode),
+        model=ModelFacts(
+            **recipe.model.model_dump(),
+            head=result.results[0].record.network.head,
+            precision=_precision(result.compute.precision),
+            features=result.features,
+        ),
+        arms={
+            arm: _arm(
+                result,
+                trials[arm],
+                intervals=score_intervals(labels, predicted[arm], len(source.classes), groups),
+                accuracy=accuracy[arm],
+            )
+            for arm in trials
+        },
+        best=best,
+        comparisons=comparisons,
+        recommended=recommend(best, accuracy, trained, comparisons),
+        rule=RULE,
+        costs=cost_steps(accuracy, trained, spent),
+        slices=score_slices(result.test_slices(), right, groups),
+        agreement=measure_agreement(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),
+        label_errors=result.label_errors.summary(),
+        seconds=seconds,
+    )
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """Read the `metrics.json` of a finished run. Raises StorageError where there is none of this format."""
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StorageError(f"{folder} is not a finished run: it has no {FILE}; run the study first.") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read: {error}; run the study again.") from error
+    given = content.get("format") if isinstance(content, dict) else None
+    if given != FORMAT:
+        told = "no format number" if given is None else f"format {given!r}"
+        raise StorageError(f"{path} has {told}, and this version of thaw reads format {FORMAT}; run the study again.")
+    try:
+        return Metrics.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise StorageError(f"{path} is damaged: {where}: {first['msg']}; run the study again.") from error
+
+
+def mean_fit_seconds(seconds: list[TrialSeconds]) -> float:
+    """Average the seconds that trials took for search and training, with the probe before them."""
+    return statistics.fmean(one.search + one.train + one.probe for one in seconds)
+
+
+def _arm(result: StudyResult, trials: list[TrialResult], intervals: ScoreIntervals, accuracy: float) -> ArmMetrics:
+    """`accuracy` is the mean over the seeds."""
+    first, record = trials[0], trials[0].record
+    metrics = [_trial(one.record) for one in trials]
+    labels = result.dataset.source.labels[result.dataset.splits.validation]
+    over_seeds = {
+        score: _mean_deviation([getattr(one.test, score) for one in metrics]) for score in SeedScores.model_fields
+    }
+    # of equally many right answers the same number, where the mean of the seeds' accuracies may round either way
+    over_seeds["accuracy"] = over_seeds["accuracy"].model_copy(update={"mean": accuracy})
+    return ArmMetrics(
+        **dict(metrics[0]),
+        weights=result.recipe.weights_of(record.arm),
+        train=result.recipe.arms[record.arm].train,
+        parameters=record.network.parameters,
+        frontier=record.network.frontier,
+        channels_last=record.network.channels_last,
+        intervals=intervals,
+        over_seeds=SeedScores(**over_seeds),
+        calibration=calibrate(
+            result.test_labels(),
+            first.logits,
+            None if first.validation_logits is None else (labels, first.validation_logits),
+        ),
+        trials=metrics,
+    )
+
+
+def _trial(record: TrialRecord) -> TrialMetrics:
+    return TrialMetrics(
+        seed=record.seed,
+        learning_rate=record.search.learning_rate,
+        edge=record.search.edge,
+        search=record.search.attempts,
+        epochs=record.training.epochs,
+        stopped=record.training.stopped,
+        probe=record.probe,
+        test=record.scores,
+        precision=record.precision,
+        seconds=record.seconds,
+    )
+
+
+def _mean_deviation(values: list[float]) -> MeanDeviation:
+    return MeanDeviation(mean=statistics.fmean(values), deviation=statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _precision(name: str) -> Precision:
+    return "bf16" if name == "bf16" else "fp32"

@@ -1,0 +1,56 @@
+"""All that a study found, before it is written down."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw.audit.label_errors import LabelErrors
+from thaw.audit.results import Audit
+from thaw.compute.device import Compute
+from thaw.data.dataset import Dataset
+from thaw.data.splits import group_codes
+from thaw.recipe import Recipe
+from thaw.scoring.slices import Slices, cut_slices
+from thaw.training.results import TrialResult
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study."""
+
+    recipe: Recipe
+    """As it was run, every setting resolved."""
+    dataset: Dataset
+    """Its images."""
+    compute: Compute
+    """What it ran on."""
+    audit: Audit
+    """What is wrong or odd about the images."""
+    label_errors: LabelErrors
+    """Which labels are probably wrong."""
+    results: list[TrialResult]
+    """One for each arm and seed, in any order."""
+    features: str
+    """The cache key of the features of every image."""
+
+    def trials(self) -> dict[str, list[TrialResult]]:
+        """Return the trials of each arm, arms and seeds in the order of the recipe."""
+        seeds = self.recipe.train.seeds
+        ordered = sorted(self.results, key=lambda one: seeds.index(one.record.seed))
+        return {arm: [one for one in ordered if one.record.arm == arm] for arm in self.recipe.arms}
+
+    def test_labels(self) -> NDArray[np.int64]:
+        """Return the labels of the test images, (n,)."""
+        return self.dataset.source.labels[self.dataset.splits.test]
+
+    def test_groups(self) -> NDArray[np.int64] | None:
+        """Return the groups of the test images, (n,) codes from 0; None without a group column."""
+        codes = group_codes(self.dataset.source, self.recipe.data)
+        return None if codes is None else np.unique(codes[self.dataset.splits.test], return_inverse=True)[1]
+
+    def test_slices(self) -> list[Slices]:
+        """Cut the test images into the slices that the recipe asks for, or that their columns offer."""
+        data = self.recipe.data
+        never = {data.label, *filter(None, (data.group, data.split))}
+        return cut_slices(self.dataset.source.columns.take(self.dataset.splits.test), data.slices, never)

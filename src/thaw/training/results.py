@@ -1,0 +1,162 @@
+"""What a trial finds: the search, the training, the network's facts, the answers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw.nets.freezing import ModuleRow
+from thaw.record import Record
+from thaw.scoring.metrics import Scores
+
+
+class Attempt(Record):
+    """One learning rate, tried for a number of steps and scored on the validation images."""
+
+    learning_rate: float
+    """The rate."""
+    steps: int
+    """Optimizer steps at that rate."""
+    accuracy: float
+    """Validation accuracy afterwards; 0 where the attempt failed."""
+    loss: float | None
+    """Mean validation cross-entropy afterwards; None where the attempt failed."""
+    failed: str | None = None
+    """Why the attempt failed."""
+
+
+class SearchResult(Record):
+    """The outcome of a learning-rate search."""
+
+    learning_rate: float
+    """The winner."""
+    edge: Literal["lowest", "highest"] | None
+    """Set when the winner is at the edge of what was tried, so that a better rate may lie beyond."""
+    attempts: list[Attempt]
+    """All attempts, in the order in which they ran."""
+    seconds: float
+    """Wall-clock seconds of all attempts, by this run of the study or an earlier one."""
+
+
+class Epoch(Record):
+    """One pass over the training images."""
+
+    loss: float
+    """Mean training loss over the images as they were trained on."""
+    accuracy: float
+    """Training accuracy over the images as they were trained on."""
+    validation_accuracy: float | None = None
+    """Accuracy on the validation images after the epoch; None where the final training sees them."""
+    validation_loss: float | None = None
+    """Mean cross-entropy on the validation images after the epoch; None where the final training sees them."""
+
+
+class TrainResult(Record):
+    """The outcome of a final training."""
+
+    epochs: list[Epoch]
+    """The epochs, in order."""
+    stopped: str | None
+    """Why training ended before its last epoch."""
+    seconds: float
+    """Wall-clock seconds of the epochs, by this run of the study or an earlier one."""
+
+
+class ProbeResult(Record):
+    """The linear probe that an arm with `probe = true` starts from."""
+
+    learning_rate: float
+    """The rate that the probe's own search found."""
+    epochs: list[Epoch]
+    """The probe's epochs, in order."""
+    seconds: float
+    """Wall-clock seconds of the probe's search and training."""
+
+
+class Parameters(Record):
+    """Numbers of parameters."""
+
+    total: int
+    """Of the whole network."""
+    trainable: int
+    """Of those that train."""
+
+
+class Frontier(Record):
+    """Where a network is cut into its prefix, computed once per image, and its suffix."""
+
+    nodes: list[str]
+    """The modules or operations whose outputs are cached; empty where the network runs whole."""
+    bytes_per_image: int
+    """Bytes cached for every image."""
+    fraction_saved: float
+    """The prefix's fraction of the network's multiply-adds."""
+    reason: str
+    """Why the network runs whole although part of it is frozen; else empty."""
+
+
+class NetworkFacts(Record):
+    """What is known of a trial's network before it trains."""
+
+    head: str
+    """The name of the new head."""
+    modules: list[ModuleRow]
+    """A row for each module that owns parameters."""
+    parameters: Parameters
+    """How many parameters it has, and how many train."""
+    frontier: Frontier
+    """What of it is computed once."""
+    channels_last: bool
+    """The memory layout of the convolutions that train."""
+
+
+class TrialSeconds(Record):
+    """Wall-clock seconds of a trial, by this run of the study or an earlier one."""
+
+    prepare: float
+    """Building and splitting the network, and activations that were not cached yet."""
+    probe: float = 0.0
+    """The linear probe that the arm starts from."""
+    search: float
+    """The learning-rate search."""
+    train: float
+    """The final training."""
+    test: float
+    """Classifying the test images."""
+    total: float
+    """The sum."""
+
+
+class TrialRecord(Record):
+    """What is written down of a trial."""
+
+    arm: str
+    """The arm's name."""
+    seed: int
+    """The seed of head, batches and dropout."""
+    precision: Literal["fp32", "bf16"]
+    """What it trained in; fp32 where bf16 diverged."""
+    network: NetworkFacts
+    """The network before training."""
+    probe: ProbeResult | None
+    """The linear probe before the search, where the arm has one."""
+    search: SearchResult
+    """The learning-rate search."""
+    training: TrainResult
+    """The final training."""
+    scores: Scores
+    """Scores on the test images."""
+    seconds: TrialSeconds
+    """What each stage took."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A finished trial: its record, and the network's answers."""
+
+    record: TrialRecord
+    logits: NDArray[np.float32]
+    """(test images, classes)"""
+    validation_logits: NDArray[np.float32] | None
+    """(validation images, classes); None where the final model trained on them."""

@@ -1,0 +1,79 @@
+"""One way of training a backbone, resolved: all that building, freezing and training its network depends on."""
+
+from typing import Literal
+
+from thaw.recipe import Arm, Search, Settings, Train
+from thaw.recipes import embedded_weights
+from thaw.record import Record
+
+
+class ArmSpec(Record):
+    """An arm with every setting that it shares with the rest of its recipe filled in."""
+
+    name: str
+    """The arm's name."""
+    backbone: str
+    """A torchvision or timm network by name."""
+    weights: str
+    """Where it starts: `random`, a name of the library's weights, or the path of a `.safetensors` file."""
+    train: str | list[str]
+    """Which parameters train; see `nets.freezing.freeze`."""
+    rank: int
+    """Of low-rank adapters."""
+    layer_decay: float
+    """The learning rate of each block relative to that of the block after it."""
+    probe: bool
+    """Whether a linear probe comes first."""
+    frozen: Literal["eval", "train"]
+    """The mode of dropout and stochastic depth before the first trained layer."""
+    cached: bool
+    """Whether the prefix is computed once; else the whole network runs at every step."""
+    search: Search
+    """The learning-rate search."""
+    training: Train
+    """The final training."""
+
+    @property
+    def views(self) -> int:
+        """Views of each image that the network trains on: itself, and its mirror image."""
+        return 2 if self.training.flips else 1
+
+    def network_key(self, seed: int) -> str:
+        """Names the network before training: arms and seeds with equal names have equal networks, but for the head."""
+        drawn = seed if self.weights == "random" else None
+        parts = (self.backbone, self.weights, self.train, self.rank, self.frozen, self.cached, self.views, drawn)
+        return repr(parts)
+
+
+def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
+    """Resolve an arm. Raises ModelError for embedded weights that do not exist."""
+    return ArmSpec(
+        name=name,
+        backbone=settings.model.backbone,
+        weights=embedded_weights(arm.weights or settings.model.weights),
+        train=arm.train,
+        rank=arm.rank,
+        layer_decay=arm.layer_decay,
+        probe=arm.probe,
+        frozen=settings.model.frozen,
+        cached=settings.cache.activations == "auto",
+        search=settings.search,
+        training=settings.train,
+    )
+
+
+def head_only(spec: ArmSpec) -> ArmSpec:
+    """The linear probe of an arm: its head alone, trained on the training images alone.
+
+    It never sees a validation image, since the arm's own search is scored on these.
+    """
+    training = spec.training.model_copy(update={"refit": "train"})
+    return spec.model_copy(update={"train": "head", "layer_decay": 1.0, "probe": False, "training": training})
+
+
+def feature_spec(settings: Settings) -> ArmSpec:
+    """The backbone that `model.weights` gives in evaluation mode, whose features describe the images."""
+    training = settings.train.model_copy(update={"flips": False})
+    model = settings.model.model_copy(update={"frozen": "eval"})
+    update = {"model": model, "train": training}
+    return head_only(resolve_arm("features", Arm(train="head"), settings.model_copy(update=update)))

@@ -1,0 +1,53 @@
+"""Small studies through the command line, and what they leave."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.cli import thaw
+from thaw.training.loop import fit
+
+QUICK = (
+    "images.size=32",
+    "search.steps=2",
+    "search.learning_rates=[1e-3,1e-2]",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "train.precision=fp32",
+)
+"""Settings of a study of seconds."""
+
+
+def study(monkeypatch: pytest.MonkeyPatch, *arguments: object, settings: tuple[str, ...] = QUICK) -> int:
+    """Run `thaw study`; return its exit code."""
+    return thaw(monkeypatch, "study", *arguments, settings=settings)
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    """Return what `metrics.json` holds."""
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return metrics
+
+
+def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return metrics without seconds, and without what names the source."""
+    named = ("seconds", "command", "data", "audit", "costs")
+    text = json.dumps({name: value for name, value in metrics.items() if name not in named})
+    plain: dict[str, Any] = json.loads(text, object_hook=lambda part: {k: v for k, v in part.items() if k != "seconds"})
+    return plain
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, at: int) -> list[None]:
+    """Have Ctrl-C come when the epoch `at` of all final trainings begins; the list grows by one with each epoch."""
+    begun = list[None]()
+
+    def interrupted(*arguments: Any) -> Any:
+        begun.append(None)
+        if len(begun) == at:
+            raise KeyboardInterrupt
+        return fit(*arguments)
+
+    monkeypatch.setattr("thaw.training.train.fit", interrupted)
+    return begun
