@@ -23,7 +23,7 @@ from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
-from thaw.training.loop import Task, fit, make_optimizer, predict
+from thaw.training.loop import Learner, Task, fit, logits_of, make_optimizer
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -98,8 +98,8 @@ def test_a_batch_that_the_memory_does_not_hold_is_computed_in_halves() -> None:
             optimizer = make_optimizer(load_recipe("photos").train, list(network.parameters()), 1e-3)
             criterion = nn.CrossEntropyLoss()
             task = Task(None, inputs, labels, criterion, compute)
-            (curve,) = fit(task, [network], [optimizer], batches, lambda _: None)
-            ends.append((curve.losses[0], predict(network, inputs, batches, compute)))
+            (history,) = fit(task, [Learner(network, optimizer)], batches, lambda _: None)
+            ends.append((history.losses[0], logits_of(network, inputs, batches, compute)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-4)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from thaw.errors import RecipeError
-from thaw.recipe import built_in_recipes, load_recipe, recipe_text, to_toml, validate
+from thaw.recipe import Recipe, built_in_recipes, load_recipe, recipe_text, to_toml, validate
 
 
 def test_built_in_recipes_are_valid_and_read_back() -> None:
     for name in built_in_recipes():
         recipe = load_recipe(name, source="pictures")
-        assert validate(tomllib.loads(to_toml(recipe))) == recipe
+        assert validate(tomllib.loads(to_toml(recipe)), name, Recipe) == recipe
 
 
 def test_the_founding_study_is_to_the_letter() -> None:

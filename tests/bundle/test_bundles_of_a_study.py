@@ -140,7 +140,7 @@ def test_a_run_in_a_notebook(run: thaw.Run) -> None:
     page = run._repr_html_()
     assert f'<a href="{run.report.as_posix()}">report</a>' in page
     assert all(f"<td>{arm}</td>" in page for arm in ("head", "everything"))
-    assert f"{run.metrics['arms']['head']['test']['accuracy']:.4f}" in page
+    assert f"{run.metrics.arms['head'].over_seeds.accuracy.mean:.4f}" in page
     assert run.bundle().classes == ("left", "right")
-    with pytest.raises(thaw.ThawError, match="holds no finished study"):
+    with pytest.raises(thaw.ThawError, match="is not a finished run"):
         thaw.read_run(run.folder / "models")

@@ -103,7 +103,7 @@ def test_onnx_agrees_with_the_bundle(backbone: str, preprocessing: dict[str, Any
     expected = load(bundle, precision="fp32").predict_proba(contents)
     assert expected.std(0).max() > 0.1  # the pictures differ for this network
     told = CliRunner().invoke(cli, ["export", str(bundle), "--to", "onnx"], catch_exceptions=False).output
-    assert "40 of 40 pictures get the bundle's class" in told
+    assert "same class as the bundle for 40 of 40 images" in told
 
     path = bundle / "model.onnx"
     onnx.checker.check_model(path, full_check=True)

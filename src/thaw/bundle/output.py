@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,14 +37,20 @@ def format_of(form: str | None, out: Path | None) -> str:
     return form
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where predictions go, and how they look."""
+
+    form: str
+    """One of `FORMATS`."""
+    out: Path | None
+    """The file to write; None for standard output."""
+    top: int | None
+    """How many of the most probable classes to write; None for the probability of every class."""
+
+
 def write_predictions(
-    bundle: Bundle,
-    images: Iterable[Named],
-    count: int | None,
-    form: str,
-    out: Path | None,
-    top: int | None,
-    heatmaps: Path | None,
+    bundle: Bundle, images: Iterable[Named], count: int | None, output: Output, heatmaps: Path | None
 ) -> None:
     """Predict all images, and write each batch as soon as it is predicted.
 
@@ -57,12 +64,8 @@ def write_predictions(
         Images and their names.
     count
         How many there are; None where only reading them tells.
-    form
-        One of `FORMATS`.
-    out
-        The file to write; None for standard output.
-    top
-        How many of the most probable classes to write; None for the probability of every class.
+    output
+        Where they go.
     heatmaps
         A folder for each image under its heat map; None for no heat maps.
 
@@ -75,9 +78,9 @@ def write_predictions(
     """
     written, bad = 0, 0
     draw = _nothing if heatmaps is None else _heat_writer(bundle, heatmaps)
-    lines_show = out is None and sys.stdout.isatty()
+    lines_show = output.out is None and sys.stdout.isatty()
     progress = contextlib.nullcontext(_nothing) if lines_show else stage("predicting", count, "images")
-    with writer(form, out, bundle.classes, top) as write, progress as advance:
+    with writer(output, bundle.classes) as write, progress as advance:
         for batch in bundle.batches(images):
             write(batch)
             draw(batch)
@@ -100,12 +103,13 @@ def _heat_writer(bundle: Bundle, folder: Path) -> Write:
 
 
 @contextlib.contextmanager
-def writer(form: str, out: Path | None, classes: tuple[str, ...], top: int | None) -> Iterator[Write]:
-    """Yield a function that writes one batch after the other, to `out` or to standard output.
+def writer(output: Output, classes: tuple[str, ...]) -> Iterator[Write]:
+    """Yield a function that writes one batch after the other, to a file or to standard output.
 
-    `out` appears only when the block succeeds. With `top` the most probable classes are written, a column for each
-    rank; without it every class, a column for each. Raises StorageError where `out` cannot be written.
+    The file appears only when the block succeeds. With `output.top` the most probable classes are written, a column for
+    each rank; without it every class, a column for each. Raises StorageError where the file cannot be written.
     """
+    form, out, top = output.form, output.out, output.top
     if out is None:
         yield _text_writer(form, sys.stdout, classes, top)
         return

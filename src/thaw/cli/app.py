@@ -217,13 +217,13 @@ def predict(
     """
     from thaw.bundle.inputs import find_images
     from thaw.bundle.load import load
-    from thaw.bundle.output import format_of, write_predictions
+    from thaw.bundle.output import Output, format_of, write_predictions
 
-    file_format = format_of(file_format, out)
+    output = Output(format_of(file_format, out), out, top)
     loaded = load(bundle, device, precision)
     found, count = find_images(images, column, sys.stdin)
     try:
-        write_predictions(loaded, found, count, file_format, out, top, heatmaps)
+        write_predictions(loaded, found, count, output, heatmaps)
     except BrokenPipeError:  # whoever reads the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
