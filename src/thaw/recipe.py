@@ -27,6 +27,7 @@ Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 UNIONS = {
     "validation": "the name of a split, a number of images or a fraction between 0 and 1",
     "test": "the name of a split, a number of images or a fraction between 0 and 1",
+    "depth": "'auto' or a number of levels, such as 4096",
     "train": "'all', 'head', 'last-stage', 'norm', 'bias', 'lora', or a list of module names",
 }
 
@@ -80,6 +81,9 @@ class Images(Section):
     """Mean of red, green and blue, for values between 0 and 1."""
     std: Channels | None = None
     """Standard deviation of red, green and blue, for values between 0 and 1."""
+    depth: Literal["auto"] | Annotated[int, Field(ge=2)] = "auto"
+    """Levels of grey images of more than 8 bits: 4096 makes 0 black and 4095 white. `auto` chooses one scale for the
+    whole source from its values; NaN is black."""
     decode: Literal["exact", "fast"] = "exact"
     """`exact` decodes every pixel; `fast` lets the JPEG decoder downscale images that are much larger than size."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,7 +110,7 @@ def test_the_model_still_gives_gradients(bundle: thaw.Bundle, files: list[Path])
     ("wrong", "said"),
     [
         ("/no/such.png", "/no/such.png cannot be read"),
-        (b"no picture", "image 0 is no picture"),
+        (b"no picture", "image 0 is not an image"),
         (np.zeros((4, 4, 3)), "is an array float64"),
         (torch.zeros(5, 4, 5, dtype=torch.uint8), "is an array uint8"),
         (7, "is of type int"),
@@ -222,7 +223,7 @@ def test_bad_files_are_noted_and_passed_over(
     assert thaw_predict(monkeypatch, folder, *files, "--format", "csv") == 0
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 1 + 8
-    assert f"skipped {files[4]}: is no picture" in said.err
+    assert f"skipped {files[4]}: is not an image" in said.err
     assert "2 of 10 images cannot be used and were skipped" in said.err
     table = files[0].parent / "table.csv"
     table.write_text(f"image\n../bundle/config.json\n{files[1].name}\n")
@@ -259,6 +260,53 @@ def test_what_lies_in_a_folder_is_found_as_a_study_finds_it(
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 1 + len(files)
     assert f"skipped {root}/again: is a link to a folder that is read already or holds it" in said.err
+
+
+def test_what_is_not_a_plain_file_or_too_large_is_passed_over(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "hostile"
+    root.mkdir()
+    (root / "good.png").write_bytes(files[0].read_bytes())
+    os.mkfifo(root / "pipe.png")
+    (root / "linked.png").symlink_to(root / "pipe.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    with (root / "giant.png").open("wb") as giant:
+        giant.truncate(1 << 40)
+    (root / "table.csv").write_text("image\npipe.png\ngiant.png\ngood.png\n")
+    for given in (root, root / "table.csv"):
+        assert thaw_predict(monkeypatch, folder, given, "--format", "csv") == 0
+        said = capsys.readouterr()
+        assert len(said.out.splitlines()) == 1 + 1
+        assert "pipe.png: cannot be read: is not a plain file" in said.err
+        assert "giant.png: cannot be read: has 1,099,511,627,776 bytes, more than" in said.err
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet", "metadata"])
+def test_a_dataset_folder_is_taken_as_a_study_takes_it(
+    kind: str,
+    folder: Path,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = tmp_path / "dataset"
+    content = datasets.Dataset.from_dict({"image": [{"bytes": file.read_bytes(), "path": None} for file in files]})
+    if kind == "saved":
+        datasets.disable_progress_bars()
+        content.cast_column("image", datasets.Image()).save_to_disk(root)
+    elif kind == "parquet":
+        (root / "data").mkdir(parents=True)
+        pq.write_table(pa.table({"image": [file.read_bytes() for file in files]}), root / "data" / "test-0.parquet")
+    else:
+        files[0].parent.rename(root)
+        (root / "metadata.csv").write_text("\n".join(["file_name", *(file.name for file in files)]))
+    assert thaw_predict(monkeypatch, folder, root, "--format", "csv") == 0
+    said = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    files = sorted(root.glob("[0-9]*")) if kind == "metadata" else files
+    predicted = thaw.load(folder, device="cpu", precision="fp32").predict(files)
+    assert [row["predicted"] for row in said] == predicted.tolist()
 
 
 def test_a_link_is_written_through_and_a_device_is_not_replaced(

@@ -129,7 +129,7 @@ def test_planted_faults_are_counted_and_named(
     assert "1 of 13 test images (7.7%) are copies, byte for byte, of images in train" in said
     assert "1 group of exact duplicates with different labels" in said
     assert "1 of 13 validation images (7.7%) look nearly the same as images in train" in said
-    assert "1 image cannot be used, such as 'train/b/empty.png', which is no picture" in said
+    assert "1 image cannot be used, such as 'train/b/empty.png', which is not an image" in said
     assert "\n" not in max(one["what"] for one in found["findings"])
     # the same for people
     assert check(monkeypatch, capsys, folder, settings=PLAIN)[1].count("error: ") == 2

@@ -153,7 +153,7 @@ def test_splits_are_known_by_their_usual_names(names: tuple[str, str, str]) -> N
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"test": "tset"}, "is no split of pictures; it brings train, validation"),
+        ({"test": "tset"}, "is not a split of pictures; it has train, validation"),
         ({"test": "validation", "validation": "validation"}, "both 'validation'"),
         ({"test": 500}, "draw fewer"),
         (

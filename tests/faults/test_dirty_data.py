@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,7 @@ from helpers.bad_files import ODD_NAMES, UNUSABLE, UNUSUAL
 from helpers.cli import thaw
 from helpers.images import encoded_image, make_class_folders
 from thaw.compute.device import choose_compute
+from thaw.data import source, tables
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.errors import DataError
@@ -50,8 +50,8 @@ train = "head"
 """A recipe of one arm that trains in a second."""
 
 
-def load(source: Path, *settings: str) -> Dataset:
-    recipe = load_recipe("photos", str(source), (*SETTINGS, *settings))
+def load(path: Path, *settings: str) -> Dataset:
+    recipe = load_recipe("photos", str(path), (*SETTINGS, *settings))
     return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
 
 
@@ -64,11 +64,11 @@ class Seen:
 
 
 def seen(dataset: Dataset) -> Seen:
-    source = dataset.source
+    of = dataset.source
     return Seen(
-        source.classes,
+        of.classes,
         {
-            split: [(source.digests[row], int(source.labels[row]), dataset.pixels.image(row).tobytes()) for row in rows]
+            split: [(of.digests[row], int(of.labels[row]), dataset.pixels.image(row).tobytes()) for row in rows]
             for split, rows in dataset.splits.rows().items()
         },
     )
@@ -154,11 +154,11 @@ def test_what_may_not_be_read_is_said(folder: Path, monkeypatch: pytest.MonkeyPa
     clean = seen(load(folder))
     (folder / "left" / "secret.png").write_bytes(encoded_image(1000))
     (folder / "left" / "closed").mkdir()
-    read, scan = Path.read_bytes, os.scandir
+    read, scan = source.read_file, os.scandir
 
-    def refused(path: Path) -> bytes:
-        if path.name == "secret.png":
-            raise PermissionError(13, "Permission denied", str(path))
+    def refused(path: str) -> bytes:
+        if Path(path).name == "secret.png":
+            raise PermissionError(13, "Permission denied", path)
         return read(path)
 
     def closed(path: str) -> Any:
@@ -167,7 +167,7 @@ def test_what_may_not_be_read_is_said(folder: Path, monkeypatch: pytest.MonkeyPa
         return scan(path)
 
     # the tests may run as root, who may read everything
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(source, "read_file", refused)
     monkeypatch.setattr(os, "scandir", closed)
     dirty = load(folder)
     assert sorted(said(dirty)) == [
@@ -206,7 +206,7 @@ def test_bad_rows_of_a_table_are_said_and_change_nothing_else(folder: Path) -> N
         ("all/000003", "cannot be read: neither bytes nor a path"),
         (f"{good[3][0]}#2", "is listed before, with the same label"),
         (f"{good[3][0]}#3", "is listed before, with the same label"),
-        ("other/empty.png", "is no picture in a format that can be read"),
+        ("other/empty.png", "is not an image in a format that can be read"),
     ]
     assert seen(dirty) == seen(clean)
     assert dirty.source.ids.tolist() == clean.source.ids.tolist()
@@ -234,7 +234,7 @@ def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
     ):
         load(folder)
     assert len(load(folder, "data.max_bad_fraction=0.12").source.skipped) == 5
-    with pytest.raises(DataError, match=r"cannot be used, 'left/bad-0.png': is no picture.* and 4 more; mend"):
+    with pytest.raises(DataError, match=r"cannot be used, 'left/bad-0.png': is not an image.* and 4 more; mend"):
         load(folder, "data.on_bad_image=fail")
     for path in folder.rglob("0*.png"):
         path.write_bytes(b"nothing")
@@ -244,10 +244,10 @@ def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
 
 def test_pictures_that_change_while_they_are_read_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = folder / "left" / "000.png"
-    before, read, times = changed.read_bytes(), Path.read_bytes, [0]
+    before, read, times = changed.read_bytes(), source.read_file, [0]
 
-    def later(path: Path) -> bytes:
-        if path == changed:
+    def later(path: str) -> bytes:
+        if Path(path) == changed:
             times[0] += 1
             if times[0] == 2:
                 return encoded_image(3000)
@@ -255,7 +255,7 @@ def test_pictures_that_change_while_they_are_read_are_noticed(folder: Path, monk
                 raise FileNotFoundError(2, "No such file or directory")
         return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", later)
+    monkeypatch.setattr(source, "read_file", later)
     with pytest.raises(DataError, match=r"'left/000.png' changed while the study was reading; run the command again"):
         load(folder)
     with pytest.raises(DataError, match=r"'left/000.png' cannot be read any more \(No such file"):
@@ -266,15 +266,15 @@ def test_pictures_that_change_while_they_are_read_are_noticed(folder: Path, monk
 
 
 def test_a_table_that_changes_while_it_is_read_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, load_table = folder / "table.csv", datasets.load_dataset
+    table, read_table = folder / "table.csv", tables.load_delimited
     table.write_text("image,label\nleft/000.png,left\nright/001.png,right\n")
 
-    def slow(*arguments: Any, **options: Any) -> Any:
-        loaded = load_table(*arguments, **options)
+    def slow(path: Path) -> Any:
+        loaded = read_table(path)
         table.write_text(table.read_text() + "left/002.png,left\n")
         return loaded
 
-    monkeypatch.setattr(datasets, "load_dataset", slow)
+    monkeypatch.setattr(tables, "load_delimited", slow)
     with pytest.raises(DataError, match="changed while it was read; run the command again when nothing writes to it"):
         load(table)
 

@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path, table: Path, data: Data) -> None:
-    """Read a table; no picture may come from outside its folder."""
+    """Read a table; no picture may come from outside its folder but through a link that lies in it."""
     cache = Path(os.environ["THAW_CACHE"])
     with confined(folder, cache):
         source = read_source(data.model_copy(update={"source": str(table)}))
@@ -74,7 +74,7 @@ def read(folder: Path, table: Path, data: Data) -> None:
             if not source.content[held].is_valid:  # a file is read, of the source or, where it is part of one, a table
                 own = cache if source.parts is not None and source.parts[held, 0] >= 0 else folder
                 assert path
-                assert Path(path).resolve().is_relative_to(own.resolve())
+                assert Path(os.path.normpath(path)).is_relative_to(own)
     shutil.rmtree(cache, ignore_errors=True)
 
 

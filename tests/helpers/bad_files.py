@@ -37,16 +37,23 @@ def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
+NO_IMAGE = "is not an image in a format that can be read"
+
 UNUSABLE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "truncated JPEG": ("a.jpg", lambda: encoded(noise(), "JPEG")[:900], "cannot be decoded: image file is truncated"),
     "truncated PNG": ("a.png", lambda: encoded(noise(), "PNG")[:400], "cannot be decoded: "),
     "truncated GIF": ("a.gif", lambda: encoded(noise(mode="P"), "GIF")[:1500], "cannot be decoded: "),
     "truncated header": ("a.png", lambda: encoded(noise(), "PNG")[:20], "cannot be decoded: "),
-    "empty": ("a.png", lambda: b"", "is no picture in a format that can be read"),
-    "text called .jpg": ("a.jpg", lambda: b"<html>404 not found</html>", "is no picture in a format that can be read"),
-    "zeros": ("a.png", lambda: bytes(5000), "is no picture in a format that can be read"),
+    "empty": ("a.png", lambda: b"", NO_IMAGE),
+    "text called .jpg": (
+        "a.jpg",
+        lambda: b"<html>404 not found</html>",
+        NO_IMAGE,
+    ),
+    "zeros": ("a.png", lambda: bytes(5000), NO_IMAGE),
     "damaged in the middle": ("a.png", lambda: _damaged(encoded(noise(), "PNG")), "cannot be decoded: "),
     "decompression bomb": ("a.png", bomb, "pixels"),
+    "PostScript called .png": ("a.png", lambda: _postscript(), NO_IMAGE),
     "bomb of text": ("a.png", lambda: _text_bomb(), "cannot be decoded: "),
 }
 """Files that are no pictures: the name, the bytes, and what is said of them (a regular expression)."""
@@ -56,6 +63,7 @@ UNUSUAL: dict[str, tuple[str, Callable[[], bytes], Callable[[], Image.Image]]] =
     "16-bit": ("a.png", lambda: encoded(_sixteen(), "PNG"), lambda: _sixteen_as_eight()),
     "palette": ("a.png", lambda: encoded(noise(mode="P"), "PNG"), lambda: noise(mode="P").convert("RGB")),
     "animated": ("a.gif", lambda: _animated(), lambda: noise(mode="P").convert("RGB")),
+    "animated, cut off": ("a.gif", lambda: _cut_off(), lambda: noise(mode="P").convert("RGB")),
     "turned by EXIF": ("a.png", lambda: _turned(), lambda: noise(48, 32).transpose(Image.Transpose.ROTATE_270)),
     "one pixel": ("a.png", lambda: encoded(noise(1, 1), "PNG"), lambda: noise(1, 1)),
     "transparent": ("a.png", lambda: encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 0)), "PNG"), lambda: _white()),
@@ -89,6 +97,16 @@ def _sixteen_as_eight() -> Image.Image:
 def _animated() -> bytes:
     frames = [noise(mode="P", seed=seed) for seed in (7, 8, 9)]
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], loop=0)
+
+
+def _cut_off() -> bytes:
+    """A moving GIF that ends in the middle of the block after its first frame."""
+    frames = [noise(mode="P", seed=seed) for seed in (7, 8, 9)]
+    return _animated()[: len(encoded(frames[0], "GIF")) + 30]
+
+
+def _postscript() -> bytes:
+    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 def _turned() -> bytes:

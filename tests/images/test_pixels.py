@@ -11,9 +11,11 @@ from PIL import Image
 from torchvision import transforms
 
 from helpers.images import encoded, encoded_image, noise
+from thaw.data.depth import source_depth
 from thaw.data.pixels import make_pixels
 from thaw.data.source import read_source
-from thaw.images.decode import BadImageError, decode_picture, to_square
+from thaw.images.decode import BadImageError, decode_picture, to_square, upright_rgb
+from thaw.images.files import open_image
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.recipe import Data
 
@@ -64,6 +66,83 @@ def test_transparency_lies_on_white_and_palettes_and_grey_are_rgb() -> None:
         kind = "TIFF" if mode == "CMYK" else "PNG"
         expected = np.asarray(to_square(noise(40, 40, mode).convert("RGB"), SQUASH))
         assert np.array_equal(decode_picture(encoded(noise(40, 40, mode), kind), SQUASH, "exact"), expected)
+
+
+RAMP = np.tile(np.linspace(0, 1, 256), (64, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ((RAMP * 65535).astype(np.uint16), 256),
+        ((RAMP * 4095).astype(np.uint16), 256),
+        ((RAMP * 1023).astype(np.uint16), 256),
+        ((RAMP * 255).round().astype(np.int32), 256),
+        ((RAMP * 4095).astype(np.int32), 256),
+        ((RAMP * 300).astype(np.int32), 211),
+        (RAMP.astype(np.float32), 256),
+        ((RAMP * 1.02).astype(np.float32), 256),
+        ((RAMP * 2 - 1).astype(np.float32), 256),
+        ((RAMP * 255).astype(np.float32), 256),
+        ((RAMP * 1e-4).astype(np.float32), 256),
+    ],
+)
+def test_deep_grey_keeps_its_levels(values: np.ndarray, levels: int) -> None:
+    with open_image(encoded(Image.fromarray(values), "TIFF")) as opened:
+        seen = np.asarray(upright_rgb(opened))
+    assert len(np.unique(seen)) == levels
+    assert seen.min() == 0
+    assert (seen[:, :-1] <= seen[:, 1:]).all()
+
+
+def test_one_scale_is_chosen_for_all_of_a_source_and_used_by_predict(tmp_path: Path) -> None:
+    for index, most in enumerate((300, 1000, 4000, 2000)):
+        folder = tmp_path / "deep" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = ("png", "tiff")[index % 2]
+        Image.fromarray((RAMP * most).astype(np.uint16)).save(folder / f"{most}.{kind}")
+    source = read_source(Data(source=str(tmp_path / "deep")))
+    depth, warnings = source_depth(source, None)
+    assert depth == (0, 4095)
+    assert warnings == ()
+    assert source_depth(source.take(np.arange(1)), (0, 1023))[0] == (0, 1023)
+    deep = replace(SQUASH, depth=depth)
+    pixels = make_pixels(source, deep, "exact")
+    for row, name in enumerate(source.ids.tolist()):
+        most = int(Path(name).stem)
+        assert abs(int(pixels.array[row].max()) - round(most * 255 / 4095)) <= 1 + most * 8 / 4095
+        assert np.array_equal(decode_picture(source.picture(row), deep, "exact"), pixels.array[row])
+    assert not source.take(np.arange(0)).deep.any()  # type: ignore[union-attr]
+
+
+def test_nan_and_infinity_are_named_and_the_image_is_not_black(tmp_path: Path) -> None:
+    values = RAMP.astype(np.float32).copy()
+    values[0, :3] = np.nan, np.inf, -np.inf
+    for index in range(4):
+        folder = tmp_path / "nan" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values if index == 1 else RAMP.astype(np.float32)).save(folder / f"{index}.tif")
+    source = read_source(Data(source=str(tmp_path / "nan")))
+    depth, warnings = source_depth(source, None)
+    assert depth == (0, 1)
+    assert warnings == (
+        "1 grey images have pixels that are NaN or infinite, such as 'b/1.tif'; NaN is taken for black",
+    )
+    with Image.open(tmp_path / "nan" / "b" / "1.tif") as opened:
+        seen = np.asarray(upright_rgb(opened, depth))[:, :, 0]
+    assert seen[0, :3].tolist() == [0, 255, 0]
+    assert np.array_equal(seen[1], (RAMP[0] * 255).round())
+
+
+def test_whole_numbers_and_fractions_in_one_source_are_warned_of(tmp_path: Path) -> None:
+    for index in range(4):
+        folder = tmp_path / "mixed" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        values = (RAMP * 4095).astype(np.uint16) if index else RAMP.astype(np.float32)
+        Image.fromarray(values).save(folder / f"{index}.tif")
+    depth, (warning,) = source_depth(read_source(Data(source=str(tmp_path / "mixed"))), None)
+    assert depth is None
+    assert "hold whole numbers and fractions" in warning
 
 
 def test_sixteen_bits_are_scaled_to_eight() -> None:

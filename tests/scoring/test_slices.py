@@ -34,6 +34,15 @@ def test_few_numbers_stay_as_they_are_in_their_order() -> None:
     assert list(sizes(cut([0.5, 2.0, float("nan")]))) == ["0.5", "2", "(missing)"]
 
 
+def test_text_is_cut_into_bins_where_every_value_is_a_number_and_stays_as_written_elsewhere() -> None:
+    written = [str(year) for year in range(100)]
+    assert cut([*written, None, ""]).values == cut([*range(100), None, None]).values
+    assert cut([*written, "unknown"]).kind == "category"
+    assert cut([f"{code:03d}" for code in range(100)]).kind == "category"
+    assert list(sizes(cut(["10", "9", "1E2", "100", "9", None]))) == ["9", "10", "100", "1E2", "(missing)"]
+    assert list(sizes(cut(["007", "010", "7"]))) == ["007", "010", "7"]
+
+
 def test_ages_are_cut_into_decades() -> None:
     found = cut([*range(0, 95, 3), None], "Age")
     assert found.kind == "bins"

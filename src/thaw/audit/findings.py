@@ -1,11 +1,14 @@
 """What the audit says: sentences of three severities, each with what to do."""
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from thaw.audit.leak import LeakEstimate
 from thaw.audit.results import Audit, Finding
+from thaw.data.folder import NOT_NAMED, OF_SYSTEM
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.scoring.comparison import ALPHA
@@ -32,8 +35,9 @@ SEVERITIES = ("error", "warning", "note")
 
 def data_findings(audit: Audit, source: Source, splits: Splits, group: str | None) -> list[Finding]:
     """Put an audit's numbers into sentences, the most serious first; `group` is the recipe's group column."""
-    findings = [*_copies(audit), *_conflicts(audit), *_files(audit, source), *_classes(audit, source, splits)]
-    findings += _splits(audit, splits, group)
+    findings = [*_copies(audit, bool(source.columns.column_names)), *_conflicts(audit), *_files(audit, source)]
+    findings += (Finding(severity="warning", what=what) for what in source.warnings)
+    findings += [*_classes(audit, source, splits), *_splits(audit, splits, group)]
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
@@ -52,8 +56,10 @@ def leak_finding(leak: LeakEstimate) -> Finding:
     return Finding(severity="note", what=what)
 
 
-def _copies(audit: Audit) -> Iterator[Finding]:
+def _copies(audit: Audit, has_columns: bool) -> Iterator[Finding]:
     remedy = "keep copies together with data.group, or remove them"
+    if not has_columns:
+        remedy = "remove them, or give a table with a column for data.group that keeps them together"
     for kind, copies, alike in (
         ("exact", audit.exact, "are copies, byte for byte, of images"),
         ("near", audit.near, "look nearly the same as images"),
@@ -93,7 +99,7 @@ def _conflicts(audit: Audit) -> Iterator[Finding]:
 
 def _files(audit: Audit, source: Source) -> Iterator[Finding]:
     bad = [one for one in source.skipped if one.bad]
-    others = [one for one in source.skipped if not one.bad]
+    others = [one for one in source.skipped if not one.bad and one.reason not in (NOT_NAMED, OF_SYSTEM)]
     for skipped, one, many in (
         (bad, "image cannot be used", "images cannot be used"),
         (others, "file or row is left out", "files or rows are left out"),
@@ -101,6 +107,14 @@ def _files(audit: Audit, source: Source) -> Iterator[Finding]:
         if skipped:
             such = "; ".join(f"{it.id!r}, which {it.reason}" for it in skipped[:NAMED])
             yield Finding(severity="warning", what=f"{count(len(skipped), one, many)}, such as {such}")
+    beside = Counter(Path(one.id).suffix.lower() or "none" for one in source.skipped if one.reason == NOT_NAMED)
+    if beside:
+        endings = ", ".join(f"{ending} {number:,}" for ending, number in beside.most_common(5))
+        what = f"{count(beside.total(), 'file')} that are not named like images are left out, by ending: {endings}"
+        yield Finding(severity="note", what=what)
+    if made := [one.id for one in source.skipped if one.reason == OF_SYSTEM]:
+        what = f"{count(len(made), 'folder')} of file servers or archives left out, such as {made[0]!r}"
+        yield Finding(severity="note", what=what)
     for kind, number in audit.issues.counts.items():
         example = next((one.id for one in audit.issues.examples if one.kind == kind), "")
         such = f", such as {example!r}" if example else ""

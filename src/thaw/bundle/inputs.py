@@ -1,20 +1,25 @@
 """The inputs of `thaw predict`: files, folders, globs, tables and standard input, as one stream of named images."""
 
-import csv
 import glob
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thaw.bundle.model import Named
-from thaw.data.folder import PICTURES, walk
+from thaw.data.dataset_folder import is_dataset
+from thaw.data.delimited import open_delimited
+from thaw.data.endings import PICTURES
+from thaw.data.folder import walk
 from thaw.data.skipped import Skipped
+from thaw.data.tables import open_tables
 from thaw.errors import DataError, first_line
 from thaw.images.decode import BadImageError
+from thaw.images.files import below
 from thaw.progress import say
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -30,7 +35,7 @@ def find_images(given: Iterable[str], column: str, lines: TextIO) -> tuple[Itera
     ----------
     given
         Each an image, a folder (searched recursively for files with an image's extension), a pattern such as
-        `**/*.jpg`, a CSV, TSV or Parquet table, or `-` for the paths in `lines`.
+        `**/*.jpg`, a CSV, TSV or Parquet table, a dataset folder, or `-` for the paths in `lines`.
     column
         The column of a table that holds paths below the table's folder, or encoded images.
     lines
@@ -57,6 +62,10 @@ def find_images(given: Iterable[str], column: str, lines: TextIO) -> tuple[Itera
             rows, number = _table(path, column)
             streams.append(rows)
             count = None if count is None or number is None else count + number
+        elif path.is_dir() and is_dataset(path):
+            rows, number = _dataset(path, column)
+            streams.append(rows)
+            count = None if count is None else count + number
         else:
             files = _files(argument)
             streams.append(Named(name, name) for name in files)
@@ -84,66 +93,76 @@ def _table(path: Path, column: str) -> tuple[Iterator[Named], int | None]:
     try:
         if path.suffix.lower() == ".parquet":
             table = pq.ParquetFile(path)
-            _check_column(table.schema_arrow.names, column, path)
-            kind = table.schema_arrow.field(column).type
-            if not (
-                _is_bytes(kind) or _is_text(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
-            ):
-                raise DataError(f"the column {column!r} of {path} holds {kind}, not images; name another with --image.")
-            return _parquet(table, column, path), table.metadata.num_rows
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            _check_column(next(csv.reader(opened, delimiter=separator), []), column, path)
-        return _csv(path, column, separator), None
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+            _check_column(table.schema_arrow, column, path)
+            return _values(_batches(table, column, path), column, path, path.parent), table.metadata.num_rows
+        with open_delimited(path) as (header, _):
+            _check_column(pa.schema([(name, pa.string()) for name in header]), column, path)
+        return _delimited(path, column), None
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as a table ({first_line(error)}); fix it or give another.") from error
 
 
-def _csv(path: Path, column: str, separator: str) -> Iterator[Named]:
-    root = path.parent.resolve()
+def _dataset(path: Path, column: str) -> tuple[Iterator[Named], int]:
+    """The images of a dataset folder, split by split."""
+    opened = open_tables(str(path))
+    parts = dict(opened[0]) if opened else {}
+    for part in parts.values():
+        _check_column(part.features.arrow_schema, column, path)
+    streams = [
+        _values(_undecoded(part, column).iter(ROWS), column, path / split, path) for split, part in parts.items()
+    ]
+    return (named for stream in streams for named in stream), sum(map(len, parts.values()))
+
+
+def _undecoded(part: datasets.Dataset, column: str) -> datasets.Dataset:
+    if isinstance(part.features[column], datasets.Image):
+        part = part.cast_column(column, datasets.Image(decode=False))
+    return part.select_columns([column]).with_format("arrow")
+
+
+def _delimited(path: Path, column: str) -> Iterator[Named]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            for number, row in enumerate(csv.DictReader(opened, delimiter=separator)):
-                if name := row.get(column):
-                    yield Named(name, _below(root, name))
-                else:
-                    yield Named(f"{path}#{number}", BadImageError(f"has no {column}"))
-    except (OSError, ValueError, csv.Error) as error:
+        with open_delimited(path) as (header, rows):
+            place = header.index(column)
+            for number, row in enumerate(rows):
+                yield _named(row[place], f"{path}#{number}", column, path.parent)
+    except OSError as error:
         raise DataError(f"{path} cannot be read further ({first_line(error)}); fix it or give another.") from error
 
 
-def _parquet(table: pq.ParquetFile, column: str, path: Path) -> Iterator[Named]:
-    root, number = path.parent.resolve(), 0
+def _batches(table: pq.ParquetFile, column: str, path: Path) -> Iterator[pa.RecordBatch]:
     try:
-        for batch in table.iter_batches(ROWS, columns=[column]):
-            for value in batch.column(0):
-                one = value.as_py()
-                content = one.get("bytes") if isinstance(one, dict) else one if isinstance(one, bytes) else None
-                where = one.get("path") if isinstance(one, dict) else one if isinstance(one, str) else None
-                name = where or f"{path}#{number}"
-                number += 1
-                if content is not None:
-                    yield Named(name, content)
-                elif where:
-                    yield Named(name, _below(root, where))
-                else:
-                    yield Named(name, BadImageError(f"has no {column}"))
+        yield from table.iter_batches(ROWS, columns=[column])
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read further ({first_line(error)}); fix it or give another.") from error
 
 
-def _below(root: Path, name: str) -> Path | BadImageError:
-    """Return the path of a table's image, which must lie below the table's folder, or why it cannot be used."""
-    try:
-        full = (root / name).resolve()
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        return BadImageError(f"cannot be read: {first_line(error)}")
-    return full if full.is_relative_to(root) else BadImageError(f"lies outside the table's folder {root}")
+def _values(batches: Iterable[pa.RecordBatch | pa.Table], column: str, path: Path, folder: Path) -> Iterator[Named]:
+    number = 0
+    for batch in batches:
+        for value in batch.column(column):
+            yield _named(value.as_py(), f"{path}#{number}", column, folder)
+            number += 1
 
 
-def _check_column(names: list[str], column: str, path: Path) -> None:
-    if column not in names:
-        raise DataError(f"{path} has no column {column!r}; it has {', '.join(names[:20])}: name one with --image.")
+def _named(value: Any, number: str, column: str, folder: Path) -> Named:
+    """The image of a row, which must lie below the table's folder where it is a file; `number` names it otherwise."""
+    content = value.get("bytes") if isinstance(value, dict) else value if isinstance(value, bytes) else None
+    where = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+    if content is not None:
+        return Named(where or number, content)
+    if not where:
+        return Named(number, BadImageError(f"has no {column}"))
+    return Named(where, below(folder, where) or BadImageError(f"lies outside the table's folder {folder}"))
+
+
+def _check_column(schema: pa.Schema, column: str, path: Path) -> None:
+    if column not in schema.names:
+        known = ", ".join(schema.names[:20])
+        raise DataError(f"{path} has no column {column!r}; it has {known}: name one with --image.")
+    kind = schema.field(column).type
+    if not (_is_bytes(kind) or _is_text(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)):
+        raise DataError(f"the column {column!r} of {path} holds {kind}, not images; name another with --image.")
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

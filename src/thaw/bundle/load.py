@@ -53,6 +53,8 @@ class _Config(BaseModel):
             raise ValueError(f"preprocessing has an unknown resize, {given.resize!r} {given.interpolation!r}")
         if not all(0 < value < 1e6 for value in given.std) or not all(abs(value) < 1e6 for value in given.mean):
             raise ValueError("preprocessing has a mean or std that is not a colour's")
+        if given.depth is not None and not -1e39 < given.depth[0] < given.depth[1] < 1e39:
+            raise ValueError("preprocessing has a depth whose black is not below its white")
         return self
 
 

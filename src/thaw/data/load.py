@@ -1,15 +1,18 @@
 """From a recipe to its images: read, decoded, split."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from thaw.cache.arrays import key_of
 from thaw.compute.batches import make_inputs
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.data.depth import source_depth
 from thaw.data.pixels import make_pixels
 from thaw.data.skipped import Skipped, check_bad
 from thaw.data.source import read_source
-from thaw.data.splits import make_splits, unused_splits, used_splits
+from thaw.data.splits import make_splits, say_held_out, unused_splits, used_splits
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import check_size, default_preprocessing
 from thaw.progress import Clock
@@ -22,7 +25,11 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     preprocessing = preprocessing_of(recipe)
     whole = read_source(recipe.data)
     used = used_splits(whole, recipe.data)
+    say_held_out(whole, recipe.data)
     source = whole.take(used)
+    depth, warnings = source_depth(source, preprocessing.depth)
+    preprocessing = replace(preprocessing, depth=depth)
+    source = replace(source, warnings=(*source.warnings, *warnings))
     with clock("pixels"):
         pixels = make_pixels(source, preprocessing, recipe.images.decode)
     good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)

@@ -39,11 +39,12 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
     do to decode it: that is no fault of the picture's, so it is not kept as a bad one.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
-    key = key_of(images=source.digests, spatial=spatial, header=KIND, rules=RULES, pillow=PIL.__version__)
+    depth = preprocessing.depth
+    key = key_of(images=source.digests, spatial=spatial, depth=depth, header=KIND, rules=RULES, pillow=PIL.__version__)
     side = preprocessing.size
 
     def decoded(row: int) -> tuple[NDArray[np.uint8] | str, tuple[str, int, int, bool]]:
-        content = _unchanged(source, row)
+        content = unchanged(source, row)
         try:
             return decode_picture(content, preprocessing, decode), read_header(content)
         except BadImageError as error:
@@ -76,7 +77,7 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
     return Pixels(array, headers.view(HEADER), {int(row): why for row, why in entry.notes.items()}, key, entry.made)
 
 
-def _unchanged(source: Source, row: int) -> bytes:
+def unchanged(source: Source, row: int) -> bytes:
     """The picture that the source had when it was read: what is kept under its digest has to be of these bytes."""
     try:
         content = source.picture(row)

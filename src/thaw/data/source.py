@@ -1,10 +1,10 @@
 """A source: labelled pictures, undecoded, in an order that depends on nothing but their content."""
 
-import errno
 import hashlib
 import io
 import os
-import stat
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 from thaw.cache.arrays import key_of
 from thaw.data.mapped import Parts, find_parts, read_part
 from thaw.data.skipped import Skipped
+from thaw.data.spelling import warn_of_classes, warn_of_names
 from thaw.data.tables import BROUGHT, CONTENT, PATH, check_columns, check_same, read_rows
 from thaw.errors import DataError
+from thaw.images.depth import may_be_deep
+from thaw.images.files import open_file, read_file
 from thaw.progress import say, stage, workers
 from thaw.recipe import Data
 from thaw.text import escape_bytes
 
-MAX_BYTES = 256 << 20
-"""Bytes of an encoded picture; larger files are skipped unread."""
+WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
+"""A whole number as it is written, without zeros before it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Source:
     skipped: tuple[Skipped, ...]
     parts: Parts | None = None
     """(rows, 2) where in its file a picture starts, and its bytes; -1 where it is the whole file. None: all are."""
+    deep: NDArray[np.bool_] | None = None
+    """(n,) images that may be grey of more than 8 bits, by how they begin. None: none is."""
+    warnings: tuple[str, ...] = ()
+    """What is probably not meant: two spellings of a class or of a name, classes that are lists of others."""
 
     def picture(self, row: int) -> bytes:
         """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
@@ -68,7 +75,7 @@ class Source:
         is_part = self.parts is not None and self.parts[held, 0] >= 0
         if path is None or is_part or self.content[held].is_valid:
             return io.BytesIO(self.picture(row))
-        return Path(path).open("rb")
+        return open_file(path)
 
     def fingerprint(self) -> str:
         """A digest of everything that a study sees of this source."""
@@ -85,6 +92,7 @@ class Source:
             splits=self.splits[rows],
             digests=tuple(self.digests[row] for row in rows),
             rows=self.rows[rows],
+            deep=None if self.deep is None else self.deep[rows],
             columns=self.columns.take(rows),
             skipped=(*self.skipped, *skipped),
         )
@@ -107,7 +115,8 @@ def read_source(data: Data) -> Source:
     reasons = dict.fromkeys(_repeated(content, paths, labels, splits), "is listed before, with the same label")
     content, tables, parts = find_parts(content, [file for file, _, _ in mapped])
     paths = tuple(table or path for table, path in zip(tables, paths, strict=True))
-    digests, unreadable = _digests(content, paths, parts)
+    paths, other_accents = _as_files_are(paths)
+    digests, deep, unreadable = _digests(content, paths, parts)
     check_same(mapped)
     reasons |= {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
@@ -133,6 +142,8 @@ def read_source(data: Data) -> Source:
         table.drop_columns([BROUGHT, CONTENT, PATH]),
         skipped,
         parts,
+        deep,
+        (*other_accents, *warn_of_classes(classes), *warn_of_names(ids[order])),
     )
     left_out = [Skipped(str(ids[row]), why, row in unreadable) for row, why in sorted(reasons.items())]
     return source.take(np.array(order), left_out)
@@ -146,7 +157,8 @@ def digest_of(content: bytes) -> str:
 def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names in their fixed order, and a label for each row, -1 where there is none.
 
-    A ClassLabel keeps its order, without names that no row has; numbers are sorted as numbers and names as text.
+    A ClassLabel keeps its order, without names that no row has; whole numbers, written or not, are sorted as numbers
+    and names as text.
     """
     column = table.column(data.label)
     if pa.types.is_dictionary(column.type):
@@ -171,14 +183,11 @@ def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.i
                     f"the column {data.label!r} of {data.source} holds fractions, not classes; set data.label."
                 )
             raw = [None if value is None else int(value) for value in raw]
-        names = [str(value) for value in sorted({value for value in raw if value is not None})]
+        names = [str(value) for value in _sorted({value for value in raw if value is not None})]
         values = [None if value is None else str(value) for value in raw]
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no class at all"
-        inner = Path(data.source) / (names[0] if names else "")
-        wrapped = names and inner.is_dir() and any(path.is_dir() for path in inner.iterdir())
-        hint = f"; if its folders are the classes, give {inner}" if wrapped else "; a study needs two or more"
-        raise DataError(f"{data.source} has {found} in the column {data.label!r}{hint}.")
+        raise DataError(f"{data.source} has {found} in the column {data.label!r}; a study needs two or more.")
     if len(names) > 1000 and len(names) > len(values) / 2:
         raise DataError(
             f"the column {data.label!r} of {data.source} has {len(names):,} different values in {len(values):,} rows, "
@@ -186,6 +195,14 @@ def _classes(table: pa.Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.i
         )
     codes = {name: code for code, name in enumerate(names)}
     return tuple(names), np.array([-1 if value is None else codes[value] for value in values], dtype=np.int64)
+
+
+def _sorted(values: set[Any]) -> list[Any]:
+    """Values in their order; as numbers where each is text that is written like a whole number."""
+    numbers = all(
+        isinstance(value, str) and re.fullmatch("-?(0|[1-9][0-9]{0,17})", value, re.ASCII) for value in values
+    )
+    return sorted(values, key=int) if numbers else sorted(values)
 
 
 def _splits(table: pa.Table, data: Data) -> NDArray[np.str_]:
@@ -254,13 +271,34 @@ def _folder(paths: tuple[str | None, ...], data: Data) -> str:
     return os.path.commonpath([os.path.dirname(path) for path in files])
 
 
-def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Parts) -> tuple[list[str], dict[int, str]]:
-    """The digest of each picture's encoded bytes; and the rows that cannot be read, with the reason."""
+def _as_files_are(paths: tuple[str | None, ...]) -> tuple[tuple[str | None, ...], list[str]]:
+    """Paths with accents composed or decomposed as those of the files are, and a warning where that differs."""
+    found, differ = list(paths), list[int]()
+    for row, path in enumerate(paths):
+        if path is None or path.isascii() or os.path.lexists(path):
+            continue
+        forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+        if there := next((form for form in forms if os.path.lexists(form)), None):
+            found[row] = there
+            differ.append(row)
+    if not differ:
+        return paths, []
+    such = f"{paths[differ[0]]!a} for {found[differ[0]]!a}"
+    return tuple(found), [f"{len(differ):,} paths are written with other accents than the files, such as {such}"]
+
+
+def _digests(
+    content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Parts
+) -> tuple[list[str], NDArray[np.bool_], dict[int, str]]:
+    """The digest of each image's encoded bytes; which may be deep grey; and what cannot be read, with the reason."""
     unreadable: dict[int, str] = {}
+    deep = np.zeros(len(paths), np.bool_)
 
     def digest(row: int) -> str:
         try:
-            return digest_of(_read(content, paths, parts, row))
+            encoded = _read(content, paths, parts, row)
+            deep[row] = may_be_deep(encoded)
+            return digest_of(encoded)
         except OSError as error:
             unreadable[row] = error.strerror or str(error)
             return ""
@@ -270,7 +308,7 @@ def _digests(content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Par
         for found in pool.map(digest, range(len(paths))):
             digests.append(found)
             advance(1)
-    return digests, unreadable
+    return digests, deep, unreadable
 
 
 def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Parts | None, row: int) -> bytes:
@@ -282,12 +320,4 @@ def _read(content: pa.ChunkedArray, paths: tuple[str | None, ...], parts: Parts 
         raise FileNotFoundError(0, "neither bytes nor a path")
     if parts is not None and parts[row, 0] >= 0:
         return read_part(path, *parts[row].tolist())
-    try:
-        found = os.stat(path)
-    except ValueError as error:
-        raise FileNotFoundError(0, str(error)) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is no plain file")
-    if found.st_size > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes, more than the {MAX_BYTES:,} of any picture")
-    return Path(path).read_bytes()
+    return read_file(path)

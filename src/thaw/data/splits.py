@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw.data.folder import SPLITS
+from thaw.data.endings import SPLITS
 from thaw.data.source import Source
 from thaw.errors import DataError
+from thaw.progress import say
 from thaw.recipe import Data
 from thaw.text import listed
 
@@ -86,15 +87,53 @@ def split_named(part: str, brought: list[str]) -> str | None:
     return next((name for name in known if SPLITS.get(name.lower()) == part), None)
 
 
+def split_parts(source: Source, data: Data) -> dict[str, str | int | float]:
+    """Decide what validation and test are: a split of the source by its name, or how much to draw.
+
+    Left out, each is the source's split of that name, else drawn. The only split that a source holds out is the test
+    set, whatever it is called. Raises DataError where the recipe names a split that is not there.
+    """
+    brought = sorted(set(source.splits.tolist()))
+    given = {"validation": data.validation, "test": data.test}
+    named = {part: _brought(part, value, brought, data) for part, value in given.items() if isinstance(value, str)}
+    free = [name for name in brought if name not in named.values()]
+    parts: dict[str, str | int | float] = {
+        part: split_named(part, free) or DEFAULT_FRACTION if value is None else named.get(part, value)
+        for part, value in given.items()
+    }
+    alone = split_named("validation", brought)
+    if data.test is None and alone and not isinstance(parts["test"], str) and not isinstance(data.validation, str):
+        parts["test"] = alone
+        parts["validation"] = DEFAULT_FRACTION if data.validation is None else data.validation
+    return parts
+
+
+def say_held_out(source: Source, data: Data) -> None:
+    """Say what is the test set where a source holds out one split and the recipe does not name it."""
+    parts = split_parts(source, data)
+    if _is_alone(parts, data):
+        say(
+            f"{data.source} holds out one split, {parts['test']!r}: it is the test set, and validation is drawn from "
+            "the rest; set data.test and data.validation to have it otherwise"
+        )
+
+
+def _is_alone(parts: Mapping[str, object], data: Data) -> bool:
+    return data.test is None and SPLITS.get(str(parts["test"]).lower()) == "validation"
+
+
+def _brought(part: str, value: str, brought: list[str], data: Data) -> str:
+    """The split of a source that goes by a name, or by another for the same: `val`, `valid` or `validation`."""
+    alike = [name for name in brought if SPLITS.get(name.lower(), name) == SPLITS.get(value.lower(), value)]
+    if value not in brought and len(alike) != 1:
+        raise DataError(f"data.{part} = {value!r} is not a split of {data.source}; it has {', '.join(brought)}.")
+    return value if value in brought else alike[0]
+
+
 def _parts(source: Source, data: Data) -> tuple[dict[str, str | int | float], list[str]]:
     """What validation and test are, a split of the source or how much to draw; and the splits to draw from."""
     brought = sorted(set(source.splits.tolist()))
-    given = {"validation": data.validation, "test": data.test}
-    wanted: dict[str, str | int | float] = {}
-    for part, value in given.items():
-        if isinstance(value, str) and value not in brought:
-            raise DataError(f"data.{part} = {value!r} is no split of {data.source}; it brings {', '.join(brought)}.")
-        wanted[part] = value if value is not None else split_named(part, brought) or DEFAULT_FRACTION
+    wanted = split_parts(source, data)
     named = [value for value in wanted.values() if isinstance(value, str)]
     if len(set(named)) < len(named):
         raise DataError(f"data.validation and data.test are both {data.test!r}; give each images of its own.")
@@ -196,11 +235,12 @@ def _how(splits: Splits, wanted: Mapping[str, object], pool_name: str, data: Dat
         if data.group
         else ("stratified by label")
     )
+    alone = ", the only one that it holds out" if _is_alone(wanted, data) else ""
     how = {"train": f"what remains of {pool_name} ({len(splits.train):,} images)"}
     for part, rows in (("validation", splits.validation), ("test", splits.test)):
         value = wanted[part]
         how[part] = (
-            f"the source's split {value!r} ({len(rows):,} images)"
+            f"the source's split {value!r} ({len(rows):,} images{alone if part == 'test' else ''})"
             if isinstance(value, str)
             else f"{len(rows):,} images drawn from {pool_name}, {rule}, seed {data.seed}"
         )

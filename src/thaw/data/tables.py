@@ -11,20 +11,17 @@ import pyarrow.compute as pc
 
 from thaw.cache.budget import datasets_folder
 from thaw.cache.files import is_full, no_room
-from thaw.data.folder import SPLITS, list_class_folder
+from thaw.data.dataset_folder import is_dataset, load_delimited, load_folder, load_parquet, table_files
+from thaw.data.folder import descend, list_class_folder
 from thaw.data.skipped import Skipped
 from thaw.errors import DataError
+from thaw.images.files import below
 from thaw.recipe import Data
 
-TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
-"""Endings of the files of a dataset that hold rows."""
-METADATA = ("csv", "jsonl", "parquet")
-"""Endings of a `metadata` file with the labels of the pictures beside it."""
-GAPS = ["", "nan", "NaN"]
-"""Cells of a .csv or .tsv that hold nothing; other words that pandas takes so, such as None and NA, may be classes."""
 BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
 """Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
-
+INDEX = ("Unnamed: ", "__index_level_")
+"""How columns begin that pandas wrote as its index: they count the rows and say nothing of the images."""
 
 Stamp = tuple[str, int, int]
 """A file, when it was last written, and its size."""
@@ -37,18 +34,19 @@ def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
     """
     if name == "thaw:emoji-people":
         path = Path(str(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet"))
-        return _load(path, name), path.parent
+        return _load(path), path.parent
     if name.startswith("hf:"):
         return _from_hub(name.removeprefix("hf:")), Path(datasets.config.HF_CACHE_HOME)
     path = Path(name)
     try:
         if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
-            raise DataError(f"{path} is no .csv, .tsv or .parquet table; give one of these, or a folder.")
+            raise DataError(f"{path} is not a .csv, .tsv or .parquet table; give one of these, or a folder.")
         if path.is_file():
-            return _load(path, name), path.parent
+            return _load(path), path.parent
         if not path.is_dir():
             raise DataError(f"there is no {name}; give a folder, a .csv or .parquet table, or hf:NAME.")
-        return (_load(path, name), path) if _is_dataset(path) else None
+        folder = path if is_dataset(path) else descend(path)
+        return (_load(folder), folder) if is_dataset(folder) else None
     except OSError as error:
         if is_full(error):
             raise no_room(datasets_folder(), 0) from error
@@ -83,52 +81,18 @@ def _stamp(file: str | Path) -> Stamp:
     return str(file), found.st_mtime_ns, found.st_size
 
 
-def _is_dataset(folder: Path) -> bool:
-    marks = ("dataset_dict.json", "state.json", *(f"metadata.{kind}" for kind in METADATA))
-    return any((folder / mark).exists() for mark in marks) or any(
-        next(folder.glob(pattern), None)
-        for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", *(f"*/metadata.{kind}" for kind in METADATA))
-    )
-
-
-def _load(path: Path, name: str) -> datasets.DatasetDict:
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said below, once
-    before = _stamps(path)
-    cache = str(datasets_folder())
-    try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            loaded = datasets.load_from_disk(str(path))
-        elif path.is_dir():
-            # else names of pictures, such as c_train_1.jpg, would choose splits, and leave others out
-            files = {} if _brings_splits(path, before) else {"data_files": {"train": "**"}}
-            loaded = datasets.load_dataset(str(path), cache_dir=cache, **files)
-        else:
-            kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "parquet"
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            options = {"sep": separator, "keep_default_na": False, "na_values": GAPS} if kind == "csv" else {}
-            loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, **options)
-    except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError, pa.ArrowException) as error:
-        if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
-            raise no_room(datasets_folder(), 0) from error
-        reason = str(error.__cause__ or error).strip().splitlines() or ["unknown"]
-        raise DataError(f"{name} cannot be read as a dataset: {reason[0]}; mend the file or give another.") from error
-    if _stamps(path) != before:
-        raise DataError(f"{name} changed while it was read; run the command again when nothing writes to it.")
-    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
-
-
-def _brings_splits(folder: Path, tables: tuple[Stamp, ...]) -> bool:
-    """Whether a dataset folder says which splits it has: in `tables`, which lie in it, in folders or a card."""
-    rows = any(Path(file).suffix == ".parquet" and Path(file).stem != "metadata" for file, _, _ in tables)
-    named = any(item.is_dir() and item.name.lower() in SPLITS for item in folder.iterdir())
-    return rows or named or (folder / "README.md").exists()
-
-
-def _stamps(path: Path) -> tuple[Stamp, ...]:
-    """The tables of a dataset as they are now."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES)
-    return tuple(map(_stamp, files))
+def _load(path: Path) -> datasets.DatasetDict:
+    """A table or dataset by split. Raises DataError, also where it is written to while it is read."""
+    before = tuple(map(_stamp, table_files(path)))
+    if path.is_dir():
+        loaded = load_folder(path)
+    elif path.suffix.lower() == ".parquet":
+        loaded = load_parquet(path)
+    else:
+        loaded = load_delimited(path)
+    if tuple(map(_stamp, table_files(path))) != before:
+        raise DataError(f"{path} changed while it was read; run the command again when nothing writes to it.")
+    return loaded
 
 
 def _from_hub(name: str) -> datasets.DatasetDict:
@@ -162,7 +126,9 @@ def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
                 raise DataError(f"{data.source} has a column {name!r}, a name that thaw keeps for itself; rename it.")
         check_columns(table.column_names, data)
         content, paths = _pictures(table[data.image], data, folder)
-        table = table.drop_columns([data.image]).append_column(CONTENT, content).append_column(PATH, paths)
+        used = (data.label, data.split, data.group, *(data.slices or ()))
+        index = [name for name in table.column_names if name.startswith(INDEX) and name not in used]
+        table = table.drop_columns([data.image, *index]).append_column(CONTENT, content).append_column(PATH, paths)
         tables.append(table.append_column(BROUGHT, pa.array([str(split)] * len(table), pa.string())))
     merged = pa.concat_tables(tables, promote_options="permissive")
     return merged.replace_schema_metadata(None)
@@ -198,23 +164,19 @@ def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.Chu
         raise DataError(
             f"the column {data.image!r} of {data.source} holds {kind}, not pictures, bytes or paths; set data.image."
         )
-    root = folder.resolve()
     known = pc.is_valid(content).to_pylist()
     inside = [
-        path if path is None or is_known else _inside(root, path, data)
+        path if path is None or is_known else _inside(folder, path, data)
         for path, is_known in zip(paths.to_pylist(), known, strict=True)
     ]
     return content, pa.array(inside, pa.string())
 
 
-def _inside(root: Path, path: str, data: Data) -> str:
-    try:
-        full = (root / path).resolve()
-    except (OSError, ValueError, RuntimeError):  # no such path can be: the picture is skipped when it is read
-        return str(root / path)
-    if not full.is_relative_to(root):
-        raise DataError(f"{data.source} names the picture {path!r}, outside its folder {root}; move it inside.")
-    return str(full)
+def _inside(folder: Path, path: str, data: Data) -> str:
+    found = below(folder, path)
+    if found is None:
+        raise DataError(f"{data.source} names the picture {path!r}, outside its folder {folder}; move it inside.")
+    return str(found)
 
 
 def _class_folder(root: Path, data: Data) -> tuple[pa.Table, tuple[Skipped, ...]]:

@@ -1,6 +1,5 @@
 """Real images of mixed sizes, on which an export is checked against its bundle."""
 
-import io
 import warnings
 from dataclasses import dataclass
 from importlib import resources
@@ -11,9 +10,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from thaw.data.folder import PICTURES
+from thaw.data.endings import PICTURES
 from thaw.errors import DataError
 from thaw.images.decode import upright_rgb
+from thaw.images.files import open_image, read_file
 
 FROM_FOLDER, FROM_TABLE = 200, 40
 """Most images taken from a folder, and from a run's or the embedded table."""
@@ -51,8 +51,8 @@ def _from_folder(folder: Path) -> list[NDArray[np.uint8]]:
     arrays: list[NDArray[np.uint8]] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES):
         try:
-            arrays.append(np.array(_open(path.read_bytes())))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            arrays.append(np.array(_open(read_file(path))))
+        except Exception:  # decoders of broken files raise anything
             continue
         if len(arrays) == FROM_FOLDER:
             break
@@ -82,4 +82,4 @@ def _from_table(path: Path) -> list[NDArray[np.uint8]]:
 def _open(content: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return upright_rgb(Image.open(io.BytesIO(content)))
+        return upright_rgb(open_image(content))

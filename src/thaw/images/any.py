@@ -1,7 +1,6 @@
 """An image in any form that a person may hold it in: a path, encoded bytes, a PIL image, an array or a tensor."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from thaw.images.decode import BadImageError, decode_picture, pixels_of
+from thaw.images.files import read_file
 from thaw.images.preprocessing import Preprocessing
 
 AnyImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
@@ -21,9 +21,9 @@ def square(image: AnyImage, preprocessing: Preprocessing, decode: str) -> NDArra
     """Return an image as the network sees it, uint8 (size, size, 3). Raises BadImageError where it cannot be used."""
     if isinstance(image, str | os.PathLike):
         try:
-            image = Path(image).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
-            raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            image = read_file(image)
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
     if isinstance(image, bytes | bytearray | memoryview):
         return decode_picture(bytes(image), preprocessing, decode)
     if isinstance(image, Tensor):

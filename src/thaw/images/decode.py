@@ -1,7 +1,6 @@
 """One picture: encoded bytes to the square of pixels that a network sees."""
 
 import contextlib
-import io
 import warnings
 from collections.abc import Iterator
 
@@ -9,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from thaw.images.depth import MODES, Depth, to_eight_bits
+from thaw.images.files import open_image
 from thaw.images.preprocessing import Preprocessing, shorter_side
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
-RULES = 2
+RULES = 3
 """Counts up when a picture decodes to something else: part of the cache's keys."""
 FILTERS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
@@ -24,7 +25,7 @@ class BadImageError(Exception):
 
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
     """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no picture."""
-    with _decoding(), Image.open(io.BytesIO(content)) as picture:
+    with _decoding(), open_image(content) as picture:
         return _pixels(picture, preprocessing, decode)
 
 
@@ -40,7 +41,7 @@ def _pixels(picture: Image.Image, preprocessing: Preprocessing, decode: str) -> 
     if decode == "fast":
         shorter = shorter_side(preprocessing)
         picture.draft("RGB", (shorter, shorter))
-    return np.array(to_square(upright_rgb(picture), preprocessing))
+    return np.array(to_square(upright_rgb(picture, preprocessing.depth), preprocessing))
 
 
 @contextlib.contextmanager
@@ -50,29 +51,27 @@ def _decoding() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters fails below
             yield
+    except BadImageError:
+        raise
     except UnidentifiedImageError as error:
-        raise BadImageError("is no picture in a format that can be read") from error
+        raise BadImageError("is not an image in a format that can be read") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise BadImageError(f"cannot be decoded: {reason}") from error
-    except (IndexError, KeyError, TypeError, ZeroDivisionError, ArithmeticError, RuntimeError) as error:
-        # decoders of broken files fail in many ways
+    except Exception as error:  # decoders of broken files fail in many ways
         raise BadImageError(f"is broken ({type(error).__name__}: {error})") from error
 
 
-def upright_rgb(picture: Image.Image) -> Image.Image:
+def upright_rgb(picture: Image.Image, depth: Depth | None = None) -> Image.Image:
     """Any picture as RGB, turned upright by its EXIF orientation, on white where it is transparent.
 
-    The first frame of an animation; grey of 16 bits is scaled to 8, and so is what has fractions from 0 to 1.
+    The first frame of an animation; grey of more than 8 bits is scaled to 8 by `depth`, else by its own values.
     """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "La":
         picture = picture.convert("LA")
-    if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        deep, most = picture.mode.startswith("I;16"), values.max(initial=0)
-        scale = 255.0 if picture.mode == "F" and most <= 1 else 1.0 if not deep and most <= 255 else 255 / 65535
-        picture = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+    if picture.mode in MODES:
+        picture = to_eight_bits(picture, depth)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

@@ -25,14 +25,17 @@ class Preprocessing:
     """Of each colour, on a scale from 0 to 1; subtracted."""
     std: tuple[float, float, float]
     """Of each colour; divided by."""
+    depth: tuple[float, float] | None = None
+    """The values of grey images of more than 8 bits that become black and white; None: each by its own values."""
 
 
 def choose_preprocessing(default: Preprocessing, images: Images) -> Preprocessing:
     """Return the backbone's own preprocessing, changed where the recipe says so."""
-    given: dict[str, Any] = images.model_dump(exclude_none=True, exclude={"decode"})
+    given: dict[str, Any] = images.model_dump(exclude_none=True, exclude={"decode", "depth"})
     for name in given.keys() & {"mean", "std"}:
         given[name] = tuple(given[name])
-    return replace(default, **given)
+    depth = None if images.depth == "auto" else (0.0, images.depth - 1.0)
+    return replace(default, **given, depth=depth)
 
 
 def shorter_side(preprocessing: Preprocessing) -> int:

@@ -1,6 +1,5 @@
 """A look at somebody's data: which columns hold the pictures, classes, splits and groups, and what the pictures are."""
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,15 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-from thaw.data.folder import PICTURES, SPLITS
+from thaw.data.endings import PICTURES, SPLITS
 from thaw.data.source import Source, read_source
-from thaw.data.splits import DEFAULT_FRACTION, Splits, make_splits, split_named, unused_splits, used_splits
-from thaw.data.tables import open_tables
+from thaw.data.splits import Splits, make_splits, split_parts, unused_splits, used_splits
+from thaw.data.tables import INDEX, open_tables
 from thaw.errors import DataError
+from thaw.images.files import open_image
 from thaw.recipe import Data
+from thaw.scoring.slices import as_numbers
 from thaw.text import listed
 
 LOOKED_AT = 400
@@ -86,17 +86,15 @@ def look_at(name: str) -> Look:
         why = {"label": "the names of the folders"}
     data = Data(source=name, **settings)
     source = read_source(data)
-    for part in ("validation", "test"):
-        settings[part] = split_named(part, source.splits.tolist()) or DEFAULT_FRACTION
+    parts: dict[str, Any] = split_parts(source, data)
     group = settings.pop("group", None)
-    data = Data(source=name, **settings)
-    splits = make_splits(source, data)
+    splits = make_splits(source, Data(source=name, **settings))
+    data = Data(source=name, **settings, **parts)
     if group is not None:
         try:
-            data = Data(source=name, **settings, group=group)
-            splits = make_splits(source, data)
+            splits = make_splits(source, Data(source=name, **settings, group=group))
+            data = Data(source=name, **settings, **parts, group=group)
         except DataError as error:
-            data = Data(source=name, **settings)
             why["group"] = f"{group!r} looks like one, but {str(error).partition(';')[0].rstrip('.')}"
     why |= {part: splits.how[part] for part in ("validation", "test")}
     if unused := unused_splits(source, used_splits(source, data)):
@@ -109,7 +107,7 @@ def _columns(tables: datasets.DatasetDict) -> list[Column]:
     shared: dict[str, Any] = dict(next(iter(tables.values())).features)
     found = []
     for name, feature in shared.items():
-        if all(name in part.features for part in tables.values()):
+        if not name.startswith(INDEX) and all(name in part.features for part in tables.values()):
             chunks = [part.data.table.column(name) for part in tables.values()]
             found.append(Column(name, feature, pa.chunked_array([c for chunk in chunks for c in chunk.chunks])))
     return found
@@ -171,9 +169,9 @@ def _is_file(path: Path) -> bool:
 
 def _opens(content: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(content)):
+        with open_image(content):
             return True
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # decoders of broken files raise anything
         return False
 
 
@@ -195,14 +193,15 @@ def _words(name: str) -> set[str]:
 
 def _label(columns: list[Column], source: str, known: str) -> tuple[Column, str]:
     """The column that seems to hold the classes, and why."""
-    possible = [column for column in columns if _could_be_classes(column)]
+    called = [column for column in columns if column.name.lower() in LABEL_NAMES and len(column.different()) > 1]
+    possible = [column for column in columns if column in called or _could_be_classes(column)]
     named = [column for wanted in LABEL_NAMES for column in possible if wanted in _words(column.name)]
     if named:
         return named[0], f"by its name; it has {len(named[0].different()):,} different values"
     if labelled := [column for column in possible if isinstance(column.feature, datasets.ClassLabel)]:
         return labelled[0], "the dataset says that it holds classes"
     few = [column for column in possible if len(column.different()) <= FEW]
-    few.sort(key=lambda column: not (pa.types.is_string(column.values.type)))
+    few.sort(key=lambda column: as_numbers(column.values) is not None)
     if not few:
         raise DataError(f"no column of {source} looks like classes; it has {known}: call the one that does `label`.")
     also = f"; {listed([repr(c.name) for c in few[1:]])} could be too" if few[1:] else ""
@@ -210,10 +209,10 @@ def _label(columns: list[Column], source: str, known: str) -> tuple[Column, str]
 
 
 def _could_be_classes(column: Column) -> bool:
-    different = column.different()
-    if not 2 <= len(different) <= max(2, min(1000, len(column.values) // 2)):
+    if not 2 <= len(column.different()) <= max(2, min(1000, len(column.values) // 2)):
         return False
-    return all(not isinstance(value, float) or value.is_integer() for value in different)
+    numbers = as_numbers(column.values)
+    return numbers is None or bool((numbers[~np.isnan(numbers)] % 1 == 0).all())
 
 
 def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:
@@ -222,10 +221,10 @@ def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:
     sizes, jpegs = [], 0
     for row in rows.tolist():
         try:
-            with Image.open(io.BytesIO(source.picture(row))) as picture:
+            with open_image(source.picture(row)) as picture:
                 sizes.append(picture.size)
                 jpegs += picture.format == "JPEG"
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except Exception:  # decoders of broken files raise anything
             continue
     if not sizes:
         raise DataError("none of the pictures looked at can be opened; give a source with JPEG, PNG or WebP pictures.")

@@ -64,6 +64,8 @@ def _found(look: Look, out: Path) -> Iterator[str]:
         yield from _comment(
             f"{names[int(counts.argmin())]} has {counts.min():,} images only, too few to be sure of anything about it."
         )
+    for warning in source.warnings:
+        yield from _comment(f"Warning: {warning}.")
     if source.skipped:
         yield from _comment(
             f"{len(source.skipped):,} files or rows are skipped; the report names each with its reason."

@@ -1,6 +1,5 @@
 """Read the files of a run folder; what is missing or broken is said in one sentence."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from thaw.errors import StorageError
 from thaw.images.encode import encode
+from thaw.images.files import open_image
 
 
 def read(path: Path, parse: Callable[[str], Any]) -> Any:
@@ -43,11 +43,11 @@ def thumbnail(image: bytes, side: int, quality: int = 80, kind: str = "JPEG") ->
     Raises StorageError where it is not an image.
     """
     try:
-        picture: Image.Image = Image.open(io.BytesIO(image))
+        picture = open_image(image)
         if max(picture.size) <= side and kind == "JPEG":
             return image
         picture = picture.convert("RGB")
-    except OSError as error:
+    except Exception as error:  # decoders of broken files raise anything
         raise StorageError(f"the run holds an image that cannot be read: {error}; run the study again.") from error
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return encode(np.asarray(picture), kind, quality=quality)

@@ -76,6 +76,8 @@ class ImageFacts(Record):
     """Mean of each channel, subtracted from values between 0 and 1."""
     std: tuple[float, float, float]
     """Standard deviation of each channel, by which they are divided."""
+    depth: tuple[float, float] | None = None
+    """The values of grey images of more than 8 bits that become black and white; null where there are none."""
     decode: Literal["exact", "fast"]
     """How JPEG files are decoded."""
 

@@ -1,6 +1,7 @@
 """Slices: accuracy for each value of a column, and whether the largest gap between two values is significant."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -27,6 +28,8 @@ BINS = 5
 """Bins of a column of numbers, each with about as many images."""
 AGES = (10, 20, 30, 40, 50, 60, 70)
 """Where the bins of a column called `age` start after the first, in years."""
+WRITTEN = r"-?(0|[1-9][0-9]*|0?\.[0-9]+|0\.[0-9]*|[1-9][0-9]*\.[0-9]*)([eE][-+]?[0-9]+)?"
+"""How a number is written in a column of text."""
 FINE = 20
 """Steps in which the test of whole groups counts, for each group on average."""
 
@@ -254,10 +257,12 @@ def _members(slices: Slices) -> list[tuple[str, NDArray[np.bool_]]]:
 
 
 def _cut(name: str, column: pa.ChunkedArray) -> Slices:
-    numbers = _numbers(column)
-    if numbers is None:
+    numbers = as_numbers(column)
+    written = _is_text(column.type)
+    if numbers is None or (written and len(np.unique(numbers[~np.isnan(numbers)])) <= NUMBERS):
         texts = [_text(value) for value in column.to_pylist()]
-        return _slices(name, "category", texts, sorted(set(texts) - {MISSING}))
+        different = sorted(set(texts) - {MISSING})
+        return _slices(name, "category", texts, different if numbers is None else sorted(different, key=float))
     missing = np.isnan(numbers)
     distinct = np.unique(numbers[~missing])
     if len(distinct) > NUMBERS:
@@ -308,13 +313,25 @@ def _bin_names(edges: NDArray[np.float64], whole: bool) -> list[str]:
     return [f"up to {_number(edges[0] - 1)}", *inner, f"{_number(edges[-1])} and more"]
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
-    """A column of numbers as float64, NaN where missing or infinite; None for any other."""
+def as_numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
+    """A column of numbers as float64, NaN where missing or infinite; None for any other.
+
+    Text is a column of numbers where each value is written as one, without zeros before it: `007` is a name.
+    """
     kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+    if _is_text(kind):
+        texts = [value or None for value in column.to_pylist()]
+        if not any(texts) or not all(text is None or re.fullmatch(WRITTEN, text, re.ASCII) for text in texts):
+            return None
+        column = pa.chunked_array([pa.array([None if text is None else float(text) for text in texts], pa.float64())])
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         return None
     values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _text(value: object) -> str:
