@@ -122,7 +122,7 @@ def test_what_cannot_be_fitted(images: tuple[list[bytes], list[str]]) -> None:
     with pytest.raises(ValueError, match="two images or more of some class"):
         small().fit([X[0], X[-1]], ["left", "right"])
     for share in (-1, 1, 200):
-        with pytest.raises(ValueError, match=f"validation={share} is no share"):
+        with pytest.raises(ValueError, match=f"validation={share} is not a fraction"):
             small(validation=share).fit(X, y)
     with pytest.raises(thaw.ThawError, match=r"train.epochs = 0"):
         small(epochs=0).fit(X, y)

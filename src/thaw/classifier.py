@@ -46,11 +46,51 @@ from thaw.training.specs import ArmSpec, resolve_arm
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """An image classifier: a pretrained backbone, part of it trained on the images that `fit` is given.
 
-    It does what one arm of a study does: it finds a learning rate on images held out for it, then trains on all.
+    It does what one trial of a study does: it finds a learning rate on images held out for it, then trains on all.
     Images are paths, encoded bytes, PIL images, arrays uint8 (height, width, 3) or tensors uint8 (3, height, width), of
     any sizes, in a sequence, or one array (n, height, width, 3). Numbers (n, pixels), as scikit-learn's own `digits`
     and `olivetti_faces` bring them, are taken for square grey images, row by row, from the least value, black, to the
     highest, white, that `fit` saw.
+
+    Parameters
+    ----------
+    backbone
+        A torchvision or timm network by name.
+    weights
+        `random`, a name of the library's pretrained weights, a `.safetensors` file, or `thaw:mobilenet_v2`.
+    train
+        What trains: `all`, `head`, `last-stage`, `norm`, `bias`, `lora`, or names of modules.
+    epochs
+        Passes over the training images.
+    learning_rates
+        The learning rates to try; the best validation accuracy wins.
+    batch_size
+        Images of one step.
+    size
+        Pixels of each side of the square that the network sees; the backbone's own unless given.
+    validation
+        The fraction of the images, below 1, that the learning rates are compared on.
+    device
+        `auto`, `cpu`, `cuda` or `mps`.
+    precision
+        `auto`, `fp32` or `bf16`.
+    settings
+        Any other keys of a recipe, such as `{"train.flips": True}`; those of the arm begin with `arm.`.
+    random_state
+        A seed, a numpy RandomState, or None.
+
+    Attributes
+    ----------
+    classes_
+        (classes,) the labels, sorted.
+    learning_rate_
+        The learning rate that won.
+    search_
+        For each learning rate tried its steps, validation accuracy and loss.
+    epochs_
+        For each epoch its loss and accuracy.
+    bundle_
+        The trained model, ready to use.
     """
 
     def __init__(
@@ -69,11 +109,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         settings: Mapping[str, object] | None = None,
         random_state: Any = 0,
     ) -> None:
-        """Most are the keys of a recipe that have these names.
-
-        `validation` is the share, below 1, of the images that the learning rates are compared on. `settings` are any
-        other keys of a recipe, such as `{"train.flips": True}`. `random_state` is a seed, a numpy RandomState, or None.
-        """
         self.backbone = backbone
         self.weights = weights
         self.train = train
@@ -88,16 +123,27 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike) -> Self:
-        """Search and train. `X` are n images, `y` (n,) their labels, of any type.
+        """Search and train.
 
-        Afterwards `classes_` (classes,), `learning_rate_`, `search_` (a row for each rate), `epochs_` (a row for each
-        epoch) and `bundle_`. Raises ValueError for labels that are no classes and ThawError for what else is wrong.
+        Parameters
+        ----------
+        X
+            n images.
+        y
+            (n,) their labels, of any type.
+
+        Raises
+        ------
+        ValueError
+            The labels are not classes.
+        ThawError
+            An image or a setting is wrong.
         """
         pictures, labels = self._fit_pictures(X, y)
         if any(map(_is_missing, labels.tolist())):
             raise ValueError("y has labels that are missing or empty; leave those images out or give them a class.")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"validation={self.validation!r} is no share of the images; give one from 0 to below 1.")
+            raise ValueError(f"validation={self.validation!r} is not a fraction of images; give one from 0 to below 1.")
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -123,14 +169,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """(n, classes) probabilities in the order of `classes_`."""
+        """Compute probabilities (n, classes), in the order of `classes_`."""
         check_is_fitted(self)
         if not _is_pictures(X):
             X = self._as_pictures(validate_data(self, X, dtype=np.float64, reset=False))
         return self.bundle_.predict_proba(X)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """(n,) the likeliest class of each image, of the type of `y`."""
+        """Predict the most probable class of each image, (n,) of the type of `y`."""
         probabilities = self.predict_proba(X)
         predicted: NDArray[Any] = self.classes_[probabilities.argmax(1)]
         return predicted
