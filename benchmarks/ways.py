@@ -14,7 +14,7 @@ from thaw.recipe import validate
 from thaw.study import run_study
 
 TRAIN = {"batch_size": 64, "epochs": 3, "refit": "train", "schedule": "cosine", "warmup": 0.1, "flips": True}
-SEARCH = {"method": "halving", "range": [1e-5, 1e-1], "trials": 6, "steps": 6}
+SEARCH = {"method": "halving", "range": [1e-5, 1e-1], "candidates": 6, "steps": 6}
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {"train": "all", "weights": "random"},
     "head": {"train": "head"},

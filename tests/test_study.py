@@ -297,7 +297,7 @@ def test_every_way_of_training_goes_through(
         """
         data = { source = "pictures" }
         model = { backbone = "timm/test_vit", weights = "random" }
-        search = { method = "halving", range = [1e-4, 1e-2], trials = 2 }
+        search = { method = "halving", range = [1e-4, 1e-2], candidates = 2 }
         [train]
         optimizer = "adamw"
         weight_decay = 0.01

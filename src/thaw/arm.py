@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.cache.checkpoint import load_state, save_state
@@ -85,7 +86,7 @@ def train_trial(
         if compute.precision == "fp32":
             raise
         why = str(error).rstrip(".")
-    # only here is the error, which holds the first network, gone
+    # the error, which holds the first network, is freed only here
     say(f"arm {trial.spec.name}: {why}; it is trained again in fp32")
     return _train(trial, dataset, replace(compute, precision="fp32"), work and work / "fp32", tell)
 
@@ -167,8 +168,12 @@ def _load(study: Study, trial: Trial) -> TrialResult | None:
     bundle = _bundle(study, trial)
     if bundle and notes["model"] != weights_digest(str(bundle / "model.safetensors")):
         return None
+    try:
+        record = TrialRecord.model_validate(notes["record"])
+    except ValidationError:  # by another version of thaw
+        return None
     validation = answers["validation"].numpy() if "validation" in answers else None
-    return TrialResult(TrialRecord.model_validate(notes["record"]), answers["test"].numpy(), validation)
+    return TrialResult(record, answers["test"].numpy(), validation)
 
 
 def _bundle(study: Study, trial: Trial) -> Path | None:

@@ -105,14 +105,14 @@ class Search(Section):
     """The learning-rate search: the same budget for every arm."""
 
     method: Literal["grid", "halving"] = "grid"
-    """`grid` tries each of `learning_rates`. `halving` (successive halving) tries `trials` learning rates spread over
+    """`grid` tries each of `learning_rates`. `halving` (successive halving) tries `candidates` learning rates spread over
     `range`, keeps the better half, trains these from the start for twice the steps, and so on until one is left; if
     that lies at an end of the range, the range is extended there, at most twice."""
     learning_rates: Annotated[list[LearningRate], Field(min_length=1)] = [1e-5, 1e-4, 1e-3]
     """The learning rates of a grid, each tried from the same initial weights; the best validation accuracy wins."""
     range: Annotated[list[LearningRate], Field(min_length=2, max_length=2)] = [1e-5, 1e-1]
     """The lowest and the highest learning rate of a halving."""
-    trials: Annotated[int, Field(ge=2, le=256)] = 8
+    candidates: Annotated[int, Field(ge=2, le=256)] = 8
     """The number of learning rates in the first round of a halving, evenly spaced on a logarithmic scale."""
     steps: Positive = 15
     """Optimizer steps per learning rate, in a halving those of the first round; the learning rate stays constant."""

@@ -259,7 +259,7 @@ def test_a_halving_early_stops_and_adapters(tmp_path):
     recipe = (
         (run / "recipe.toml")
         .read_text()
-        .replace("[search]\n", '[search]\nmethod = "halving"\ntrials = 8\nrange = [1e-05, 0.1]\n')
+        .replace("[search]\n", '[search]\nmethod = "halving"\ncandidates = 8\nrange = [1e-05, 0.1]\n')
     )
     (run / "recipe.toml").write_text(recipe.replace("[train]\n", "[train]\npatience = 2\nweight_decay = 0.01\n"))
     text = Page(write_report(run)).text

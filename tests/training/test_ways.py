@@ -192,7 +192,7 @@ def test_halving_spends_its_budget_on_the_better_half() -> None:
 
 def test_a_range_that_is_too_low_is_widened(toys: Toys) -> None:
     found = search(
-        toys.setup("search.method=halving", "search.range=[1e-7, 1e-5]", "search.trials=3", "search.steps=4")
+        toys.setup("search.method=halving", "search.range=[1e-7, 1e-5]", "search.candidates=3", "search.steps=4")
     )
     assert found.learning_rate > 1e-5
     assert max(one.learning_rate for one in found.attempts) > 1e-5

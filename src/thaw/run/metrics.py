@@ -36,7 +36,7 @@ from thaw.versions import versions
 
 FILE = "metrics.json"
 FORMAT: Literal[1] = 1
-"""Changes when a key is renamed or removed, or means something else."""
+"""Changes when a required key is added, or a key is renamed, removed or means something else."""
 
 ArmName = Annotated[str, StringConstraints(pattern=f"^(?:{ARM_NAME.pattern})$")]
 Precision = Literal["fp32", "bf16"]

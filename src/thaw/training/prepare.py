@@ -29,7 +29,7 @@ from thaw.training.network import Network
 from thaw.training.results import Frontier, NetworkFacts, Parameters
 from thaw.training.specs import ArmSpec
 
-TRIAL_BATCH = 64
+LAYOUT_BATCH = 64
 """Images of the trial that chooses a memory layout, at most: no more than a batch of the arm's."""
 
 
@@ -152,7 +152,7 @@ def _lay_out(parts: nn.ModuleList, inputs: Inputs, spec: ArmSpec, compute: Compu
 
     Returns whether it is channels last.
     """
-    batch = min(TRIAL_BATCH, spec.training.batch_size)
+    batch = min(LAYOUT_BATCH, spec.training.batch_size)
     tensors = next(inputs.batches([np.arange(batch) % len(inputs)]))
     trained = [p for p in parts.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in parts.buffers()]

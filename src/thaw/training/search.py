@@ -61,7 +61,7 @@ def search(setup: Setup) -> SearchResult:
         rates = list(settings.learning_rates)
         best = attempt(rates, settings.steps)[0]
     else:
-        rates = [float(rate) for rate in np.geomspace(settings.range[0], settings.range[1], settings.trials)]
+        rates = [float(rate) for rate in np.geomspace(settings.range[0], settings.range[1], settings.candidates)]
         best = _halve(rates, settings.steps, attempt)
         for _ in range(WIDENINGS):
             beyond = _beyond(best.learning_rate, rates)
