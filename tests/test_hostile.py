@@ -15,9 +15,9 @@ import thaw as package
 from helpers.cli import thaw
 from helpers.images import encoded_image
 from helpers.small_metrics import as_metrics
-from thaw.data import source as sources
 from thaw.data.source import read_source
 from thaw.errors import ModelError
+from thaw.images import files
 from thaw.nets.backbones import build_backbone
 from thaw.progress import say
 from thaw.recipe import Data
@@ -133,11 +133,11 @@ def test_weights_with_a_header_without_bounds_are_refused(tmp_path: Path) -> Non
 def test_pictures_that_are_no_files_or_too_large_are_skipped_unread(
     class_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
     os.mkfifo(class_folder / "left" / "pipe.png")
     (class_folder / "right" / "vast.png").write_bytes(encoded_image(0) + bytes(1 << 20))
     source = read_source(Data(source=str(class_folder)))
     assert len(source.ids) == 60
     reasons = {skipped.id: skipped.reason for skipped in source.skipped}
-    assert "no plain file" in reasons["left/pipe.png"]
+    assert "not a plain file" in reasons["left/pipe.png"]
     assert "more than the 1,048,576" in reasons["right/vast.png"]
