@@ -16,7 +16,7 @@ ARMS = {
     "last-stage": '"last-stage"',
     "last-two-fc": '["classifier.4", "classifier.6"]',
     "lora": '"lora"',
-    "bias": '"bias"',
+    "first-fc": '["classifier.1", "classifier.6"]',
     "last-fc-bias": '["classifier.4.bias", "classifier.6"]',
     "head": '"head"',
 }

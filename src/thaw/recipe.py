@@ -105,9 +105,9 @@ class Search(Section):
     """The learning-rate search: the same budget for every arm."""
 
     method: Literal["grid", "halving"] = "grid"
-    """`grid` tries each of `learning_rates`. `halving` (successive halving) tries `candidates` learning rates spread over
-    `range`, keeps the better half, trains these from the start for twice the steps, and so on until one is left; if
-    that lies at an end of the range, the range is extended there, at most twice."""
+    """`grid` tries each of `learning_rates`. `halving` (successive halving) tries `candidates` learning rates spread
+    over `range`, keeps the better half, trains these from the start for twice the steps, and so on until one is left;
+    if that lies at an end of the range, the range is extended there, at most twice."""
     learning_rates: Annotated[list[LearningRate], Field(min_length=1)] = [1e-5, 1e-4, 1e-3]
     """The learning rates of a grid, each tried from the same initial weights; the best validation accuracy wins."""
     range: Annotated[list[LearningRate], Field(min_length=2, max_length=2)] = [1e-5, 1e-1]
