@@ -126,10 +126,10 @@ def run_thaw(side: str, work: Path, arguments: argparse.Namespace) -> dict[str, 
         {
             **measured,
             **stages,
-            "accuracy": arm["test"]["accuracy"],
-            "trained": arm["parameters"]["trainable"],
-            "precision": study["model"]["precision"],
-            "activations": study["seconds"]["activations"],
+            "accuracy": arm.test.accuracy,
+            "trained": arm.parameters.trainable,
+            "precision": study.model.precision,
+            "activations": arm.seconds.prepare,
             "versions": {"thaw": versions["thaw"], "torch": versions["torch"]},
         }
     )

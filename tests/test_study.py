@@ -323,7 +323,7 @@ def test_every_way_of_training_goes_through(
     assert study(monkeypatch, class_folder, "--recipe", recipe, "--out", run, settings=settings) == 0
     arms = metrics_of(run)["arms"]
     assert set(arms) == {"head", "lp-ft", "decay", "norm", "bias", "last-stage", "lora"}
-    assert set(arms["lp-ft"]["probe"]) == {"learning_rate", "epochs"}
+    assert set(arms["lp-ft"]["probe"]) == {"learning_rate", "epochs", "seconds"}
     assert all({row["steps"] for row in found["search"]} >= {1, 2} for found in arms.values())
     plain = load_file(run / "models" / "head" / "model.safetensors").keys()
     assert all(load_file(run / "models" / arm / "model.safetensors").keys() == plain for arm in arms)

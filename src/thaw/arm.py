@@ -1,5 +1,6 @@
 """A trial, one arm with one seed: made ready, searched, trained, tested, saved."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,8 @@ def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> T
         tell = listener.note if listener else silent
         trained = train_trial(trial, study.dataset, study.compute, study.work / trial.name, tell)
         result = _finish(study, trial, trained)
+        del trained
+        gc.collect()  # graphs and their networks hold each other
     if listener:
         listener.end_trial(result.record)
     return result
@@ -86,9 +89,10 @@ def train_trial(
         if compute.precision == "fp32":
             raise
         why = str(error).rstrip(".")
-    # the error, which holds the first network, is freed only here
+    gc.collect()  # the first network, which the error held, and its graphs, which hold each other
     say(f"arm {trial.spec.name}: {why}; it is trained again in fp32")
-    return _train(trial, dataset, replace(compute, precision="fp32"), work and work / "fp32", tell)
+    alone = trial.model_copy(update={"prefixes": []})  # the plan's are those of bf16
+    return _train(alone, dataset, replace(compute, precision="fp32"), work and work / "fp32", tell)
 
 
 def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, tell: Tell) -> Trained:

@@ -31,7 +31,7 @@ from thaw.data.dataset import Dataset
 from thaw.data.load import preprocessing_of
 from thaw.data.source import Source
 from thaw.data.splits import Splits
-from thaw.errors import DataError
+from thaw.errors import DataError, RecipeError
 from thaw.images.any import AnyImage, listed, square
 from thaw.images.decode import BadImageError
 from thaw.images.header import HEADER
@@ -39,8 +39,11 @@ from thaw.images.preprocessing import Preprocessing
 from thaw.nets.adapters import merge_adapters
 from thaw.plan import Trial
 from thaw.progress import stage
-from thaw.recipe import Arm, Settings, validate
+from thaw.recipe import Settings, validate
 from thaw.training.specs import ArmSpec, resolve_arm
+
+ARM = "classifier"
+"""The name of its one arm."""
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -75,7 +78,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     precision
         `auto`, `fp32` or `bf16`.
     settings
-        Any other keys of a recipe, such as `{"train.flips": True}`; those of the arm begin with `arm.`.
+        Any other keys of a recipe, such as `{"train.flips": True}`; those of its arm begin with `arms.classifier.`.
     random_state
         A seed, a numpy RandomState, or None.
 
@@ -139,6 +142,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         ThawError
             An image or a setting is wrong.
         """
+        seed = _seed(self.random_state)
+        if seed < 0:
+            raise ValueError(f"random_state={seed} is negative; give 0 or more, or None.")
         pictures, labels = self._fit_pictures(X, y)
         if any(map(_is_missing, labels.tolist())):
             raise ValueError("y has labels that are missing or empty; leave those images out or give them a class.")
@@ -150,7 +156,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
             raise ValueError(f"A classifier needs two classes or more; y has one class, {self.classes_[0]!r}.")
         if len(labels) == len(self.classes_):
             raise ValueError("A classifier needs two images or more of some class, one of them to choose its rate on.")
-        seed = _seed(self.random_state)
         spec, settings = self._settings()
         compute = choose_compute(settings.train.device, settings.train.precision)
         preprocessing = preprocessing_of(settings)
@@ -222,25 +227,23 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
                 "device": self.device,
                 "precision": self.precision,
             },
-            "arm": {"train": self.train if isinstance(self.train, str) else list(self.train)},
+            "arms": {ARM: {"train": list(self.train) if isinstance(self.train, tuple) else self.train}},
         }
         for key, value in (self.settings or {}).items():
             table = values
             *path, last = key.split(".")
             for name in path:
                 table = table.setdefault(name, {})
+                if not isinstance(table, dict):
+                    raise RecipeError(f"Classifier: {key!r} goes below {name!r}, which is not a table; leave it out.")
             if isinstance(value, Mapping) and isinstance(table.get(last), dict):
                 table[last] |= value
             else:
                 table[last] = value
-        settings = validate(_plain(values), where="Classifier", kind=ClassifierSettings)
-        return resolve_arm("classifier", settings.arm, settings), settings
-
-
-class ClassifierSettings(Settings):
-    """What a classifier is trained by: the settings of a study with a single arm."""
-
-    arm: Arm
+        settings = validate(_plain(values), "Classifier", Settings)
+        if list(settings.arms) != [ARM]:
+            raise RecipeError(f"Classifier: its one arm is called {ARM!r}; leave the others out.")
+        return resolve_arm(ARM, settings.arms[ARM], settings), settings
 
 
 def _is_pictures(X: Any) -> bool:

@@ -1,5 +1,6 @@
 """A study as data: what is computed once, and the trials."""
 
+import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +91,8 @@ def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Com
         if key not in facts:
             built = build_network(spec, seed, classes, side, compute)
             facts[key], prefixes[key] = built.facts(images), built.prefix
+            del built
+            gc.collect()  # graphs and their networks hold each other
     distinct = {prefix.model_dump_json(): prefix for prefix in prefixes.values() if prefix and prefix.fits(images)}
     planned = sorted(distinct.values(), key=lambda prefix: prefix.cut.macs)
     networks = {arm.name: facts[arm.network_key(seeds[0])] for arm in arms}

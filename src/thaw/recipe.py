@@ -201,21 +201,13 @@ class Arm(Section):
 
 
 class Settings(Section):
-    """The settings that do not depend on data or arms."""
+    """Everything about a study but its data."""
 
     images: Images = Images()
     model: Model
     search: Search = Search()
     train: Train = Train()
     cache: Cache = Cache()
-
-
-class Recipe(Settings):
-    """Everything about a study."""
-
-    name: str = "study"
-    """The name of the study, for its report."""
-    data: Data
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
 
     @field_validator("arms")
@@ -234,6 +226,14 @@ class Recipe(Settings):
     def weights_of(self, arm: str) -> str:
         """Return the weights that an arm starts from."""
         return self.arms[arm].weights or self.model.weights
+
+
+class Recipe(Settings):
+    """Everything about a study."""
+
+    name: str = "study"
+    """The name of the study, for its report."""
+    data: Data
 
 
 Valid = TypeVar("Valid", bound=Settings)
@@ -381,7 +381,10 @@ def _problem(item: dict[str, Any], kind: type[Settings]) -> str:
     names = [str(part) for part in item["loc"]]
     section, fields = _section(names, kind)
     if item["type"] == "extra_forbidden":
-        hint = _near(names[-1], fields) or f"the keys of {section or 'a recipe'} are {', '.join(fields)}"
+        hint = (
+            _near(names[-1], fields)
+            or f"the keys of {section or ('a recipe' if kind is Recipe else 'the settings')} are {', '.join(fields)}"
+        )
         return f"unknown key {'.'.join(names)!r} ({hint})"
     # pydantic appends the type that it tried of a union to the location; the key is what comes before
     key = ".".join(names[: section.count(".") + 2] if section else names[:1])

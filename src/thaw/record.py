@@ -9,4 +9,4 @@ class Record(BaseModel):
     The text under each field is its documentation, which the page on `metrics.json` shows.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

@@ -91,7 +91,7 @@ def check_source(recipe: Recipe) -> Audit:
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     dataset = load_dataset(recipe, compute, Clock())
     audited = audit(dataset, recipe.data)
-    if not audited.record.leaked:
+    if not audited.leaks:
         return audited.record
     return with_leak(audited, extract_features(feature_spec(recipe), dataset, compute), dataset)
 

@@ -65,9 +65,8 @@ def bundle_config(spec: ArmSpec, dataset: Dataset, settings: Settings, test: Sco
         The model's scores on the test set, where a study measured them; the confusion matrix, which grows with the
         square of the number of classes, stays with the run.
     """
-    named = _without_paths(settings)
-    study = settings if isinstance(settings, Recipe) else None
-    weights = study.weights_of(spec.name) if study else settings.model.weights
+    named, weights = _without_paths(settings), settings.weights_of(spec.name)
+    source = _last(settings.data.source) if isinstance(settings, Recipe) else None
     return {
         "backbone": spec.backbone,
         "classes": list(dataset.source.classes),
@@ -76,7 +75,7 @@ def bundle_config(spec: ArmSpec, dataset: Dataset, settings: Settings, test: Sco
         "temperature": None,
         "arm": spec.name,
         "weights": {"name": _last(weights), **origin(spec.backbone, EMBEDDED_NAMES.get(weights, weights))},
-        "data": {"source": study and _last(study.data.source), **dataset.identity()},
+        "data": {"source": source, **dataset.identity()},
         "recipe": to_toml(named),
         "test": {} if test is None else test.model_dump(exclude={"confusion"}),
         "versions": {"python": platform.python_version(), **versions(*PACKAGES)},
@@ -85,13 +84,15 @@ def bundle_config(spec: ArmSpec, dataset: Dataset, settings: Settings, test: Sco
 
 def _without_paths(settings: Settings) -> Settings:
     """Return the settings with each path in them cut to its last part."""
-    changed: dict[str, Any] = {"model": settings.model.model_copy(update={"weights": _last(settings.model.weights)})}
-    if isinstance(settings, Recipe):
-        changed["data"] = settings.data.model_copy(update={"source": _last(settings.data.source)})
-        changed["arms"] = {
+    changed: dict[str, Any] = {
+        "model": settings.model.model_copy(update={"weights": _last(settings.model.weights)}),
+        "arms": {
             name: arm.model_copy(update={"weights": arm.weights and _last(arm.weights)})
             for name, arm in settings.arms.items()
-        }
+        },
+    }
+    if isinstance(settings, Recipe):
+        changed["data"] = settings.data.model_copy(update={"source": _last(settings.data.source)})
     return settings.model_copy(update=changed)
 
 

@@ -180,7 +180,9 @@ def _find(folder: Path, rows: int, fields: tuple[Field, ...]) -> dict[str, Any] 
         chunks = [_Chunk(**chunk) for chunk in noted["chunks"]]
         changed, before = _file_stats(folder, len(fields)), noted["changed"]
         expected = [rows * field.row_bytes() for field in fields]
-        sound = noted["layout"] == _layout(rows, fields) and [size for size, _ in changed] == expected
+        if noted["layout"] != _layout(rows, fields):
+            return None
+        sound = [size for size, _ in changed] == expected
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if sound and _checked.get(folder) != changed:

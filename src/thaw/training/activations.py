@@ -52,6 +52,7 @@ class Prefix(Record):
             views=self.views,
             computation=self.cut.graph,
             values=self.values,
+            fields=[asdict(field) for field in self.fields],
             batch=BATCH,
             compute=[compute.device.type, compute.precision, torch.__version__],
         )
@@ -100,27 +101,36 @@ def cached_activations(
     """
     pixels = views_of(dataset, prefix.views)
     count, key = len(pixels), prefix.key(dataset, compute)
+    found = opened("activations", key, count, prefix.fields)
+    if found is not None:
+        return found
+    # those held are not removed to make room for the new ones
+    held = [
+        (one, opened("activations", one.key(dataset, compute), count, one.fields)) for one in _before(prefix, shorter)
+    ]
+    missing = prefix.bytes_per_view * count - entry_bytes("activations", key)
+    if missing > available_bytes():
+        held.clear()
+    if missing > available_bytes():
+        raise no_room(cache_folder(), missing, 'free some space, or set cache.activations = "off",')
 
     def make(first: int) -> Chunks:
         network = build()
-        computation: nn.Module = network
-        inputs = pixels
-        for start in sorted(shorter, key=lambda one: -one.cut.macs):
-            if start.views == prefix.views and start.cut.macs < prefix.cut.macs:
-                found = _go_on(start, network, pixels, start.key(dataset, compute), compute)
-                if found is not None:
-                    computation, inputs = found
-                    break
+        rest = (_go_on(start, entry, network, pixels, compute) for start, entry in held if entry is not None)
+        computation, inputs = next(filter(None, rest), (network, pixels))
         batches = consecutive(np.arange(first, count), BATCH)
         with stage("activations", count, "images", first) as advance:
             for rows, tensors in zip(batches, inputs.batches(batches), strict=True):
                 yield run(computation, tensors, compute), {}
                 advance(len(rows))
 
-    missing = prefix.bytes_per_view * count - entry_bytes("activations", key)
-    if missing > available_bytes():
-        raise no_room(cache_folder(), missing, 'free some space, or set cache.activations = "off",')
     return cached("activations", key, count, prefix.fields, make)
+
+
+def _before(prefix: Prefix, others: Iterable[Prefix]) -> list[Prefix]:
+    """Those of the others that a prefix may contain, the longest first."""
+    fitting = (one for one in others if one.views == prefix.views and one.cut.graph != prefix.cut.graph)
+    return sorted((one for one in fitting if one.cut.macs <= prefix.cut.macs), key=lambda one: -one.cut.macs)
 
 
 def views_of(dataset: Dataset, views: int) -> Inputs:
@@ -138,7 +148,7 @@ def run(prefix: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> tup
 
 
 def _go_on(
-    start: Prefix, network: nn.Sequential, pixels: Inputs, key: str, compute: Compute
+    start: Prefix, entry: CachedArrays, network: nn.Sequential, pixels: Inputs, compute: Compute
 ) -> tuple[nn.Module, Inputs] | None:
     """What computes the rest from the activations of a shorter prefix, and these; None where the bits would differ."""
     prefix = network[-1]
@@ -146,14 +156,11 @@ def _go_on(
     extension = extend(start.cut, prefix)
     if extension is None or fingerprint(extension[0]) != start.values:
         return None
-    entry = opened("activations", key, len(pixels), start.fields)
-    if entry is None:
-        return None
-    after, inputs = extension[1], make_inputs(entry.arrays, compute.device)
+    after, mapped = extension[1], Inputs(entry.arrays, compute.device)
     batches: list[Rows] = consecutive(np.arange(len(pixels)), BATCH)
     for rows in {0: batches[0], len(batches) - 1: batches[-1]}.values():
-        (whole,), (rest,) = pixels.batches([rows]), inputs.batches([rows])
+        (whole,), (rest,) = pixels.batches([rows]), mapped.batches([rows])
         pairs = zip(run(network, whole, compute), run(after, rest, compute), strict=True)
         if not all(np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in pairs):
             return None
-    return after, inputs
+    return after, make_inputs(entry.arrays, compute.device)
