@@ -381,10 +381,8 @@ def _problem(item: dict[str, Any], kind: type[Settings]) -> str:
     names = [str(part) for part in item["loc"]]
     section, fields = _section(names, kind)
     if item["type"] == "extra_forbidden":
-        hint = (
-            _near(names[-1], fields)
-            or f"the keys of {section or ('a recipe' if kind is Recipe else 'the settings')} are {', '.join(fields)}"
-        )
+        where = section or ("a recipe" if kind is Recipe else "the settings")
+        hint = _near(names[-1], fields) or f"the keys of {where} are {', '.join(fields)}"
         return f"unknown key {'.'.join(names)!r} ({hint})"
     # pydantic appends the type that it tried of a union to the location; the key is what comes before
     key = ".".join(names[: section.count(".") + 2] if section else names[:1])
