@@ -15,7 +15,7 @@ import pytest
 
 from helpers.images import encoded_image
 from thaw.cli.app import main
-from thaw.recipe import recipe_text, validate
+from thaw.recipe import Recipe, recipe_text, validate
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -136,7 +136,7 @@ def test_recipes_are_valid(block: Block) -> None:
     for section, keys in tomllib.loads(block.text).items():
         values[section] = values.get(section, {}) | keys
     values["data"].setdefault("source", os.curdir)
-    validate(values)
+    validate(values, "recipe", Recipe)
 
 
 def test_there_is_no_other_kind_of_block() -> None:

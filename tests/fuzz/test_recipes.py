@@ -91,7 +91,7 @@ def test_a_recipe_with_slips(folder: Path, text: str) -> None:
 @given(TABLES)
 def test_any_tables(folder: Path, values: dict[str, Any]) -> None:
     with confined(folder):
-        validate(values)
+        validate(values, "recipe", Recipe)
     try:
         text = tomlkit.dumps(values)
     except Exception:
