@@ -59,7 +59,29 @@ def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> T
     """Search, train finally and test once: a function of its study and trial, whatever ran before it.
 
     What an earlier run of the study finished, in whole or in part, is found in the run folder and not done again.
-    Raises ThawError.
+
+    Parameters
+    ----------
+    study
+        What the trials share; checkpoints, the result and the model go into its run folder.
+    trial
+        The arm and the seed.
+    listener
+        Told of the beginning, every attempt and epoch, and the end.
+
+    Returns
+    -------
+    TrialResult
+        The scores, and the logits of the test images.
+
+    Raises
+    ------
+    DivergedError
+        Training diverges, in fp32 too.
+    ModelError
+        A logit of a test image is infinite or NaN.
+    StorageError
+        The disk is full, or the run folder cannot be written.
     """
     say(f"arm {trial.spec.name}, seed {trial.seed}")
     if listener:
@@ -81,7 +103,25 @@ def train_trial(
 ) -> Trained:
     """Make a trial's network ready, search and train; all of it again in fp32 where bf16 diverges.
 
-    Checkpoints are kept in `work`, where given, and found there again. Raises ThawError.
+    Parameters
+    ----------
+    trial
+        The arm and the seed; its prefixes spare computing what the cache holds.
+    dataset
+        The images, labels and splits.
+    compute
+        The device and precision.
+    work
+        The folder of checkpoints, which a later call goes on from; None writes none.
+    tell
+        Called with every attempt and epoch.
+
+    Raises
+    ------
+    DivergedError
+        Training diverges, in fp32 too.
+    StorageError
+        The disk is full, or `work` cannot be written.
     """
     try:
         return _train(trial, dataset, compute, work, tell)

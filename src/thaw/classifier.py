@@ -135,10 +135,16 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         y
             (n,) their labels, of any type.
 
+        Returns
+        -------
+        Self
+            The classifier itself, trained.
+
         Raises
         ------
         ValueError
-            The labels are not classes.
+            The labels are not classes: a label is missing, all are the same, or no class has two images; or
+            `validation` or `random_state` is out of range.
         ThawError
             An image or a setting is wrong.
         """
@@ -174,20 +180,69 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Compute probabilities (n, classes), in the order of `classes_`."""
+        """Compute the probability of each class for each image.
+
+        Parameters
+        ----------
+        X
+            n images, in any form that `fit` takes.
+
+        Returns
+        -------
+        array of float64, shape (n, classes)
+            Probabilities in the order of `classes_`; each row sums to 1.
+
+        Raises
+        ------
+        NotFittedError
+            `fit` was not called.
+        ThawError
+            An image cannot be used; the message names the first.
+        """
         check_is_fitted(self)
         if not _is_pictures(X):
             X = self._as_pictures(validate_data(self, X, dtype=np.float64, reset=False))
         return self.bundle_.predict_proba(X)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict the most probable class of each image, (n,) of the type of `y`."""
+        """Predict the most probable class of each image.
+
+        Parameters
+        ----------
+        X
+            n images, in any form that `fit` takes.
+
+        Returns
+        -------
+        array of labels, shape (n,)
+            Labels, of the type of `y`.
+
+        Raises
+        ------
+        NotFittedError
+            `fit` was not called.
+        ThawError
+            An image cannot be used; the message names the first.
+        """
         probabilities = self.predict_proba(X)
         predicted: NDArray[Any] = self.classes_[probabilities.argmax(1)]
         return predicted
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write what was trained as a bundle, for `thaw.load`, `thaw predict` and `thaw export`."""
+        """Write what was trained as a bundle, for `thaw.load`, `thaw predict` and `thaw export`.
+
+        Parameters
+        ----------
+        folder
+            The bundle's folder, created where it is missing.
+
+        Raises
+        ------
+        NotFittedError
+            `fit` was not called.
+        StorageError
+            The folder cannot be written.
+        """
         check_is_fitted(self)
         save_bundle(Path(folder), self.bundle_.model, self.bundle_.config)
 

@@ -80,7 +80,30 @@ def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Com
     """Plan a study of so many images of `side` pixels, in so many classes.
 
     Every network is built, frozen and split once, so that what is wrong with any arm shows before one is trained; no
-    image is decoded. Raises ModelError.
+    image is decoded.
+
+    Parameters
+    ----------
+    recipe
+        The arms and seeds.
+    classes
+        The logits of every network.
+    images
+        Images of all splits together; whether the activations of a prefix fit in the cache depends on it.
+    side
+        Pixels of each side of the square that the networks see.
+    compute
+        The device and precision of the study.
+
+    Returns
+    -------
+    Plan
+        The prefixes whose activations fit in the cache, each once, and a trial for each arm and seed.
+
+    Raises
+    ------
+    ModelError
+        A backbone, its weights or what an arm trains cannot be used.
     """
     arms, seeds = arms_of(recipe), recipe.train.seeds
     wanted = [(spec, seed) for spec in [*arms, *(head_only(arm) for arm in arms if arm.probe)] for seed in seeds]

@@ -204,11 +204,17 @@ class Settings(Section):
     """Everything about a study but its data."""
 
     images: Images = Images()
+    """How an image becomes an array."""
     model: Model
+    """The backbone, and the weights that it starts from."""
     search: Search = Search()
+    """The learning-rate search of every arm."""
     train: Train = Train()
+    """The final training of every arm."""
     cache: Cache = Cache()
+    """The cache of activations."""
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
+    """The arms, by name."""
 
     @field_validator("arms")
     @classmethod
@@ -224,7 +230,23 @@ class Settings(Section):
         return arms
 
     def weights_of(self, arm: str) -> str:
-        """Return the weights that an arm starts from."""
+        """Return the weights that an arm starts from.
+
+        Parameters
+        ----------
+        arm
+            The arm's name.
+
+        Returns
+        -------
+        str
+            Those of the arm itself, or else `model.weights`.
+
+        Raises
+        ------
+        KeyError
+            There is no arm of that name.
+        """
         return self.arms[arm].weights or self.model.weights
 
 
@@ -234,6 +256,7 @@ class Recipe(Settings):
     name: str = "study"
     """The name of the study, for its report."""
     data: Data
+    """The labelled images, and how they are split."""
 
 
 Valid = TypeVar("Valid", bound=Settings)
@@ -274,6 +297,11 @@ def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[st
         `key.path=value` each, the value in TOML or a bare string; an empty value removes the key from the recipe. Paths
         are relative to the current folder.
 
+    Returns
+    -------
+    Recipe
+        Checked, with absolute paths.
+
     Raises
     ------
     RecipeError
@@ -303,7 +331,22 @@ def load_recipe(name_or_file: str, source: str | None = None, settings: tuple[st
 
 
 def validate(values: dict[str, Any], where: str, kind: type[Valid]) -> Valid:
-    """Return settings of a kind, such as Recipe, from plain values. Raises RecipeError with all problems at once."""
+    """Return settings of a kind, such as Recipe, from plain values.
+
+    Parameters
+    ----------
+    values
+        Tables as dictionaries, as TOML gives them.
+    where
+        What the values belong to, to begin the message of an error with.
+    kind
+        The class of the settings.
+
+    Raises
+    ------
+    RecipeError
+        With all problems at once.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -56,7 +56,24 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
 
 
 def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
-    """Run the stages of a study, in order, into its open run folder."""
+    """Run the stages of a study, in order, into its open run folder.
+
+    Parameters
+    ----------
+    folder
+        The run folder, see `open_run`.
+    recipe
+        What to do.
+    command
+        What to type to run the study again, for the report.
+    live
+        Told of every trial, attempt and epoch, see `follow`.
+
+    Raises
+    ------
+    ThawError
+        For anything that a person can fix.
+    """
     clock = Clock()
     compute = replace(choose_compute(recipe.train.device, recipe.train.precision), layouts=folder / "work" / "layouts")
     dataset = load_dataset(recipe, compute, clock)
@@ -104,7 +121,15 @@ def say_findings(findings: list[Finding]) -> None:
 
 
 def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
-    """Plan a study without decoding an image; returns the plan and the number of images."""
+    """Plan a study without decoding an image.
+
+    Returns
+    -------
+    Plan
+        What would be computed once, and the trials.
+    int
+        The images of all splits together.
+    """
     source = read_source(recipe.data)
     images = len(used_splits(source, recipe.data))
     compute = choose_compute(recipe.train.device, recipe.train.precision)

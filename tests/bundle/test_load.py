@@ -5,7 +5,6 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -166,28 +165,6 @@ def test_what_is_saved_anew_has_its_own_digest(tmp_path: Path) -> None:
     second = thaw.load(tmp_path / "second")
     assert second.config.keys() == first.config.keys()
     assert second.config["sha256"] != first.config["sha256"]
-
-
-def test_public_names() -> None:
-    assert thaw.__all__ == sorted(thaw.__all__, key=lambda name: (name.islower(), name))
-    assert thaw.__all__ == [
-        "Bundle",
-        "Classifier",
-        "Recipe",
-        "Run",
-        "ThawError",
-        "__version__",
-        "export_bundle",
-        "load",
-        "load_recipe",
-        "read_run",
-        "run_study",
-    ]
-    for name in thaw.__all__:
-        assert getattr(thaw, name).__doc__
-    assert thaw.__version__ == version("thaw-vision")
-    with pytest.raises(AttributeError, match="no attribute 'lod'"):
-        thaw.lod  # noqa: B018
 
 
 def test_a_run_in_place_of_a_bundle_names_its_models(tmp_path: Path) -> None:

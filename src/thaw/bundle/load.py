@@ -82,7 +82,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
     BundleError
         The folder is not a sound bundle, or its weights are damaged; the message says what is wrong.
     RecipeError
-        There is no such device.
+        The machine has no such device.
     """
     folder = Path(path)
     config = read_config(folder)

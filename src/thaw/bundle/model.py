@@ -42,8 +42,9 @@ class Named:
     """An image and what to call it."""
 
     name: str
+    """The name, for messages and tables."""
     image: AnyImage | BadImageError
-    """Or why there is none."""
+    """The image, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Batch:
     """Predictions for a few images, in the order they came."""
 
     names: list[str]
+    """Names of the n images that can be used."""
     pixels: NDArray[np.uint8]
     """(n, size, size, 3), as the network saw them."""
     probabilities: NDArray[np.float64]
@@ -147,6 +149,11 @@ class Bundle:
         ------
         Batch
             The predictions, and which of the batch's images cannot be used.
+
+        Raises
+        ------
+        DataError
+            The model's output is NaN or infinite.
         """
         device, source = self.compute.device.type, iter(images)
         size = min(MOST_IMAGES, max(1, BATCH_PIXELS[device] // self.preprocessing.size**2))

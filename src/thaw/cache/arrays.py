@@ -98,6 +98,11 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
     make
         Takes the first missing row, and yields the chunks from there on.
 
+    Returns
+    -------
+    CachedArrays
+        An array (rows, *shape) for each field, mapped from its file and read-only.
+
     Raises
     ------
     StorageError
@@ -124,7 +129,23 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
 
 
 def opened(kind: str, key: str, rows: int, fields: Iterable[Field]) -> CachedArrays | None:
-    """Return the arrays under `kind` and `key` if the cache has them, finished and undamaged; compute nothing."""
+    """Return the arrays under `kind` and `key` if the cache has them, finished and undamaged; compute nothing.
+
+    Parameters
+    ----------
+    kind, key, rows, fields
+        As in `cached`.
+
+    Returns
+    -------
+    CachedArrays or None
+        As `cached` returns them. None where the entry is missing, unfinished or damaged, or has other rows or fields.
+
+    Raises
+    ------
+    StorageError
+        If a damaged entry cannot be marked as unfinished.
+    """
     folder, fields = cache_folder() / kind / key, tuple(fields)
     if not (folder / "manifest.json").exists():
         return None

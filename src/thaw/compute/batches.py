@@ -41,7 +41,18 @@ class Inputs:
         return np.asarray(found)
 
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
-        """The tensors of each batch of rows, the next one gathered while the last is computed."""
+        """The tensors of each batch of rows, the next one gathered while the last is computed.
+
+        Parameters
+        ----------
+        batches
+            Numbers of rows, from 0 to below `len(self)`, in any order.
+
+        Yields
+        ------
+        tuple of Tensor
+            (batch, ...) on the device, one of each array; those stored as uint16 as bfloat16.
+        """
         if not batches:
             return
         if self.resident:
@@ -79,7 +90,17 @@ class Inputs:
 
 
 def make_inputs(arrays: tuple[Array, ...], device: torch.device, index: Rows | None = None) -> Inputs:
-    """Inputs that live on the device where half of its free memory holds them."""
+    """Inputs that live on the device where half of its free memory holds them.
+
+    Parameters
+    ----------
+    arrays
+        (n, ...) each: uint8 pixels, float32 activations, or bfloat16 ones stored as uint16.
+    device
+        Where their batches go.
+    index
+        (images,) the row of the arrays that holds each image; None when they are the same.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if sum(array.nbytes for array in arrays) < free // 2:
@@ -95,9 +116,19 @@ def consecutive(rows: Rows, size: int) -> list[Rows]:
 def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) -> list[Rows]:
     """One epoch: the rows in an order that depends on the seed and the epoch alone, in batches of `size`.
 
-    With `mirrored`, half of them, drawn anew each epoch, are the row so many further on: the mirror image. The last
-    batch is smaller; a single image left over joins the batch before it, since batch normalisation has no statistics
-    of one.
+    The last batch is smaller; a single image left over joins the batch before it, since batch normalisation has no
+    statistics of one.
+
+    Parameters
+    ----------
+    rows
+        The images to train on.
+    size
+        Images of a batch.
+    seed, epoch
+        0 or more.
+    mirrored
+        Half of the rows, drawn anew each epoch, are the row so many further on: the mirror image. 0 mirrors none.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(rows)

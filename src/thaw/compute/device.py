@@ -50,7 +50,20 @@ class Compute:
 
 
 def choose_compute(device: str, precision: str) -> Compute:
-    """Resolve `auto`. Raises RecipeError for a device that is not there."""
+    """Resolve `auto`, and set torch and the memory allocator up for the device.
+
+    Parameters
+    ----------
+    device
+        `auto`, `cpu`, `cuda` or `mps`; `auto` is the first of CUDA, MPS and CPU that is available.
+    precision
+        `auto`, `fp32` or `bf16`; `auto` is bf16 where the hardware supports it natively.
+
+    Raises
+    ------
+    RecipeError
+        The device is not there.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     chosen = next(name for name, is_there in there.items() if is_there) if device == "auto" else device
     if not there[chosen]:

@@ -35,6 +35,7 @@ class Exported:
     """A finished export."""
 
     path: Path
+    """The exported file."""
     metadata: dict[str, Any]
     """The metadata in the file: classes, preprocessing, provenance, and how it differs from the bundle."""
 
@@ -109,9 +110,28 @@ def export_bundle(
 
 
 def compare(classify: Classify, samples: Samples, expected: NDArray[np.float64], exact: bool) -> dict[str, Any]:
-    """Compare an export's probabilities of each sample with the bundle's, (n, classes).
+    """Compare an export's probabilities of each sample with the bundle's.
 
-    Raises ExportError where `exact` is set and a probability differs by more than TOLERANCE, or a class differs.
+    Parameters
+    ----------
+    classify
+        Runs the export: images uint8 (1, height, width, 3) to probabilities (1, classes).
+    samples
+        n images of mixed sizes.
+    expected
+        (n, classes) the bundle's probabilities.
+    exact
+        Whether the export may differ by rounding alone.
+
+    Returns
+    -------
+    dict
+        The largest difference, how many images have the same class, and which images these were.
+
+    Raises
+    ------
+    ExportError
+        `exact` is set and a probability differs by more than TOLERANCE, or a class differs.
     """
     found = np.concatenate([classify(array[None]) for array in samples.arrays])
     difference = float(np.abs(found - expected).max())

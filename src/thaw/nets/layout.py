@@ -22,7 +22,19 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def hold_frozen(network: nn.Module, compute: Compute) -> nn.Module:
     """Return the network with its frozen linear and convolution weights stored in bf16, if it runs in bf16.
 
-    Autocast would round them to the same values at every step. Everything else is shared with `network`.
+    Autocast would round them to the same values at every step.
+
+    Parameters
+    ----------
+    network
+        Not changed.
+    compute
+        The precision that it runs in.
+
+    Returns
+    -------
+    Module
+        A copy that shares everything else with `network`; `network` itself in fp32.
     """
     if compute.precision == "fp32":
         return network

@@ -32,7 +32,10 @@ class Run:
     def predictions(self) -> pa.Table:
         """A row for each test image, arm and seed: `id`, `split`, `arm`, `seed`, `label`, `predicted`, `p_CLASS`...
 
-        Raises StorageError.
+        Raises
+        ------
+        StorageError
+            `predictions.parquet` is missing or damaged.
         """
         file = self.folder / "predictions.parquet"
         try:
@@ -46,7 +49,23 @@ class Run:
         return self.folder / "report.html"
 
     def bundle(self, arm: str | None = None) -> Bundle:
-        """Load the trained model of an arm, the recommended one unless named. Raises BundleError."""
+        """Load the trained model of an arm.
+
+        Parameters
+        ----------
+        arm
+            The arm's name; by default the recommended arm.
+
+        Returns
+        -------
+        Bundle
+            The model of the arm's first seed.
+
+        Raises
+        ------
+        BundleError
+            There is no such arm, or its bundle is damaged.
+        """
         return load(self.folder / "models" / (arm or self.metrics.recommended))
 
     def _repr_html_(self) -> str:
@@ -77,7 +96,22 @@ class Run:
 def read_run(folder: str | os.PathLike[str]) -> Run:
     """Read the folder of a finished run, the one that `thaw study --out` names.
 
-    Raises StorageError where there is no finished run of this format.
+    Parameters
+    ----------
+    folder
+        The run folder.
+
+    Returns
+    -------
+    Run
+        Its recipe and metrics; predictions and models are read when they are asked for.
+
+    Raises
+    ------
+    StorageError
+        There is no finished run of this format.
+    RecipeError
+        The run's `recipe.toml` is missing or damaged.
     """
     path = Path(folder)
     metrics = read_metrics(path)

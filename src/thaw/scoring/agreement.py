@@ -44,9 +44,14 @@ def measure_agreement(labels: Codes, predicted: Mapping[str, Codes]) -> Agreemen
     Parameters
     ----------
     labels
-        (n,) of the test images
+        (n,) of the test images, indices of classes.
     predicted
-        (n,) for each arm
+        For each arm (n,) the classes that it predicts.
+
+    Returns
+    -------
+    Agreement
+        Counts of images, and for each pair of arms how alike they are.
     """
     right = np.stack([of_arm == labels for of_arm in predicted.values()])
     count = right.sum(0)

@@ -56,9 +56,15 @@ def calibrate(labels: Codes, logits: Logits, validation: tuple[Codes, Logits] | 
     Parameters
     ----------
     labels, logits
-        (n,) and (n, classes) of the test images
+        (n,) and (n, classes) of the test images.
     validation
         The same of the validation images; None where the final model trained on them.
+
+    Returns
+    -------
+    Calibration
+        Without a temperature, and with the reason, where there are no validation images or all of them are classified
+        correctly.
     """
     error, bins = reliability(labels, logits)
     if validation is None:
@@ -80,7 +86,21 @@ def calibrate(labels: Codes, logits: Logits, validation: tuple[Codes, Logits] | 
 def reliability(labels: Codes, logits: NDArray[np.floating[Any]]) -> tuple[float, list[ReliabilityBin]]:
     """Compute the expected calibration error, and the bins of confidence behind it.
 
-    `labels` (n,), `logits` (n, classes). Confidence is the probability of the predicted class.
+    Confidence is the probability of the predicted class.
+
+    Parameters
+    ----------
+    labels
+        (n,) indices of classes.
+    logits
+        (n, classes), of any temperature.
+
+    Returns
+    -------
+    error
+        The mean over images of the gap between accuracy and confidence in their bin, from 0 to 1.
+    bins
+        15 of equal width, from confidence 0 to 1.
     """
     confidence = np.exp(log_probabilities(logits).max(1))
     right = logits.argmax(1) == labels
@@ -98,7 +118,20 @@ def reliability(labels: Codes, logits: NDArray[np.floating[Any]]) -> tuple[float
 
 
 def fit_temperature(labels: Codes, logits: Logits) -> float:
-    """Find what to divide logits by so that the mean negative log-likelihood of `labels` is least."""
+    """Find what to divide logits by so that the mean negative log-likelihood of `labels` is least.
+
+    Parameters
+    ----------
+    labels
+        (n,) indices of classes; not all may be classified correctly.
+    logits
+        (n, classes).
+
+    Returns
+    -------
+    float
+        The temperature, between exp(-5) and exp(5).
+    """
 
     def loss(log_temperature: float) -> float:
         scaled = log_probabilities(logits / np.exp(log_temperature))

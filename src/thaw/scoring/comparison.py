@@ -75,6 +75,11 @@ def compare(right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None)
         For each arm which test images it classifies correctly, (seeds, n), the seeds the same for all.
     groups
         (n,) codes from 0 with none left out, where images of a group are alike.
+
+    Returns
+    -------
+    list of Comparison
+        One for each pair, p corrected for their number.
     """
     pairs = list(combinations(right, 2))
     seeds, images = next(iter(right.values())).shape
@@ -102,7 +107,19 @@ def compare(right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None)
 def recommend(
     best: str, accuracy: Mapping[str, float], trained: Mapping[str, int], comparisons: list[Comparison]
 ) -> str:
-    """Return the arm that `RULE` names, from the accuracy and the number of trained parameters of each."""
+    """Return the arm that `RULE` names, from the accuracy and the number of trained parameters of each.
+
+    Parameters
+    ----------
+    best
+        The most accurate arm.
+    accuracy
+        Of each arm on the test images, the mean over the seeds, from 0 to 1.
+    trained
+        How many parameters each arm trains.
+    comparisons
+        Every pair of arms, see `compare`.
+    """
     if all(it.p_least >= ALPHA for it in comparisons):
         return best
     level = {best}
@@ -116,6 +133,20 @@ def cost_steps(
     """Tell what a further point of accuracy costs, from the cheapest arm up to the most accurate.
 
     Each step leads to the arm with the next more trained parameters that is more accurate than all cheaper ones.
+
+    Parameters
+    ----------
+    accuracy
+        Of each arm on the test images, from 0 to 1.
+    trained
+        How many parameters each arm trains.
+    seconds
+        Wall-clock seconds of each arm's search and training.
+
+    Returns
+    -------
+    list of CostStep
+        From the cheapest up; empty where no arm with more trained parameters is more accurate.
     """
     ladder: list[str] = []
     for arm in sorted(accuracy, key=lambda arm: (trained[arm], -accuracy[arm])):

@@ -28,7 +28,15 @@ class Scores(Record):
 
 
 def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Count images by class, (classes, classes): a row for each true class, a column for each predicted one."""
+    """Count images by class, (classes, classes): a row for each true class, a column for each predicted one.
+
+    Parameters
+    ----------
+    labels, predicted
+        (n,) indices of classes.
+    classes
+        How many classes there are, those without an image included.
+    """
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -40,9 +48,9 @@ def score(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> Scores:
     Parameters
     ----------
     labels
-        (n,) int64
+        (n,) indices of classes, at least one.
     logits
-        (n, classes) float32
+        (n, classes).
     """
     confusion = confusion_matrix(labels, logits.argmax(1), logits.shape[1])
     right, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)

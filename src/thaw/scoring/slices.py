@@ -107,9 +107,17 @@ class Slices:
 def cut_slices(columns: pa.Table, chosen: list[str] | None, never: set[str]) -> list[Slices]:
     """Cut the columns of `columns`, (n,) rows, into slices: those `chosen`, or else every suitable one.
 
-    Suitable is each column outside `never` that holds numbers, or 2 to 30 distinct values. Numbers with
-    more than 12 distinct values are cut into five bins at rounded quantiles, those of a column called `age` into
-    decades.
+    Numbers with more than 12 distinct values are cut into five bins at rounded quantiles, those of a column called
+    `age` into decades.
+
+    Parameters
+    ----------
+    columns
+        A row for each of the n images.
+    chosen
+        Names of columns; None for every column outside `never` that holds numbers, or 2 to 30 distinct values.
+    never
+        Names of columns that are cut only if they are chosen.
     """
     names = [name for name in columns.column_names if name not in never] if chosen is None else chosen
     found = [_cut(name, columns.column(name)) for name in dict.fromkeys(names)]
@@ -133,6 +141,11 @@ def score_slices(
         For each arm which images it classifies correctly, (seeds, n).
     groups
         (n,) codes, where images of a group are alike.
+
+    Returns
+    -------
+    list of ColumnScores
+        One for each column, p of the gaps corrected for all pairs of slices in all columns.
     """
     largest = {arm: _largest_gaps(slices, of_arm, groups) for arm, of_arm in right.items()}
     return [
@@ -163,6 +176,15 @@ def gap_test(
     difference is flipped, in all 2^groups ways: Hemerik, Goeman and Finos, Robust testing in generalized linear models
     by sign flipping score contributions (JRSS B 82, 2020). The parts are rounded to a twentieth of their mean size, or
     finer, so that the ways can be counted instead of drawn.
+
+    Parameters
+    ----------
+    right
+        (seeds, n) which images the arm classifies correctly.
+    first, second
+        (n,) which images are in each slice; none is in both.
+    groups
+        (n,) codes from 0, where images of a group are alike.
     """
     score = right.sum(0)
     if len(right) == 1 and groups is None:
@@ -186,6 +208,18 @@ def difference_interval(
     Newcombe, Interval estimation for the difference between independent proportions (Statistics in Medicine 17, 1998),
     method 10; with a correlation Zou and Donner, Construction of confidence limits about effect measures (Statistics in
     Medicine 27, 2008).
+
+    Parameters
+    ----------
+    first, first_interval, second, second_interval
+        The fractions, from 0 to 1, each followed by its 95% interval, see `wilson`.
+    correlation
+        Of the two estimates, from -1 to 1.
+
+    Returns
+    -------
+    Interval
+        Of `first` minus `second`.
     """
 
     def reach(one: float, other: float) -> float:
@@ -290,6 +324,18 @@ def readable_quantiles(numbers: NDArray[np.float64], whole: bool) -> NDArray[np.
     The quantiles, those of the distinct numbers where most are the same, rounded down to a multiple of the largest
     of 1, 2 or 5 times a power of ten that is at most a tenth of the middle 60% of the numbers; of 1 for whole
     numbers.
+
+    Parameters
+    ----------
+    numbers
+        (n,) finite, with more than 12 distinct values.
+    whole
+        Whether all are whole numbers, so that the edges must be, too.
+
+    Returns
+    -------
+    array of float64, shape (edges,)
+        At most four; each is the lower end of the next bin.
     """
     levels = np.arange(1, BINS) / BINS
     edges = np.quantile(numbers, levels)

@@ -38,8 +38,14 @@ class ScoreIntervals(Record):
 def wilson(fraction: float, images: float) -> Interval:
     """Compute the 95% interval of a fraction observed in `images` independent trials, (0, 1) where there are none.
 
-    Wilson, Probable inference, the law of succession, and statistical inference (JASA 22, 1927). `images` may be an
-    effective number, which need not be whole.
+    Wilson, Probable inference, the law of succession, and statistical inference (JASA 22, 1927).
+
+    Parameters
+    ----------
+    fraction
+        From 0 to 1.
+    images
+        The number of trials, or an effective number, which need not be whole.
     """
     if images <= 0:
         return 0.0, 1.0
@@ -55,14 +61,26 @@ def wilson(fraction: float, images: float) -> Interval:
 def effective_images(right: NDArray[np.bool_], groups: Codes | None = None) -> float:
     """Return how many independent answers, each right or wrong, tell as much about accuracy as `right`, (seeds, n).
 
-    With one seed and no groups n. Seeds that are right on the same images, or groups (n,) of images that an arm gets
-    right together, tell less than their number.
+    With one seed and no groups n. Seeds that are right on the same images, or groups of images that an arm gets right
+    together, tell less than their number.
 
     p (1 - p) over the variance of the mean of whole groups (linearised ratio), times the squared ratio of Student's t
     at n - 1 and at groups - 1 degrees of freedom: Korn and Graubard, Confidence intervals for proportions with small
     expected number of positive counts estimated from survey data (Survey Methodology 24, 1998). Without groups each
-    image is one. Never above seeds times n; the number of groups where all is right or all wrong, which shows no
-    variance; 0 for a single group.
+    image is one.
+
+    Parameters
+    ----------
+    right
+        (seeds, n) which images the arm classifies correctly.
+    groups
+        (n,) codes from 0 with none left out, where images of a group are alike.
+
+    Returns
+    -------
+    float
+        Never above seeds times n; the number of groups where all is right or all wrong, which shows no variance; 0 for
+        a single group.
     """
     seeds, images = right.shape
     if groups is None and seeds == 1:
@@ -82,9 +100,18 @@ def effective_images(right: NDArray[np.bool_], groups: Codes | None = None) -> f
 def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> ScoreIntervals:
     """Compute the 95% intervals of an arm's accuracy, precision, recall and F1: Wilson's of accuracy, else bootstrap.
 
-    `labels` (n,) of the test images; `predicted` (seeds, n), of which each score is the mean over the seeds; `groups`
-    (n,), codes from 0 with none left out. The seeds' models are taken as they are: the interval is about other images,
-    not about training again.
+    The seeds' models are taken as they are: the interval is about other images, not about training again.
+
+    Parameters
+    ----------
+    labels
+        (n,) of the test images, indices of classes.
+    predicted
+        (seeds, n) indices of classes; each score is the mean over the seeds.
+    classes
+        How many classes there are.
+    groups
+        (n,) codes from 0 with none left out, where images of a group are alike.
     """
     right = predicted == labels
     return ScoreIntervals(
@@ -96,9 +123,19 @@ def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes
 def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> dict[str, Interval]:
     """Compute 95% intervals of precision, recall and F1, weighted by class support, by resampling test images.
 
-    Arguments as in `score_intervals`; whole groups are resampled where there are groups. Where every image is
-    right, or none, every resample is alike, and Wilson's interval of that fraction stands for all three; a single group
-    says nothing. For the method see `_interval`.
+    Whole groups are resampled where there are groups. Where every image is right, or none, every resample is alike, and
+    Wilson's interval of that fraction stands for all three; a single group says nothing. For the method see
+    `_interval`.
+
+    Parameters
+    ----------
+    labels, predicted, classes, groups
+        As in `score_intervals`.
+
+    Returns
+    -------
+    dict of Interval
+        `precision`, `recall` and `f1`.
     """
     draws, right = _draws(groups, len(labels)), predicted == labels
     if draws == 1 or right.all() or not right.any():
@@ -140,6 +177,13 @@ def bootstrap_difference(differences: NDArray[np.float64], groups: Codes | None 
     Where all images, or groups, differ alike, so does every resample: then as many of them may be otherwise, by as much
     as can be, as the Wilson interval of a fraction of 0 allows; a single group says nothing. For the method see
     `_interval`.
+
+    Parameters
+    ----------
+    differences
+        From -1 to 1, means over the seeds.
+    groups
+        (n,) codes from 0 with none left out, whole groups of which are resampled.
     """
     draws = _draws(groups, len(differences))
     if groups is None:
@@ -173,6 +217,13 @@ def sign_flips(leads: Codes, groups: Codes | None = None) -> float:
     is at least as far from 0. Fisher's randomisation test, without sampling: the ways are counted, adding group after
     group to the distribution of the total, by Pagano and Tritchler, On obtaining permutation distributions in
     polynomial time (JASA 78, 1983). On images with leads of 1 and -1 it is the exact McNemar test.
+
+    Parameters
+    ----------
+    leads
+        (n,) int64; the work grows with the sum of their sizes.
+    groups
+        (n,) codes from 0; without, each image is flipped by itself.
     """
     sums = leads if groups is None else np.bincount(groups, leads).astype(np.int64)
     sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
@@ -212,9 +263,22 @@ def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | Non
     n = (z_alpha/2 sqrt(q) + z_power sqrt(q - d^2))^2 / d^2 with d the mean lead and q the mean of its square: Connor,
     Sample size for testing differences in proportions for the paired-sample design (Biometrics 43, 1987), where q is
     the fraction of images that only one of the arms gets right. With groups, d and q are of the groups' sums and n
-    counts groups, each of as many images as they have here on average. It takes the observed lead for the true one;
-    None where that is 0. Never fewer than hold as many leads, of the fraction observed, as the exact tests need to
-    reach `alpha` at all.
+    counts groups, each of as many images as they have here on average. It takes the observed lead for the true one.
+
+    Parameters
+    ----------
+    leads
+        By how many seeds the first arm is ahead on each image.
+    groups
+        (n,) codes from 0 with none left out, where images of a group are alike.
+    alpha
+        The p to reach, corrected for the number of tests.
+
+    Returns
+    -------
+    int or None
+        Never fewer than hold as many leads, of the fraction observed, as the exact tests need to reach `alpha` at all.
+        None where the observed lead is 0.
     """
     sums = leads if groups is None else np.bincount(groups, leads)
     mean, square = float(sums.mean()), float((sums**2).mean())

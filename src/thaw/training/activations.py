@@ -59,7 +59,19 @@ class Prefix(Record):
 
 
 def describe_prefix(split: Split, side: int, views: int, compute: Compute) -> Prefix | None:
-    """Describe the prefix of a split network that takes images of `side` pixels; None where it runs whole."""
+    """Describe the prefix of a split network that takes images of `side` pixels; None where it runs whole.
+
+    Parameters
+    ----------
+    split
+        The network, on the device.
+    side
+        Pixels of each side of the square that it sees.
+    views
+        1, or 2 where mirror images are trained on too.
+    compute
+        The device and precision, on which the dtypes of the output depend.
+    """
     if split.prefix is None:
         return None
     sample = run(split.prefix, (torch.zeros(2, 3, side, side, device=compute.device),), compute)
@@ -93,11 +105,23 @@ def cached_activations(
     build
         Called where they are not cached: returns the normalisation, then the prefix itself, from uint8 pixels to a
         tuple of tensors with a row for each view.
+    dataset
+        The n images.
+    compute
+        The device and precision.
     shorter
         Prefixes whose activations may be cached already. Computing goes on from the longest that this one contains,
         where that gives the same bits as computing from the pixels, which the first and the last batch tell.
 
-    Raises StorageError where the disk has no room for them.
+    Returns
+    -------
+    CachedArrays
+        An array (n x views, ...) for each of the prefix's fields: the images, then their mirror images.
+
+    Raises
+    ------
+    StorageError
+        The disk has no room for them.
     """
     pixels = views_of(dataset, prefix.views)
     count, key = len(pixels), prefix.key(dataset, compute)
@@ -139,7 +163,22 @@ def views_of(dataset: Dataset, views: int) -> Inputs:
 
 
 def run(prefix: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> tuple[Array, ...]:
-    """Run one batch through the prefix; bfloat16 comes back as uint16, which numpy can hold."""
+    """Run one batch through the prefix; bfloat16 comes back as uint16, which numpy can hold.
+
+    Parameters
+    ----------
+    prefix
+        The normalisation, then the prefix; or what goes on from a shorter one.
+    tensors
+        Its inputs on the device: pixels uint8 (batch, height, width, 3), or activations.
+    compute
+        The device and precision.
+
+    Returns
+    -------
+    tuple of array
+        For each crossing tensor (batch, ...), on the CPU.
+    """
     with torch.inference_mode(), compute.autocast():
         outputs = prefix(*tensors)
     return tuple(

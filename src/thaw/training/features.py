@@ -58,7 +58,25 @@ class FeatureExtractor(nn.Module):
 def extract_features(spec: ArmSpec, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Features:
     """Extract what enters the head of a backbone in evaluation mode, for every image; `spec` trains the head alone.
 
-    No label is looked at. Cached activations of `shorter` prefixes spare computing what they hold.
+    No label is looked at.
+
+    Parameters
+    ----------
+    spec
+        See `feature_spec`.
+    dataset
+        The images.
+    compute
+        The device and precision.
+    shorter
+        Prefixes whose cached activations spare computing what they hold; they change nothing.
+
+    Raises
+    ------
+    ModelError
+        The backbone or its weights cannot be used.
+    StorageError
+        The cache cannot be written or its disk is full.
     """
     network = prepare(spec, 0, dataset, compute, shorter)
     installed = {"torch": torch.__version__, **versions("torchvision", "timm")}  # torch's own tells its builds apart
@@ -76,7 +94,26 @@ def extract_features(spec: ArmSpec, dataset: Dataset, compute: Compute, shorter:
 def cached_features(
     extractor: FeatureExtractor, inputs: Inputs, rows: Rows, compute: Compute, key: str
 ) -> NDArray[np.float32]:
-    """(rows, features) mapped, from the cache under `key`, which stands for all that determines them, or made now."""
+    """(rows, features) mapped, from the cache under `key`, which stands for all that determines them, or made now.
+
+    Parameters
+    ----------
+    extractor
+        On the device.
+    inputs
+        What the network takes, for every image.
+    rows
+        Those of the inputs to describe, in order.
+    compute
+        The device and precision.
+    key
+        A content key, see `key_of`.
+
+    Raises
+    ------
+    StorageError
+        The cache cannot be written or its disk is full.
+    """
 
     def make(first: int) -> Chunks:
         for found in _batches(extractor, inputs, rows, compute, first):

@@ -60,14 +60,22 @@ class History:
         return float(self.losses.sum()) / seen, int(self.correct.sum()) / seen
 
     def diverged(self) -> bool:
-        """Whether some loss was infinite or no number."""
+        """Whether some loss was infinite or NaN."""
         return not bool(np.isfinite(self.losses).all())
 
 
 def make_criterion(settings: Train, labels: Tensor, rows: Rows) -> nn.CrossEntropyLoss:
     """Cross-entropy with the recipe's label smoothing and class weights; `rows` of `labels` (n,) are trained on.
 
-    Balanced weights are n / (classes * images of the class), as scikit-learn's.
+    Parameters
+    ----------
+    settings
+        Its `label_smoothing` and `class_weights`. Balanced weights are len(rows) / (classes * images of the class), as
+        scikit-learn's.
+    labels
+        (n,) int64, of all images; the highest tells the number of classes.
+    rows
+        The images that weigh the classes.
     """
     weights = None
     if settings.class_weights == "balanced":
@@ -82,7 +90,16 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """torch's Adam, AdamW or SGD with momentum 0.9, fused into one kernel.
 
-    `scales` multiplies the learning rate of each parameter. Weight decay is for parameters of two dimensions or more.
+    Parameters
+    ----------
+    settings
+        Its `optimizer` and `weight_decay`, which only parameters of two dimensions or more have.
+    parameters
+        What trains.
+    learning_rate
+        That of a parameter whose scale is 1.
+    scales
+        What multiplies the learning rate of each parameter, in order; by default 1.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter, scale in zip(parameters, scales or [1.0] * len(parameters), strict=True):
@@ -122,7 +139,17 @@ class FirstStep:
 
 
 def first_step(task: Task, part: nn.Module, rows: Rows) -> FirstStep:
-    """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `part` is left as it was."""
+    """The first step on the batch `rows`, as `fit` takes it, up to the optimiser; `part` is left as it was.
+
+    Parameters
+    ----------
+    task
+        The inputs, labels and loss.
+    part
+        What trains; its buffers are restored and its gradients taken away afterwards.
+    rows
+        Of the inputs, one batch.
+    """
     (tensors,) = task.inputs.batches([rows])
     before = [buffer.clone() for buffer in part.buffers()]
     losses, _ = _gradients(task, [part], tensors, _at(task.labels, rows), 1)
@@ -140,12 +167,31 @@ def fit(
     factors: NDArray[np.float64] | None = None,
     opening: FirstStep | None = None,
 ) -> list[History]:
-    """Take one optimizer step a batch, for each learner side by side; returns what happened to each.
+    """Take one optimizer step a batch, for each learner side by side.
 
-    Each learner draws the random numbers that it would draw alone. `factors` (steps,) multiplies the learning rates.
-    `opening` is what `first_step` found for the first of the batches, which is then not computed again. Where the
-    memory does not hold a batch, its gradient is summed over halves, then quarters and so on: the same step, but for
-    rounding, where nothing that trains looks at the batch as a whole or draws random numbers for it.
+    Each learner draws the random numbers that it would draw alone. Where the memory does not hold a batch, its gradient
+    is summed over halves, then quarters and so on: the same step, but for rounding, where nothing that trains looks at
+    the batch as a whole or draws random numbers for it.
+
+    Parameters
+    ----------
+    task
+        The inputs, labels and loss.
+    learners
+        What trains, each at its own learning rate; changed in place.
+    batches
+        Rows of the inputs, one batch a step.
+    advance
+        Called with 1 after every step.
+    factors
+        (steps,) what the learning rates are multiplied by at each step; by default 1.
+    opening
+        What `first_step` found for the first of the batches, which is then not computed again.
+
+    Returns
+    -------
+    list of History
+        What happened to each learner.
     """
     parts = [learner.trainable for learner in learners]
     optimizers = [learner.optimizer for learner in learners]
@@ -177,7 +223,19 @@ def fit(
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, inputs: Inputs, batches: list[Rows], compute: Compute) -> Tensor:
-    """Compute the logits of a network in evaluation mode: float32 (images, classes) on the CPU, in order."""
+    """Compute the logits of a network in evaluation mode: float32 (images, classes) on the CPU, in order.
+
+    Parameters
+    ----------
+    network
+        From the inputs to logits (n, classes), in evaluation mode.
+    inputs
+        Pixels or activations.
+    batches
+        Rows of the inputs; one that the memory does not hold is computed by halves.
+    compute
+        The device and precision.
+    """
     return torch.cat([_logits(network, tensors, compute) for tensors in inputs.batches(batches)]).cpu()
 
 

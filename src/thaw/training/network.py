@@ -87,7 +87,15 @@ class Setup:
         return logits_of(self.network.evaluation, self.network.inputs, batches, self.compute)
 
     def validate(self) -> tuple[float, float]:
-        """Accuracy and mean loss on the validation images; infinite loss where a logit is infinite or NaN."""
+        """Score the network in evaluation mode on the validation images.
+
+        Returns
+        -------
+        accuracy
+            The fraction that is classified correctly; 0 where a logit is infinite or NaN.
+        loss
+            The mean cross-entropy; infinite where a logit is infinite or NaN.
+        """
         rows = self.splits.validation
         logits = self.evaluate(rows)
         if not torch.isfinite(logits).all():

@@ -47,7 +47,15 @@ class BuiltNetwork:
     """None where the network runs whole."""
 
     def facts(self, images: int, channels_last: bool = False) -> NetworkFacts:
-        """What is written down of it, where it is to train on so many images."""
+        """What is written down of it, where it is to train on so many images.
+
+        Parameters
+        ----------
+        images
+            Rows of its inputs, which tell whether the activations of its prefix fit in the cache.
+        channels_last
+            The memory layout that was chosen for its convolutions.
+        """
         prefix, parameters = self.prefix, list(self.model.parameters())
         nodes, bytes_per_image, saved, reason = list[str](), 0, 0.0, ""
         if self.split is None:
@@ -72,7 +80,26 @@ class BuiltNetwork:
 
 
 def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Compute) -> BuiltNetwork:
-    """Build an arm's network for images of `side` pixels, freeze it and split it. Raises ModelError."""
+    """Build an arm's network for images of `side` pixels, freeze it and split it.
+
+    Parameters
+    ----------
+    spec
+        The arm.
+    seed
+        The seed of the new head, of adapters, and of random weights.
+    classes
+        The logits.
+    side
+        Pixels of each side of the square that the network sees.
+    compute
+        The device that it is moved to, and the precision.
+
+    Raises
+    ------
+    ModelError
+        The backbone or its weights cannot be used, a name to train matches nothing, or the head would not train.
+    """
     model, head = build_backbone(spec.backbone, spec.weights, classes, seed)
     if spec.train == "lora":
         add_adapters(model, head, spec.rank, seed)
@@ -93,7 +120,30 @@ def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Co
 def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Network:
     """Make an arm's network and its inputs ready to train.
 
-    The activations of `shorter` prefixes, where they are cached, spare computing what they hold; they change nothing.
+    Parameters
+    ----------
+    spec
+        The arm.
+    seed
+        The seed of the new head, of adapters, and of random weights.
+    dataset
+        The images and classes.
+    compute
+        The device and precision.
+    shorter
+        Prefixes whose activations, where they are cached, spare computing what they hold; they change nothing.
+
+    Returns
+    -------
+    Network
+        Its inputs are the activations of its prefix, or pixels where it runs whole.
+
+    Raises
+    ------
+    ModelError
+        See `build_network`.
+    StorageError
+        The disk has no room for the activations.
     """
     side = dataset.preprocessing.size
     built = build_network(spec, seed, len(dataset.source.classes), side, compute)

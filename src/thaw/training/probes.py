@@ -17,6 +17,20 @@ def probe_head(setup: Setup, dataset: Dataset, shorter: Iterable[Prefix] = ()) -
     """Train the head of an arm's network alone, with a search of its own, and leave it in the network.
 
     It never sees a validation image, since the arm's own search is scored on these.
+
+    Parameters
+    ----------
+    setup
+        The arm's network, whose head is changed in place, and what its training depends on.
+    dataset
+        The images, labels and splits.
+    shorter
+        Prefixes whose cached activations spare computing what they hold; they change nothing.
+
+    Raises
+    ------
+    DivergedError
+        The loss is infinite or NaN at every learning rate, or in bf16.
     """
     spec, work = head_only(setup.spec), None if setup.work is None else setup.work / "probe"
     network = prepare(spec, setup.seed, dataset, setup.compute, shorter)

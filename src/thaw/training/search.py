@@ -25,8 +25,23 @@ WIDENINGS = 2
 def search(setup: Setup) -> SearchResult:
     """Try learning rates on the same batches from the same start; the best validation accuracy wins.
 
-    Of equal accuracies the lower validation loss wins, then the smaller rate. Attempts are kept in `setup.work`, where
-    given, and found there again. Raises DivergedError when every rate fails.
+    Of equal accuracies the lower validation loss wins, then the lower learning rate.
+
+    Parameters
+    ----------
+    setup
+        The network, which is left as it was, and what its training depends on. Attempts are cached in its `work`
+        folder, where it has one.
+
+    Returns
+    -------
+    SearchResult
+        The winner, and every attempt.
+
+    Raises
+    ------
+    DivergedError
+        The loss became infinite or NaN at every learning rate.
     """
     settings, rows = setup.spec.search, setup.splits.train
     task = setup.task(rows)

@@ -19,9 +19,26 @@ def train(setup: Setup, learning_rate: float) -> TrainResult:
     """Train finally, from the same start as every attempt; goes on from the last epoch kept in `setup.work`.
 
     Loss and accuracy are means over an epoch's images as they were trained on. Without refit on validation, each epoch
-    is also scored there. With patience, the network is left as it was after the best epoch. A loss, or a weight after
-    an epoch's last step, that is infinite or NaN ends training with the last good epoch; in bf16 it raises
-    DivergedError instead, since fp32 may not diverge. So do, in either, logits that are infinite or NaN.
+    is also scored there. With patience, the network is left as it was after the best epoch. In fp32 a loss, or a weight
+    after an epoch's last step, that is infinite or NaN ends training with the last good epoch.
+
+    Parameters
+    ----------
+    setup
+        The network, which is trained in place, and what its training depends on.
+    learning_rate
+        The highest of the schedule; layer decay lowers that of the blocks before the head.
+
+    Returns
+    -------
+    TrainResult
+        The epochs, those of an earlier run included, and why training ended early, if it did.
+
+    Raises
+    ------
+    DivergedError
+        A loss or a weight became infinite or NaN in bf16, since fp32 may not diverge; or, in either, a logit of the
+        trained network on validation images that it trained on.
     """
     settings, trainable = setup.spec.training, setup.network.trainable
     rows = final_rows(setup)

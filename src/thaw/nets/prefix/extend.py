@@ -8,8 +8,20 @@ from thaw.nets.prefix.split import Cut, handed_over, key_of_graph, prefix_of
 def extend(shorter: Cut, longer: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """Split a prefix in two, `after(*before(images))`, of which `before` computes what a shorter one does.
 
-    Whether the two also hold the same values is for the caller to compare. None where the longer prefix does not
-    contain the shorter one, or reads something of it that is not kept.
+    Whether the two also hold the same values is for the caller to compare.
+
+    Parameters
+    ----------
+    shorter
+        Where the prefix ends whose output there is.
+    longer
+        The prefix to split, as `split` made it; not changed.
+
+    Returns
+    -------
+    tuple of GraphModule, or None
+        `before` maps images to the shorter prefix's output, `after` that to the longer one's. None where the longer
+        prefix does not contain the shorter one, or reads something of it that is not kept.
     """
     nodes = {node.meta["path"]: node for node in longer.graph.nodes if "path" in node.meta}
     if not nodes.keys() >= set(shorter.frontier):

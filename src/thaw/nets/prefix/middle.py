@@ -9,7 +9,15 @@ def split_middle(suffix: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """Split a suffix in two, `trainable(*middle(*inputs))`, of which the middle reads no trainable parameter.
 
     The middle is what comes before the first trained operation in the order in which the network runs, so that random
-    numbers are drawn in that order too. None, and the suffix itself, where that is nothing, or the suffix is no graph.
+    numbers are drawn in that order too.
+
+    Returns
+    -------
+    middle
+        The crossing tensors to what enters the trainable part, a tuple; None where that is nothing, or the suffix is
+        not a graph.
+    trainable
+        From there to the logits (n, classes); the suffix itself where the middle is None.
     """
     if not isinstance(suffix, fx.GraphModule):
         return None, suffix

@@ -62,7 +62,18 @@ class Observed:
 
 
 def probe_images(example: Tensor) -> tuple[Tensor, Tensor]:
-    """Random images a, b and c that differ in mean and contrast, in batches (c, a) and (a, b, c)."""
+    """Random images a, b and c that differ in mean and contrast, in batches (c, a) and (a, b, c).
+
+    Parameters
+    ----------
+    example
+        (n, 3, height, width), of the size, dtype and device that the images are to have.
+
+    Returns
+    -------
+    two, three
+        (2, 3, height, width) and (3, 3, height, width).
+    """
     noise = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
     level = torch.tensor([-0.5, 0.0, 0.5]).to(example).view(3, 1, 1, 1)
     three = noise * 4**level + level
@@ -74,6 +85,18 @@ def probe(network: fx.GraphModule, two: Tensor, three: Tensor) -> Observed:
 
     A node that draws a random number, changes a buffer or writes to a value that was read before and cannot be
     computed ahead is left out, with all that depends on it.
+
+    Parameters
+    ----------
+    network
+        A graph of `trace`, in the mode that it trains in.
+    two, three
+        See `probe_images`.
+
+    Returns
+    -------
+    Observed
+        How the value of each node that may be static can be kept.
     """
     runs = fx.Interpreter(network), fx.Interpreter(network)
     kept: dict[str, PerImage | Constant | None] = {}
@@ -101,7 +124,14 @@ def probe(network: fx.GraphModule, two: Tensor, three: Tensor) -> Observed:
 
 
 def close(values: Any, expected: Any) -> bool:
-    """Whether two tensors are equal but for the rounding of their kernels."""
+    """Whether two tensors are equal but for the rounding of their kernels.
+
+    Parameters
+    ----------
+    values, expected
+        Floats may differ by a thousandth of the largest finite number expected, under autocast by a twentieth of it;
+        integers not at all. What is not a tensor, or of another shape, is not close.
+    """
     if not isinstance(values, Tensor) or not isinstance(expected, Tensor) or values.shape != expected.shape:
         return False
     if not expected.is_floating_point():
@@ -113,7 +143,15 @@ def close(values: Any, expected: Any) -> bool:
 
 
 def macs(network: nn.Module, images: Tensor) -> int:
-    """Multiply-adds per image of convolutions, matrix products and attention, as torch counts them."""
+    """Multiply-adds per image of convolutions, matrix products and attention, as torch counts them.
+
+    Parameters
+    ----------
+    network
+        Runs once; call this inside `undone`, which restores its buffers.
+    images
+        (n, 3, height, width), of which the first is used.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # torch cannot look into nn.MultiheadAttention's fused kernel
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]

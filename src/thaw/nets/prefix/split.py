@@ -169,7 +169,16 @@ def prefix_of(
 ) -> fx.GraphModule:
     """Images to the crossing tensors: contiguous in their own order of dimensions, the first of length n.
 
-    `static` are the paths of nodes that may be in it; those of `writers` are, read or not.
+    Parameters
+    ----------
+    network
+        A graph of `trace`, with which the prefix shares its parameters and buffers.
+    static
+        The paths of nodes that may be in the prefix.
+    tensors
+        The paths of the crossing tensors, in order, and how each is kept.
+    writers
+        The paths of static nodes that are in it, read or not.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -239,7 +248,22 @@ def _rest(
 
 
 def handed_over(graph: fx.Graph, tensors: dict[str, PerImage], copied: set[str]) -> dict[str, fx.Node]:
-    """Give an empty graph an input for each crossing tensor; returns by path the value as it was before it was kept."""
+    """Give an empty graph an input for each crossing tensor.
+
+    Parameters
+    ----------
+    graph
+        Changed in place.
+    tensors
+        The paths of the crossing tensors, in order, and how each is kept.
+    copied
+        The paths of those that are copied first, since the graph writes to them.
+
+    Returns
+    -------
+    dict
+        By path, the node whose value is as it was before it was kept.
+    """
     placeholders = [graph.placeholder(f"input_{index}") for index in range(len(tensors))]
     handed: dict[str, fx.Node] = {}
     for value, (path, rows) in zip(placeholders, tensors.items(), strict=True):

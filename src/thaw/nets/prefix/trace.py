@@ -18,8 +18,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Each node's `meta` says its `path` (the module it calls, or the enclosing module and the operation, numbered from
     the second on) and its `module` (the innermost module it belongs to). A submodule that tracing cannot follow, such
     as one whose control flow depends on values, becomes a single node. torch patches `nn.Module` meanwhile, so no other
-    thread may run a network until it returns. Raises whatever the network's own `forward`
-    raises when it cannot be followed.
+    thread may run a network until it returns.
+
+    Raises
+    ------
+    Exception
+        Whatever the network's own `forward` raises when it cannot be followed.
     """
     # modules may keep what they computed while they were traced, so that copy is not the one that runs
     traced, network = twin(model), twin(model)
