@@ -19,6 +19,7 @@ from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe
 from thaw.training.features import extract_features
+from thaw.training.specs import feature_spec
 
 
 def main() -> None:
@@ -34,9 +35,9 @@ def main() -> None:
     begun = time.perf_counter()
     audited = audit(dataset, recipe.data)
     print(f"{len(dataset.source.ids):,} images, audit: {time.perf_counter() - begun:.1f} s, {peak()}")
-    for finding in audited.found["findings"]:
-        print(f"  {finding['severity']}: {finding['what']}")
-    features = extract_features(dataset, recipe, compute, []).values
+    for finding in audited.record.findings:
+        print(f"  {finding.severity}: {finding.what}")
+    features = extract_features(feature_spec(recipe), dataset, compute).values
     begun = time.perf_counter()
     worth = estimate_leak(features, dataset.source.labels, dataset.splits, audited.clusters)
     print(f"probes beyond the features: {time.perf_counter() - begun:.1f} s, {worth}")

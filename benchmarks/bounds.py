@@ -23,7 +23,7 @@ from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.observe import macs
 from thaw.nets.prefix.split import split
 from thaw.recipe import Train
-from thaw.training.loop import Task, fit, make_optimizer
+from thaw.training.loop import Learner, Task, fit, make_optimizer
 
 BATCH = 512
 ARMS: dict[str, str | list[str]] = {"scratch": "all", "head": "head", "last-two-fc": ["classifier.4", "classifier.6"]}
@@ -56,20 +56,23 @@ def stages(compute: Compute) -> dict[str, tuple[float, float]]:
     """By stage: images a second, and floating-point operations an image."""
     found = {}
     for arm in ARMS:
-        prefix, trunk, tail, values = parts_of(arm, compute)
+        prefix, middle, trainable, values = parts_of(arm, compute)
         if prefix is not None and arm == "head":
             found["frozen convolutions, forward"] = (
                 forward_speed(prefix, compute),
                 2.0 * operations_of(prefix, compute),
             )
-        network = nn.ModuleList([*([trunk] if trunk else []), tail])
+        network = nn.ModuleList([*([middle] if middle else []), trainable])
         work = operations(network, tuple(value[:2].float() for value in values)) / 2
-        found[f"training step of {arm}"] = (BATCH / seconds(step_of(trunk, tail, values, compute), 3, compute), work)
+        found[f"training step of {arm}"] = (
+            BATCH / seconds(step_of(middle, trainable, values, compute), 3, compute),
+            work,
+        )
     return found
 
 
 def parts_of(arm: str, compute: Compute) -> tuple[nn.Module | None, nn.Module | None, nn.Module, Values]:
-    """Of an arm of the founding study: prefix, trunk, tail and, for one batch of random images, what enters the last
+    """Of an arm of the founding study: prefix, middle, trainable and, for one batch of random images, what enters the last
     two of these."""
     model, head = build_backbone("torchvision/alexnet", "random", 2, seed=0)
     freeze(model, head, ARMS[arm])
@@ -113,18 +116,18 @@ def operations(network: nn.ModuleList, values: tuple[torch.Tensor, ...]) -> floa
     return float(counter.get_total_flops())
 
 
-def step_of(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
+def step_of(middle: nn.Module | None, trainable: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
     """One optimiser step at batch 512, as the study runs it."""
-    trunk = None if trunk is None else hold_frozen(trunk, compute)
-    tail = hold_frozen(tail, compute)
+    middle = None if middle is None else hold_frozen(middle, compute)
+    trainable = hold_frozen(trainable, compute)
     arrays = tuple((v.view(torch.uint16) if v.dtype == torch.bfloat16 else v).cpu().numpy() for v in values)
     inputs = make_inputs(arrays, compute.device)
-    optimizer = make_optimizer(Train(), [p for p in tail.parameters() if p.requires_grad], 1e-4)
+    optimizer = make_optimizer(Train(), [p for p in trainable.parameters() if p.requires_grad], 1e-4)
     labels, batches = torch.zeros(BATCH, dtype=torch.int64, device=compute.device), consecutive(np.arange(BATCH), BATCH)
-    task = Task(trunk, inputs, labels, nn.CrossEntropyLoss(), compute)
+    task = Task(middle, inputs, labels, nn.CrossEntropyLoss(), compute)
 
     def step() -> None:
-        fit(task, [tail], [optimizer], batches, lambda _: None)
+        fit(task, [Learner(trainable, optimizer)], batches, lambda _: None)
 
     return step
 

@@ -119,7 +119,7 @@ def thaw(arguments: argparse.Namespace, work: Path, precision: str, names: list[
         spent = found.seconds
         sharing = cached if arm in cached else [arm]
         seconds = {
-            "decoding": metrics.seconds["pixels"] / len(metrics.arms),
+            "decoding": metrics.seconds.pixels / len(metrics.arms),
             "activations": sum(metrics.arms[other].seconds.prepare for other in sharing) / len(sharing),
             "search": spent.search,
             "train": spent.train,

@@ -117,7 +117,7 @@ def run_thaw(side: str, work: Path, arguments: argparse.Namespace) -> dict[str, 
     study = read_metrics(run)
     arm = study.arms["head"]
     stages = {
-        "data": study.seconds["pixels"],
+        "data": study.seconds.pixels,
         "training": arm.seconds.prepare + arm.seconds.search + arm.seconds.train,
         "test": arm.seconds.test,
     }

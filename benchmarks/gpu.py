@@ -90,12 +90,12 @@ def study(work: Path, state: str, recipe: Path) -> dict[str, Any]:
     wall = time.perf_counter() - begun
     metrics = read_metrics(work / state)
     spent = metrics.seconds
-    stages = {stage: value for stage, value in spent.items() if stage != "total"}
+    stages = {stage: value for stage, value in spent if stage not in ("total", "trials")}
     for arm, found in metrics.arms.items():
         stages |= {f"{arm} {stage}": getattr(found.seconds, stage) for stage in ("search", "train", "test")}
     named = sum(stages.values())
     # bundles, figures and the page are written outside of any named stage
-    return {"wall": wall, "start": wall - spent["total"], "stages": stages | {"other": spent["total"] - named}}
+    return {"wall": wall, "start": wall - spent.total, "stages": stages | {"other": spent.total - named}}
 
 
 def unavoidable(
@@ -107,14 +107,14 @@ def unavoidable(
     in_search = recipe.search.steps * len(recipe.search.learning_rates)
     batches = in_search + recipe.train.epochs * -(-(arguments.count - held) // BATCH)
     for arm in arguments.arms:
-        prefix, trunk, tail, values = parts_of(arm, compute)
+        prefix, middle, trainable, values = parts_of(arm, compute)
         if prefix is not None and "forward" not in parts:
             parts["forward"] = arguments.count / forward_speed(prefix, compute)
         speeds: dict[str, str] = {}
         for name in arguments.steps:
             begun = time.perf_counter()
             try:
-                taken = seconds(STEPS[name](trunk, tail, values, compute), 10, compute)
+                taken = seconds(STEPS[name](middle, trainable, values, compute), 10, compute)
             except RuntimeError as error:
                 speeds[name] = f"not to be had ({str(error).splitlines()[0]})"
                 continue
@@ -139,20 +139,20 @@ def decode_speed(recipe: Recipe, count: int = 2000) -> float:
     return len(pictures) / (time.perf_counter() - begun)
 
 
-def compiled(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
+def compiled(middle: nn.Module | None, trainable: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
     """The study's step with both parts compiled."""
-    compiled_trunk: Any = trunk and torch.compile(trunk)
-    compiled_tail: Any = torch.compile(tail)
-    return step_of(compiled_trunk, compiled_tail, values, compute)
+    compiled_middle: Any = middle and torch.compile(middle)
+    compiled_trainable: Any = torch.compile(trainable)
+    return step_of(compiled_middle, compiled_trainable, values, compute)
 
 
-def graphed(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
+def graphed(middle: nn.Module | None, trainable: nn.Module, values: Values, compute: Compute) -> Callable[[], object]:
     """A step recorded once as a CUDA graph: no Python, no launches; random numbers go on from replay to replay."""
     if compute.device.type != "cuda":
         raise RuntimeError("CUDA graphs need a CUDA device")
-    trunk = None if trunk is None else hold_frozen(trunk, compute)
-    tail = hold_frozen(tail, compute)
-    trained = [parameter for parameter in tail.parameters() if parameter.requires_grad]
+    middle = None if middle is None else hold_frozen(middle, compute)
+    trainable = hold_frozen(trainable, compute)
+    trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, 1e-4, fused=True, capturable=True)
     target = torch.zeros(BATCH, dtype=torch.int64, device=compute.device)
 
@@ -160,9 +160,9 @@ def graphed(trunk: nn.Module | None, tail: nn.Module, values: Values, compute: C
         optimizer.zero_grad(set_to_none=True)
         entering: Any = values
         with torch.no_grad(), compute.autocast():
-            entering = values if trunk is None else trunk(*values)
+            entering = values if middle is None else middle(*values)
         with torch.autocast("cuda", torch.bfloat16, compute.precision == "bf16", cache_enabled=False):
-            logits = tail(*entering)
+            logits = trainable(*entering)
         nn.functional.cross_entropy(logits.float(), target).backward()
         optimizer.step()
 

@@ -113,7 +113,7 @@ def study(work: Path, count: int, arguments: argparse.Namespace) -> int:
     total = time.perf_counter() - begun
     metrics = read_metrics(run)
     spent = [arm.seconds for arm in metrics.arms.values()]
-    decoding, activations = metrics.seconds["pixels"], sum(one.prepare for one in spent)
+    decoding, activations = metrics.seconds.pixels, sum(one.prepare for one in spent)
     training = sum(one.search + one.train + one.test for one in spent)
     row = f"{count:>7,}{total:>9.1f}{decoding:>10.1f}{activations:>13.1f}{training:>10.1f}{count / total:>10.0f}"
     print(f"{row}  {usage.ru_maxrss / 1024:,.0f} MiB", flush=True)

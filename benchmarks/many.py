@@ -143,7 +143,7 @@ def study(work: Path, source: Path) -> None:
     arms = Counter[str]()
     for arm in metrics.arms.values():
         arms.update({stage: getattr(arm.seconds, stage) for stage in ("search", "train", "test")})
-    stages = {**{name: s for name, s in metrics.seconds.items() if name != "total"}, **arms}
+    stages = {**{name: s for name, s in metrics.seconds if name not in ("total", "trials")}, **arms}
     print(f"\n{source.stem}: {metrics.splits}, {skipped.total():,} left out: {dict(skipped)}")
     print(f"  {seconds:.1f} s: {', '.join(f'{name} {spent:.1f}' for name, spent in stages.items())}")
     told = ", ".join(f"{stage} {most / 2**20:,.0f}" for stage, most in own.items())

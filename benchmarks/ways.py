@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from thaw.recipe import validate
+from thaw.recipe import Recipe, validate
 from thaw.study import run_study
 
 TRAIN = {"batch_size": 64, "epochs": 3, "refit": "train", "schedule": "cosine", "warmup": 0.1, "flips": True}
@@ -51,7 +51,8 @@ def main() -> None:
                 "train": TRAIN | {"seeds": list(range(options.seeds)), "precision": "fp32" if size < 100 else "auto"},
                 "arms": {arm: ARMS[arm] for arm in arms},
             },
-            where="ways",
+            "ways",
+            Recipe,
         )
         found = run_study(recipe, options.out / backbone)
         print(f"\n{backbone}, {size} px, {found.splits}, seeds {recipe.train.seeds}\n")

@@ -87,14 +87,14 @@ def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
         results = here.map(partial(run_trial, study, listener=live), plan.trials)
     with clock("features"):
         features = extract_features(feature_spec(recipe), dataset, compute, plan.prefixes)
-    with clock("label errors"):
+    with clock("label_errors"):
         groups = group_codes(dataset.source, recipe.data)
         label_errors = cached_label_errors(features, dataset.source.labels, groups, dataset.splits)
     with clock("audit"):
         checked = with_leak(audited, features, dataset)
     say_findings(checked.findings[len(audited.record.findings) :])
     found = StudyResult(recipe, dataset, compute, checked, label_errors, results, features.key)
-    with clock("heat maps"):
+    with clock("heat_maps"):
         gallery = make_gallery(folder, study.work, found)
     metrics = make_metrics(found, clock.seconds(), command)
     write_run(folder, found, metrics, gallery)

@@ -169,6 +169,29 @@ class ArmMetrics(TrialMetrics):
     """One for each seed, in the order of the recipe."""
 
 
+class StudySeconds(Record):
+    """Wall-clock seconds of a study, in total and of each stage, by the run that finished it."""
+
+    total: float
+    """From reading the source to the last number; the report is written after that."""
+    pixels: float = 0.0
+    """Decoding and resizing."""
+    audit: float = 0.0
+    """The audit, with the effect of a leak."""
+    plan: float = 0.0
+    """Building and splitting every network once."""
+    trials: float = 0.0
+    """All trials."""
+    activations: float = 0.0
+    """Of the trials: building and splitting networks, and activations that were not cached yet."""
+    features: float = 0.0
+    """Features of every image."""
+    label_errors: float = 0.0
+    """The search for wrong labels."""
+    heat_maps: float = 0.0
+    """Heat maps of the images that the report shows."""
+
+
 class Metrics(Record):
     """Every number of a finished study."""
 
@@ -210,8 +233,8 @@ class Metrics(Record):
     """Whether the arms are right on the same images."""
     label_errors: LabelErrorSummary
     """How many labels are probably wrong."""
-    seconds: dict[str, float]
-    """Wall-clock seconds: `total`, and those of each stage."""
+    seconds: StudySeconds
+    """Wall-clock seconds, in total and of each stage."""
 
     @model_validator(mode="after")
     def _known_arms(self) -> Self:
@@ -288,7 +311,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
         slices=score_slices(result.test_slices(), right, groups),
         agreement=measure_agreement(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),
         label_errors=result.label_errors.summary(),
-        seconds=seconds,
+        seconds=StudySeconds(**seconds, activations=sum(one.record.seconds.prepare for one in result.results)),
     )
 
 

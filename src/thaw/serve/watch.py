@@ -47,7 +47,7 @@ def state_of(run: Path) -> dict[str, Any]:
         "state": state,
         **{name: told.get(name) for name in names},
         "recipe": told.get("recipe", metrics.recipe if metrics else None),
-        "seconds": ended.seconds["total"] if ended else told.get("seconds"),
+        "seconds": ended.seconds.total if ended else told.get("seconds"),
         "heard": age,
         "report": (run / "report.html").is_file(),
         "recommended": ended.recommended if ended else None,
