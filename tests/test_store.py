@@ -1,22 +1,30 @@
 """The cache: entries are atomic, resume where they stopped, stay within the budget, and are computed once."""
 
+import contextlib
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock, Timeout
 
+from helpers.cli import thaw
 from thaw.cache import arrays as store
 from thaw.cache import budget as eviction
-from thaw.cache.arrays import Chunks, Field, cached, key_of
-from thaw.cache.budget import cache_folder, clear, entries
+from thaw.cache.arrays import Chunks, Field, cached, key_of, opened
+from thaw.cache.budget import cache_folder, cache_limit, clear, entries
+from thaw.cache.checkpoint import cached_json
 from thaw.cache.files import write_atomic
+from thaw.data.dataset_folder import load_parquet
 from thaw.errors import StorageError
 
 ROWS, CHUNK = 10, 4
@@ -172,7 +180,7 @@ def test_those_used_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> No
         entry(key)
         os.utime(folder_of(key) / "manifest.json", (index, index))
     entry("a")  # used again, so now the newest
-    monkeypatch.setattr(eviction, "CACHE_BYTES", sum(one.bytes for one in entries()) + 5)
+    monkeypatch.setenv("THAW_CACHE_LIMIT", str(sum(one.bytes for one in entries()) + 5))
     entry("d")
     assert [one.key for one in entries()] == ["c", "a", "d"]
     assert clear()[0] > 0
@@ -182,7 +190,7 @@ def test_those_used_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     view = entry("mapped").arrays[0][2:]
     entry("idle")
-    monkeypatch.setattr(eviction, "CACHE_BYTES", 1)
+    monkeypatch.setenv("THAW_CACHE_LIMIT", "1")
     entry("new")
     assert {one.key for one in entries()} == {"mapped", "new"}
     assert clear()[1] == 1
@@ -213,6 +221,51 @@ def test_the_mark_of_a_killed_process_goes_where_a_file_that_is_open_cannot(monk
     (folder_of() / "1-dead.lock").touch()
     assert clear()[1] == 0
     assert entries() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("50GB", 50 * 10**9), ("200GiB", 200 * 2**30), ("1000", 1000), (" 1.5 tb ", 1_500_000_000_000), ("0", 0)],
+)
+def test_the_limit_is_a_setting(monkeypatch: pytest.MonkeyPatch, text: str, limit: int) -> None:
+    monkeypatch.setenv("THAW_CACHE_LIMIT", text)
+    assert cache_limit() == limit
+
+
+@pytest.mark.parametrize(
+    "text", ["much", "50G", "-1", "1e9", "nan", "inf", "1,000", "5 0", "\u0665GB", "GB", "1" * 9 + "XB"]
+)
+def test_a_limit_that_is_no_number_of_bytes_is_one_sentence(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("THAW_CACHE_LIMIT", text)
+    with pytest.raises(StorageError, match=r"^THAW_CACHE_LIMIT is .*, not a number of bytes; write it like 50GB"):
+        cache_limit()
+
+
+def test_without_a_setting_the_disk_says_the_limit_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what is held and free; it stays while the cache and other programs fill the disk."""
+    free = 1000
+    monkeypatch.setattr(eviction, "free_bytes", lambda _: free)
+    entry("held")
+    held = sum(one.bytes for one in entries())
+    eviction._default_limit.cache_clear()
+    assert cache_limit() == (held + 1000) // 2
+    free = 70
+    assert cache_limit() == (held + 1000) // 2
+
+
+def test_the_command_says_the_limit_and_where_it_is_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert thaw(monkeypatch, "cache") == 0
+    assert "The limit is 50% of what the cache holds and its disk has free" in capsys.readouterr().out
+    monkeypatch.setenv("THAW_CACHE_LIMIT", "200GiB")
+    assert thaw(monkeypatch, "cache") == 0
+    told = capsys.readouterr().out
+    assert "0 bytes of 200 GiB used" in told
+    assert "The limit is THAW_CACHE_LIMIT" in told
+    monkeypatch.setenv("THAW_CACHE_LIMIT", "lots")
+    assert thaw(monkeypatch, "cache") == 2
+    assert capsys.readouterr().err.startswith("thaw: THAW_CACHE_LIMIT is 'lots', not a number of bytes")
 
 
 def test_work_that_cannot_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +309,82 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(StorageError, match=r"cannot write to .*THAW_CACHE"):
         entry()
+
+
+@contextlib.contextmanager
+def read_only() -> Iterator[None]:
+    """Mount the cache read-only during the block; root may write wherever the disk lets it."""
+    folder = str(cache_folder())
+    if not shutil.which("mount") or subprocess.run(["mount", "--bind", folder, folder], check=False).returncode:
+        pytest.skip("needs the right to mount a disk of its own")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_finished_entry_is_opened_from_a_read_only_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry()
+    with pytest.raises(RuntimeError, match="power cut"):
+        entry("begun", maker(stop=4))
+    cached_json(cache_folder() / "values", "known", lambda: 7)
+    os.utime(folder_of() / "data-1.bin")
+    before = {path: path.stat().st_mtime_ns for path in cache_folder().rglob("*")}
+    as_in_a_new_process(monkeypatch)
+    with read_only():
+        found, again = opened("tests", "k", ROWS, FIELDS), entry(make=lambda _: pytest.fail("nothing is to be made"))
+        assert found is not None
+        assert is_whole(found)
+        assert is_whole(again)
+        assert cached_json(cache_folder() / "values", "known", lambda: pytest.fail("nothing is to be made")) == 7
+        assert {path: path.stat().st_mtime_ns for path in cache_folder().rglob("*")} == before
+        del found, again
+        for key in ("begun", "missing"):
+            with pytest.raises(StorageError, match=r"cannot (write to|be written).*THAW_CACHE"):
+                entry(key)
+        with pytest.raises(StorageError, match=r"cannot write to .*THAW_CACHE"):
+            cached_json(cache_folder() / "values", "missing", lambda: 7)
+        assert thaw(monkeypatch, "cache") == 0
+        assert thaw(monkeypatch, "cache", "clear") == 2
+        assert "is read-only and cannot be cleared" in capsys.readouterr().err
+
+
+def test_a_damaged_entry_on_a_read_only_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry()
+    (folder_of() / "data-0.bin").write_bytes(bytes(ROWS * 3))
+    as_in_a_new_process(monkeypatch)
+    with read_only(), pytest.raises(StorageError, match="is unfinished or damaged, and cannot be written"):
+        entry()
+    assert is_whole(entry())
+
+
+def test_a_table_is_opened_from_a_read_only_disk(tmp_path: Path) -> None:
+    known, other = tmp_path / "known.parquet", tmp_path / "other.parquet"
+    pq.write_table(pa.table({"label": ["a", "b"]}), known)
+    pq.write_table(pa.table({"label": ["c"]}), other)
+    first = load_parquet(known)["all"].to_dict()
+    with read_only():
+        assert load_parquet(known)["all"].to_dict() == first == {"label": ["a", "b"]}
+        with pytest.raises(StorageError, match=r"cannot write to .*datasets \(Read-only file system\)"):
+            load_parquet(other)
+
+
+def test_a_home_that_is_unknown_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user without HOME and without an entry in the system's list, as in containers."""
+    monkeypatch.setenv("THAW_CACHE", "~nobody-of-this-name/cache")
+    assert thaw(monkeypatch, "cache") == 2
+    monkeypatch.delenv("THAW_CACHE")
+    monkeypatch.setattr(eviction.platformdirs, "user_cache_dir", lambda _: "~/.cache/thaw")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert thaw(monkeypatch, "cache") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "thaw: the home folder in ~nobody-of-this-name/cache is unknown; set THAW_CACHE to a folder."
+    assert second == "thaw: the home folder in ~/.cache/thaw is unknown; set THAW_CACHE to a folder."
 
 
 def _ask(counter: str, dies: bool) -> None:

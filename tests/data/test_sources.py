@@ -16,6 +16,8 @@ import pytest
 
 from helpers.images import encoded_image
 from helpers.sources import as_csv, as_dataset, as_parquet, as_saved_dataset, labelled_files
+from thaw.data import dataset_folder
+from thaw.data.dataset_folder import load_parquet
 from thaw.data.folder import OF_SYSTEM
 from thaw.data.source import Source, digest_of, read_source
 from thaw.data.splits import make_splits, say_held_out
@@ -287,6 +289,46 @@ def test_a_table_replaced_under_its_name_size_and_time_is_read_anew(tmp_path: Pa
         stamps.append((file.stat().st_size, file.stat().st_mtime_ns))
         assert read(source).classes == pair
     assert stamps[0] == stamps[1]
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "plain", "delta", "categories"])
+@pytest.mark.parametrize("place", ["table.parquet", "data/train.parquet", "metadata.parquet"])
+def test_a_table_that_grows_far_beyond_its_size_is_refused(tmp_path: Path, kind: str, place: str) -> None:
+    """300 times the same megabyte, in as many kilobytes or less: it must not come into the cache."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), pa.array([bytes(1 << 20)], pa.binary()))
+    table = pa.table(
+        {"image": column if kind == "categories" else column.dictionary_decode(), "label": ["a", "b"] * 150}
+    )
+    table = table.rename_columns(["file_name", "label"]) if place == "metadata.parquet" else table
+    written = {
+        "plain": {"use_dictionary": False},
+        "delta": {"use_dictionary": False, "column_encoding": {table.column_names[0]: "DELTA_BYTE_ARRAY"}},
+    }
+    path = tmp_path / "source" / place
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path, compression="zstd", **written.get(kind, {}))
+    assert path.stat().st_size < 300 << 10
+    with pytest.raises(DataError, match=r"and holds more than 256 MiB: values are repeated or .*; save the images as"):
+        read(path if place == "table.parquet" else tmp_path / "source")
+    assert not list(Path(os.environ["THAW_CACHE"]).rglob("*.arrow"))
+
+
+def test_a_table_may_hold_many_times_its_size_where_that_is_little(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of images and columns of long text are no attack."""
+    rows = [(path.read_bytes(), path.parent.name, "a long word " * 500) for path in sorted(class_folder.rglob("*.png"))]
+    content, labels, words = map(list, zip(*rows, strict=True))
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"image": content * 5, "label": labels * 5, "words": words * 5}), path, compression="zstd")
+    held = sum(map(len, content + words)) * 5
+    assert held > 10 * path.stat().st_size
+    assert len(load_parquet(path)["all"]) == 300
+    monkeypatch.setattr(dataset_folder, "MAX_BYTES", 1)
+    monkeypatch.setattr(dataset_folder, "GROWTH", held // path.stat().st_size // 2)
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "other"))
+    with pytest.raises(DataError, match="and holds more than"):
+        load_parquet(path)
 
 
 def test_a_class_label_keeps_its_order(tmp_path: Path, class_folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_another_weight_or_precision_is_another_entry(dataset: Dataset) -> None:
 def test_what_is_larger_than_the_cache_may_be_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("photos", "images", ("images.size=32", "train.device=cpu"))
     assert make_plan(recipe, 2, 60, 32, FP32).prefixes
-    monkeypatch.setattr("thaw.training.activations.CACHE_BYTES", 10)
+    monkeypatch.setenv("THAW_CACHE_LIMIT", "10")
     plan = make_plan(recipe, 2, 60, 32, FP32)
     assert plan.prefixes == []
     assert plan.networks["head"].frontier.reason == "its activations are larger than the cache may be"

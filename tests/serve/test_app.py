@@ -2,14 +2,19 @@
 
 import asyncio
 import base64
+import contextlib
+import http.client
 import io
 import json
 import random
 import shutil
+import socket
 import struct
 import sys
+import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ from thaw.errors import StorageError
 from thaw.serve import app
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
-from thaw.serve.server import bind
+from thaw.serve.server import CONNECTIONS, bind, make_server
 
 
 def client(path: Path) -> TestClient:
@@ -201,7 +206,7 @@ def test_uploads_have_limits(small_run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_upload_that_is_slow_or_breaks_off_is_given_up(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = make_app(Desk(small_run / "models" / "head"), ["localhost"])
+    asked = make_app(Desk(small_run / "models" / "head"), ["localhost"])
     headers = [(b"host", b"localhost"), (b"content-length", b"100")]
     scope = {"type": "http", "method": "POST", "path": "/api/predict", "headers": headers, "query_string": b""}
     sent: list[Any] = []
@@ -219,8 +224,74 @@ def test_an_upload_that_is_slow_or_breaks_off_is_given_up(small_run: Path, monke
     monkeypatch.setattr(app, "UPLOAD_SECONDS", 0.0)
     for receive, code in ((gone, 400), (never, 408)):
         sent.clear()
-        asyncio.run(served(scope, receive, send))  # type: ignore[arg-type]
+        asyncio.run(asked(scope, receive, send))  # type: ignore[arg-type]
         assert sent[0]["status"] == code
+
+
+@contextlib.contextmanager
+def served(path: Path) -> Iterator[int]:
+    """Serve a bundle in a thread, on a free port of this machine."""
+    bound = bind("127.0.0.1", 0)
+    server = make_server(make_app(Desk(path), ["localhost"]))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        yield bound.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        bound.close()
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\n",
+        b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf",
+    ],
+)
+def test_requests_that_are_never_finished_keep_nobody_out(small_run: Path, begun: bytes) -> None:
+    whole = encoded_image(1)
+    with served(small_run / "models" / "head") as port, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            for _ in range(CONNECTIONS + 8):
+                held = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+                with contextlib.suppress(ConnectionError):  # the server may have closed it
+                    held.sendall(begun)
+            asked = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            for method, target, body in (("GET", "/api/about", None), ("POST", "/api/predict", whole)):
+                asked.request(method, target, body)
+                answer = asked.getresponse()
+                assert (answer.status, len(json.loads(answer.read())) > 3) == (200, True)
+            asked.close()
+
+
+def test_a_request_that_is_being_answered_makes_no_place(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client is heard of longest ago, but all of it has come."""
+    entered, leave = threading.Event(), threading.Event()
+    real = Desk.answer
+
+    def answer(*given: Any) -> Any:
+        entered.set()
+        assert leave.wait(20)
+        return real(*given)
+
+    monkeypatch.setattr(Desk, "answer", answer)
+    with served(small_run / "models" / "head") as port, contextlib.ExitStack() as stack:
+        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        asked.request("POST", "/api/predict", encoded_image(1))
+        assert entered.wait(20)
+        for _ in range(CONNECTIONS + 8):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        other = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        other.request("GET", "/api/about")  # answered after all of the above were taken in
+        assert other.getresponse().status == 200
+        other.close()
+        leave.set()
+        assert asked.getresponse().status == 200
+        asked.close()
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from thaw.cache.budget import cache_folder, make_room, mark_in_use
-from thaw.cache.files import lock_or_wait, write_atomic, write_json, writing
+from thaw.cache.files import is_read_only, lock_or_wait, write_atomic, write_json, writing
 from thaw.errors import StorageError
 from thaw.progress import say
 
@@ -83,7 +83,7 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
 
     Two processes that want the same entry wait for each other. Finished chunks survive a killed process; chunks that
     do not match their digests are computed again, with all that follow them. An entry is not removed while its arrays
-    are in use.
+    are in use. A finished entry that may only be read is opened as it is: without locks, which nobody could hold.
 
     Parameters
     ----------
@@ -110,6 +110,8 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
     """
     folder, fields = cache_folder() / kind / key, tuple(fields)
     wanted = rows * sum(field.row_bytes() for field in fields)
+    if is_read_only(folder):
+        return _read_only(folder, rows, fields)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock_or_wait(folder.parent / f"{key}.lock", f"the same {kind}"):
@@ -149,9 +151,22 @@ def opened(kind: str, key: str, rows: int, fields: Iterable[Field]) -> CachedArr
     folder, fields = cache_folder() / kind / key, tuple(fields)
     if not (folder / "manifest.json").exists():
         return None
+    if is_read_only(folder):
+        return _read_only(folder, rows, fields)
     with lock_or_wait(folder.parent / f"{key}.lock", f"the same {kind}"):
         notes = _find(folder, rows, fields)
         return None if notes is None else _cached_arrays(folder, rows, fields, notes, made=False)
+
+
+def _read_only(folder: Path, rows: int, fields: tuple[Field, ...]) -> CachedArrays:
+    """Open a finished entry that cannot be written. Raises StorageError if it is unfinished or damaged."""
+    notes = _find(folder, rows, fields)
+    if notes is None:
+        raise StorageError(
+            f"the cache entry {folder} is unfinished or damaged, and cannot be written; choose another folder with "
+            "THAW_CACHE."
+        )
+    return _cached_arrays(folder, rows, fields, notes, made=False)
 
 
 def entry_bytes(kind: str, key: str) -> int:
@@ -193,7 +208,7 @@ _checked: dict[Path, list[list[int]]] = {}
 def _find(folder: Path, rows: int, fields: tuple[Field, ...]) -> dict[str, Any] | None:
     """Return the notes of a finished entry, or None if there is none or a digest does not match.
 
-    If a digest does not match, the entry becomes an unfinished one again.
+    If a digest does not match, the entry becomes an unfinished one again, where it can be written.
     """
     manifest = folder / "manifest.json"
     try:
@@ -212,10 +227,11 @@ def _find(folder: Path, rows: int, fields: tuple[Field, ...]) -> dict[str, Any] 
             drawn = random.sample(drawn, max(1, len(drawn) * CHECK_BYTES // sum(expected)))
         sound = all(_is_sound(folder, fields, chunks, index) for index in sorted(drawn))
     if not sound:
-        say(f"the cache entry {folder} is damaged; computing the damaged part again")
-        with writing(folder):
-            _write_chunks(folder, rows, fields, chunks)
-            manifest.unlink()
+        if not is_read_only(folder):
+            say(f"the cache entry {folder} is damaged; computing the damaged part again")
+            with writing(folder):
+                _write_chunks(folder, rows, fields, chunks)
+                manifest.unlink()
         return None
     with contextlib.suppress(OSError, StorageError):  # a read-only cache is fine, too
         if before != changed:

@@ -1,7 +1,9 @@
-"""The budget of the cache: list its entries, remove those used longest ago, keep those in use."""
+"""The budget of the cache: its limit, its entries; remove those used longest ago, keep those in use."""
 
 import contextlib
+import functools
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,10 +13,18 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from thaw.cache.files import free_bytes, lock_or_wait, no_room, writing
+from thaw.cache.files import free_bytes, is_read_only, lock_or_wait, no_room, writing
+from thaw.errors import StorageError
 
-CACHE_BYTES = 20 << 30
-"""Bytes that the cache may hold; beyond them, the entries used longest ago are removed."""
+LIMIT = "THAW_CACHE_LIMIT"
+"""The environment variable with the bytes that the cache may hold."""
+FRACTION = 0.5
+"""What the cache may hold by default: this fraction of what it holds and of what its disk has free. The rest is for
+runs, for entries that are in use when another study wants room, and for other programs. The sum of both, unlike the
+free space alone, does not change as the cache is filled."""
+UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{end}": base**power for power, prefix in enumerate("kmgt", 1) for end, base in (("b", 1000), ("ib", 1024))
+}
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,41 @@ class CacheEntry:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: `THAW_CACHE`, else the platform's folder for caches."""
-    return Path(os.environ.get("THAW_CACHE") or platformdirs.user_cache_dir("thaw")).expanduser()
+    """Return the folder of the cache: `THAW_CACHE`, else the platform's folder for caches.
+
+    Raises StorageError if it begins with `~` and the home folder is unknown.
+    """
+    given = os.environ.get("THAW_CACHE") or platformdirs.user_cache_dir("thaw")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise StorageError(f"the home folder in {given} is unknown; set THAW_CACHE to a folder.") from error
+
+
+def cache_limit() -> int:
+    """Return the bytes that the cache may hold; beyond them, the entries used longest ago are removed.
+
+    It is `THAW_CACHE_LIMIT`, else half of what the cache holds and its disk has free, as first seen by this process:
+    the networks that a study planned to run from the cache are run so, whatever else fills the disk.
+
+    Raises
+    ------
+    StorageError
+        If `THAW_CACHE_LIMIT` is not a number of bytes.
+    """
+    text = os.environ.get(LIMIT, "").strip()
+    if not text:
+        return _default_limit(cache_folder())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([a-z]*)", text.lower(), re.ASCII)
+    if found is None or found[2] not in UNITS:
+        raise StorageError(f"{LIMIT} is {text!r}, not a number of bytes; write it like 50GB, 200GiB or 1000000000.")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+@functools.cache
+def _default_limit(folder: Path) -> int:
+    """Return the limit by the disk of a cache; remembered for as long as the process lives."""
+    return int(FRACTION * (sum(entry.bytes for entry in entries()) + free_bytes(folder)))
 
 
 def datasets_folder() -> Path:
@@ -54,7 +97,12 @@ def entries() -> list[CacheEntry]:
 
 
 def clear() -> tuple[int, int]:
-    """Remove every entry that no process uses; return the bytes freed and the number of entries in use."""
+    """Remove every entry that no process uses; return the bytes freed and the number of entries in use.
+
+    Raises StorageError if the cache is read-only.
+    """
+    if is_read_only(cache_folder()):
+        raise StorageError(f"{cache_folder()} is read-only and cannot be cleared; set THAW_CACHE to another folder.")
     freed = in_use = 0
     for entry in entries():
         if _remove(entry.path):
@@ -65,12 +113,12 @@ def clear() -> tuple[int, int]:
 
 
 def make_room(folder: Path, wanted: int) -> None:
-    """Remove the entries used longest ago until budget and disk have room for `wanted` bytes in the entry `folder`.
+    """Remove the entries used longest ago until limit and disk have room for `wanted` bytes in the entry `folder`.
 
     Raises StorageError if the disk has no room even after removing every entry that is not in use.
     """
     listed = entries()
-    excess = max(sum(entry.bytes for entry in listed) + wanted - CACHE_BYTES, wanted - free_bytes(folder))
+    excess = max(sum(entry.bytes for entry in listed) + wanted - cache_limit(), wanted - free_bytes(folder))
     for entry in listed:
         if excess <= 0:
             break
@@ -87,7 +135,10 @@ def available_bytes() -> int:
 
 @contextlib.contextmanager
 def using(folder: Path) -> Iterator[None]:
-    """Keep an entry, which need not exist yet, from being removed during the block."""
+    """Keep an entry, which need not exist yet, from being removed during the block; nothing is in a read-only cache."""
+    if is_read_only(cache_folder()):
+        yield
+        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock_or_wait(folder.parent / f"{folder.name}.lock", "the same files"), writing(folder):

@@ -1,5 +1,6 @@
 """Checkpoints of a running study, from which the same command resumes: small results as JSON, and training state."""
 
+import contextlib
 import errno
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from thaw.cache.files import lock_or_wait, replacing, write_json, writing
+from thaw.cache.files import is_read_only, lock_or_wait, replacing, write_json, writing
 
 Value = TypeVar("Value")
 
@@ -20,7 +21,7 @@ Value = TypeVar("Value")
 def cached_json(folder: Path, key: str, make: Callable[[], Value]) -> Value:
     """Return the value in `folder/KEY.json`, or call `make` and save its value there.
 
-    Two processes that want the same value wait for each other.
+    Two processes that want the same value wait for each other. A value that may only be read is read without a lock.
 
     Parameters
     ----------
@@ -40,16 +41,25 @@ def cached_json(folder: Path, key: str, make: Callable[[], Value]) -> Value:
         If the folder cannot be written.
     """
     path = folder / f"{key}.json"
+
+    def found() -> Value:
+        value: Value = json.loads(path.read_text(encoding="utf-8"))["value"]
+        return value
+
+    unreadable = (OSError, ValueError, KeyError, TypeError)
+    if is_read_only(folder):
+        with contextlib.suppress(*unreadable):
+            return found()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock_or_wait(folder / f"{key}.lock", "the same result"):
         try:
-            value: Value = json.loads(path.read_text(encoding="utf-8"))["value"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return found()
+        except unreadable:
             value = make()
             with writing(folder):
                 write_json(path, {"value": value})
-        return value
+            return value
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:

@@ -77,6 +77,11 @@ def writing(folder: Path, wanted: int = 0) -> Iterator[None]:
         ) from error
 
 
+def is_read_only(folder: Path) -> bool:
+    """Return True if a folder exists and this process may not write into it, or its disk is read-only."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
 def is_full(error: OSError) -> bool:
     """Return True if an error says that the disk is full or the user's quota used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from thaw.cache.budget import CACHE_BYTES, cache_folder, clear, entries
+from thaw.cache.budget import FRACTION, LIMIT, cache_folder, cache_limit, clear, entries
 from thaw.cache.files import is_full, no_room
 from thaw.cli.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.cli.interrupt import ends_promptly
@@ -318,7 +318,11 @@ def cache(action: str) -> None:
     if listed:
         Console(highlight=False).print(table)
     total = format_bytes(sum(entry.bytes for entry in listed))
-    click.echo(f"{total} of {format_bytes(CACHE_BYTES)} used in {cache_folder()}; set THAW_CACHE to use another folder")
+    click.echo(
+        f"{total} of {format_bytes(cache_limit())} used in {cache_folder()}; set THAW_CACHE to use another folder"
+    )
+    disk = f"{FRACTION:.0%} of what the cache holds and its disk has free; set {LIMIT} to another, such as 50GB"
+    click.echo(f"The limit is {LIMIT if os.environ.get(LIMIT, '').strip() else disk}")
 
 
 @cli.command(short_help="Print a shell completion script")

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -17,16 +18,22 @@ import yaml
 from datasets.data_files import DataFilesList
 
 from thaw.cache.arrays import key_of
-from thaw.cache.budget import datasets_folder
-from thaw.cache.files import is_full, no_room
+from thaw.cache.budget import cache_folder, datasets_folder
+from thaw.cache.files import is_full, is_read_only, no_room, writing
 from thaw.data.delimited import read_delimited
 from thaw.data.endings import SPLITS, TABLES
 from thaw.errors import DataError, out_of_memory
+from thaw.images.files import MAX_BYTES
+from thaw.text import format_bytes
 
 METADATA = ("csv", "jsonl", "parquet")
 """Endings of a `metadata` file with the labels of the images beside it."""
 CARDS = ("README.md", ".huggingface.yaml")
 """Files of a dataset that may say which others belong to it."""
+
+GROWTH = 100
+"""Times its size that a Parquet table may hold, or as much as one image, where that is more. Encoded images are hardly
+compressed any further, and text is seldom more than 30 times; a repeated value can be without a bound."""
 
 
 def is_dataset(folder: Path) -> bool:
@@ -59,11 +66,13 @@ def load_folder(folder: Path) -> datasets.DatasetDict:
     _check_card(folder)
     files = table_files(folder)
     key = key_of(files=[(str(file.relative_to(folder)), _digest(file)) for file in files])
-    cache = datasets_folder() / key[:32]
+    cache = datasets_folder().resolve() / key[:32]
     given = folder.resolve()
     if glob.has_magic(str(given)) or "::" in str(given):  # `datasets` takes paths for patterns
-        given = _mirror(folder, files, cache.resolve() / "source")
+        given = _mirror(folder, files, cache / "source")
     with _one_sentence(folder):
+        if not any(cache.rglob("*.arrow")):
+            _check_growth(folder, [file for file in files if file.suffix == ".parquet"])
         builder = datasets.load_dataset_builder(str(given), cache_dir=str(cache))
         for paths in (builder.config.data_files or {}).values():
             for path in paths:
@@ -77,14 +86,19 @@ def load_folder(folder: Path) -> datasets.DatasetDict:
 def load_parquet(path: Path) -> datasets.DatasetDict:
     """Load a Parquet table, images undecoded, as the split `all`. Raises DataError."""
     digest, file = _digest(path), Path(os.path.abspath(path))
-    if "::" in str(file):  # `datasets` takes that for an archive and a file in it
-        file = _link(datasets_folder().resolve() / digest / "table.parquet", file)
-    # a list of files that is not a pattern; known in the cache by their content
-    files = DataFilesList([str(file)], [(digest,)])
+    folder = datasets_folder().resolve() / digest
+    if is_read_only(folder):  # `datasets` would want a lock there
+        with _one_sentence(path):
+            (made,) = folder.glob("parquet/*/*/*/parquet-train.arrow")
+            return datasets.DatasetDict({"all": datasets.Dataset.from_file(str(made))})
     with _one_sentence(path):
-        loaded = datasets.load_dataset(
-            "parquet", data_files={"train": files}, split="train", cache_dir=str(datasets_folder())
-        )
+        if "::" in str(file):  # `datasets` takes that for an archive and a file in it
+            file = _link(folder / "table.parquet", file)
+        if not any(folder.rglob("*.arrow")):
+            _check_growth(path, [path])
+        # a list of files that is not a pattern; known in the cache by their content
+        files = DataFilesList([str(file)], [(digest,)])
+        loaded = datasets.load_dataset("parquet", data_files={"train": files}, split="train", cache_dir=str(folder))
         return datasets.DatasetDict({"all": loaded})
 
 
@@ -143,6 +157,7 @@ def _read_metadata(file: Path) -> pa.Table:
         return read_delimited(file)
     with _one_sentence(file):
         if file.suffix == ".parquet":
+            _check_growth(file, [file])
             return pq.read_table(file).replace_schema_metadata(None)
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         columns = dict.fromkeys(name for row in rows for name in row)
@@ -182,6 +197,36 @@ def _check_card(folder: Path) -> None:
                 )
 
 
+def _check_growth(path: Path, files: list[Path]) -> None:
+    """Raise DataError if Parquet files hold far more than their size, before that is written or held in memory."""
+    size = sum(file.stat().st_size for file in files)
+    limit, held = max(MAX_BYTES, GROWTH * size), 0
+    for amount in itertools.chain.from_iterable(_amounts(file, limit) for file in files):
+        held += amount
+        if held > limit:
+            raise DataError(
+                f"{path} has {format_bytes(size)} and holds more than {format_bytes(limit)}: values are repeated or "
+                "compressed far more than images are; save the images as files."
+            )
+
+
+def _amounts(file: Path, limit: int) -> Iterator[int]:
+    """The bytes that a Parquet file holds, by parts of about `limit` at most; nothing where it cannot be read."""
+    with contextlib.suppress(pa.ArrowException), pq.ParquetFile(file) as parquet:
+        groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+        columns = (group.column(index) for group in groups for index in range(group.num_columns))
+        largest = max((column.total_uncompressed_size for column in columns), default=1)
+        if largest > limit:
+            yield largest
+        else:  # no value is larger than its column
+            for batch in parquet.iter_batches(max(1, min(limit // max(1, largest), 10_000))):
+                yield sum(_decoded(column).nbytes for column in batch.columns)
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
 def _texts(value: Any) -> Iterator[str]:
     """All texts in a value of YAML."""
     if isinstance(value, str):
@@ -210,6 +255,10 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def _is_cached(file: Any) -> bool:
+    return isinstance(file, str) and Path(file).is_relative_to(datasets_folder().resolve())
+
+
 @contextlib.contextmanager
 def _one_sentence(path: Path) -> Iterator[None]:
     """A block in which whatever other libraries raise becomes a DataError."""
@@ -223,6 +272,9 @@ def _one_sentence(path: Path) -> Iterator[None]:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and is_full(cause):
             raise no_room(datasets_folder(), 0) from error
+        if isinstance(cause, OSError) and is_read_only(cache_folder()) and _is_cached(cause.filename):
+            with writing(datasets_folder()):
+                raise cause from None
         if out_of_memory(cause):
             raise
         reason = str(cause).strip().splitlines() or [type(cause).__name__]

@@ -1,17 +1,48 @@
 """A server on a socket of this machine."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from thaw.errors import StorageError
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
 
-REQUESTS = 32
-"""Requests that are answered at a time; more are told to come back."""
+CONNECTIONS = 32
+"""Connections at a time. A further one takes the place of that whose request has been waited for longest."""
+REQUESTS = 2 * CONNECTIONS
+"""Beyond so many requests that are being answered, more are told to come back."""
+
+
+class Connection(H11Protocol):
+    """A connection that gives way to others until all of its request is there."""
+
+    heard: float
+    """When it was opened or last sent something, in seconds of the event loop's clock."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the place of the connection that has been silent longest, where there are too many."""
+        super().connection_made(transport)
+        self.heard = self.loop.time()
+        waiting = [one for one in self.connections if isinstance(one, Connection) and one.is_waited_for()]
+        if len(self.connections) > CONNECTIONS and waiting:
+            silent = min(waiting, key=lambda one: one.heard)
+            self.connections.discard(silent)
+            silent.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Note when the client was last heard of."""
+        self.heard = self.loop.time()
+        super().data_received(data)
+
+    def is_waited_for(self) -> bool:
+        """Return True unless a whole request has come and is being answered."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
 
 def serve(path: Path, host: str, port: int, say: Callable[[str], None]) -> None:
@@ -23,14 +54,21 @@ def serve(path: Path, host: str, port: int, say: Callable[[str], None]) -> None:
     bound = bind(host, port)
     address, taken = bound.getsockname()[:2]
     app = make_app(desk, ["localhost", host])
-    config = uvicorn.Config(app, log_level="warning", limit_concurrency=REQUESTS, timeout_keep_alive=5)
     shown = f"[{address}]" if ":" in address else address
     say(f"http://{shown}:{taken}/  (Ctrl-C stops it)")
     desk.prepare_training()
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        make_server(app).run(sockets=[bound])
     finally:
         bound.close()
+
+
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """A server for an application, whose clients cannot keep each other out by requests that they do not finish."""
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", log_level="warning", limit_concurrency=REQUESTS, timeout_keep_alive=5
+    )
+    return uvicorn.Server(config)
 
 
 def bind(host: str, port: int) -> socket.socket:

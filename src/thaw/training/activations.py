@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from thaw.cache.arrays import Array, CachedArrays, Chunks, Field, cached, entry_bytes, key_of, opened
-from thaw.cache.budget import CACHE_BYTES, available_bytes, cache_folder
+from thaw.cache.budget import available_bytes, cache_folder, cache_limit
 from thaw.cache.files import no_room
 from thaw.compute.batches import Inputs, Rows, consecutive, make_inputs
 from thaw.compute.device import Compute
@@ -42,7 +42,7 @@ class Prefix(Record):
 
     def fits(self, images: int) -> bool:
         """Whether the cache may hold the activations of so many images."""
-        return self.bytes_per_view * self.views * images <= CACHE_BYTES
+        return self.bytes_per_view * self.views * images <= cache_limit()
 
     def key(self, dataset: Dataset, compute: Compute) -> str:
         """The content key of its activations: of everything that determines them, and of nothing else."""
