@@ -72,8 +72,8 @@ def stages(compute: Compute) -> dict[str, tuple[float, float]]:
 
 
 def parts_of(arm: str, compute: Compute) -> tuple[nn.Module | None, nn.Module | None, nn.Module, Values]:
-    """Of an arm of the founding study: prefix, middle, trainable part and, for a batch of random images, what enters the
-    last two of these."""
+    """Of an arm of the founding study: prefix, middle, trainable part and, for a batch of random images, what enters
+    the last two of these."""
     model, head = build_backbone("torchvision/alexnet", "random", 2, seed=0)
     freeze(model, head, ARMS[arm])
     model.to(compute.device)
