@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
@@ -126,6 +127,9 @@ def test_what_cannot_be_fitted(images: tuple[list[bytes], list[str]]) -> None:
             small(validation=share).fit(X, y)
     with pytest.raises(thaw.ThawError, match=r"train.epochs = 0"):
         small(epochs=0).fit(X, y)
+    for seed in (-1, 2**80):
+        with pytest.raises(ValueError, match=r"between 0 and 2\*\*32 - 1"):
+            small(random_state=seed).fit(X, y)
     with pytest.raises(thaw.ThawError, match="did you mean 'flips'"):
         small(settings={"train.flip": True}).fit(X, y)
 
@@ -139,3 +143,44 @@ def test_settings_are_taken_as_numpy_and_tables_have_them(images: tuple[list[byt
 
 def small(**changes: Any) -> thaw.Classifier:
     return thaw.Classifier(**(TINY | changes))
+
+
+def test_images_in_the_columns_of_a_table(images: tuple[list[bytes], list[str]], tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    X, y = images
+    opened = [Image.open(io.BytesIO(one)) for one in X]
+    files = [str(tmp_path / f"{index}.png") for index in range(len(X))]
+    for file, content in zip(files, X, strict=True):
+        Path(file).write_bytes(content)
+    fitted = small().fit(X, y)
+    expected = fitted.predict_proba(X)
+    for column in (files, list(map(Path, files)), opened, X):
+        for table in (pandas.DataFrame({"image": column}), pandas.Series(column, index=range(5, 5 + len(X)))):
+            np.testing.assert_array_equal(small().fit(table, y).predict_proba(table), expected)
+            np.testing.assert_array_equal(fitted.predict_proba(table.to_numpy()), expected)
+    assert len(cross_val_score(small(), pandas.DataFrame({"image": files}), y, cv=2)) == 2
+    with pytest.raises(ValueError, match="X has 2 columns; give the one with the images alone"):
+        small().fit(pandas.DataFrame({"image": files, "age": range(len(X))}), y)
+    numbers = np.random.default_rng(0).random((24, 16))
+    one, other = small().fit(pandas.DataFrame(numbers), y), small().fit(numbers, y)
+    np.testing.assert_array_equal(one.predict_proba(pandas.DataFrame(numbers)), other.predict_proba(numbers))
+
+
+def test_arrays_of_grey_images_and_of_other_numbers() -> None:
+    grey, y = np.random.default_rng(0).integers(0, 256, (24, 28, 28), dtype=np.uint8), [0, 1] * 12
+    colour = np.stack([grey] * 3, -1)
+    expected = small().fit(list(grey), y).predict_proba(list(grey))
+    twelve = grey.astype(np.uint16) * 16  # up to 4,080 of 4,095
+    forms = [grey, grey[..., None], colour, colour / 255, grey / 255, list(grey / 255), grey.astype(np.int64)]
+    forms += [torch.from_numpy(grey), torch.from_numpy(grey)[:, None], torch.from_numpy(grey / 255)]
+    for form in forms:
+        np.testing.assert_array_equal(small().fit(form, y).predict_proba(form), expected)
+    fitted = small().fit(twelve, y)
+    assert fitted.range_ == (0, 4095)
+    np.testing.assert_allclose(fitted.predict_proba(twelve[:1]), fitted.predict_proba(twelve)[:1], atol=1e-6)
+    dark = (twelve // 16).clip(max=15)  # by the scale that fit chose, not by its own
+    np.testing.assert_allclose(fitted.predict_proba(dark), fitted.predict_proba(dark // 16), atol=0.05)
+    with pytest.raises(ValueError, match="fit saw images; give images"):
+        fitted.predict([[1, 2], [3, 4]])
+    with pytest.raises(ValueError, match="is one image; give a list of images"):
+        fitted.predict(colour[0])

@@ -48,13 +48,29 @@ def test_the_founding_study_is_to_the_letter() -> None:
         ("train.seeds=[1,1]", "train.seeds = [1, 1] should all differ"),
         ("nonsense", "has no value"),
         ("train=1", "train = 1 should be"),
-        ("data.gruop=", "data.gruop= removes a key that is not there; did you mean 'group'?"),
+        ("data.gruop=", "data.gruop= removes a key that is not there (did you mean 'group'?)."),
+        ("am=", "am= removes a key that is not there (did you mean 'name'?)."),
         ("arms.scrach=", "did you mean 'scratch'?"),
-        ("arms.nothing=", "removes a key that is not there; leave it out."),
+        ("arms.nothing=", "removes a key that is not there (leave it out)."),
+        (f"train.batch_size={2**80}", f"train.batch_size = {2**80} should be less than or equal to 1048576"),
+        (f"train.epochs={2**80}", "should be less than or equal to 10000"),
+        (f"train.seeds=[0,{2**32}]", "train.seeds = 4294967296 should be less than 4294967296"),
+        (f"data.seed={2**80}", "should be less than 4294967296"),
+        (f"search.steps={2**80}", "should be less than or equal to 100000"),
+        (f"images.size={2**80}", "should be less than or equal to 8192"),
+        (f"images.depth={2**80}", "should be 'auto' or a number of levels up to 2**32"),
+        (f"arms.head.rank={2**80}", "should be less than or equal to 4096"),
+        (f"data.test={2**80}", "should be the name of a split, a number of images"),
+        ("train.epochs=0x" + "f" * 9999, "train.epochs = a number of thousands of digits should be less than"),
+        (f"train.optimizer={'a' * 999}", f"train.optimizer = '{'a' * 99}... should be"),
+        ("images.mean=[123.675,116.28,103.53]", "images.mean = 123.675 should be less than or equal to 1"),
+        ("images.mean=[nan,0,0]", "images.mean = nan should be"),
+        ("images.std=[1,1,inf]", "images.std = inf should be less than or equal to 1"),
+        ("images.std=[0,0,0]", "images.std = 0 should be greater than or equal to 0.001"),
     ],
 )
 def test_a_mistake_is_named_with_its_key_and_value(setting: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=r"^[^\n]*$") as raised:
+    with pytest.raises(RecipeError, match=r"^[^\n]*\.$") as raised:
         load_recipe("celeba-hq-gender", settings=(setting,))
     assert said in str(raised.value)
 

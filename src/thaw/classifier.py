@@ -32,14 +32,16 @@ from thaw.data.load import preprocessing_of
 from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.errors import DataError, RecipeError
-from thaw.images.any import AnyImage, listed, square
+from thaw.images.any import AnyImage, square
 from thaw.images.decode import BadImageError
+from thaw.images.depth import Depth, choose_depth, scale_levels, values_of
 from thaw.images.header import HEADER
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.adapters import merge_adapters
 from thaw.plan import Trial
 from thaw.progress import stage
 from thaw.recipe import Settings, validate
+from thaw.training.prepare import check_batch
 from thaw.training.specs import ArmSpec, resolve_arm
 
 ARM = "classifier"
@@ -51,9 +53,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
     It does what one trial of a study does: it finds a learning rate on images held out for it, then trains on all.
     Images are paths, encoded bytes, PIL images, arrays uint8 (height, width, 3) or tensors uint8 (3, height, width), of
-    any sizes, in a sequence, or one array (n, height, width, 3). Numbers (n, pixels), as scikit-learn's own `digits`
-    and `olivetti_faces` bring them, are taken for square grey images, row by row, from the least value, black, to the
-    highest, white, that `fit` saw.
+    any sizes, in a sequence, a pandas Series or a DataFrame of one column; or one array (n, height, width, 3), or
+    (n, height, width) of grey images. Arrays of other numbers become uint8 by one scale for all, which `fit` chooses as
+    a recipe's `images.depth` does: 1 is white where fractions reach up to it, 4095 where 12 bits do. Numbers
+    (n, pixels), as scikit-learn's own `digits` and `olivetti_faces` bring them, are taken for square grey images, row
+    by row, from the least value, black, to the highest, white, that `fit` saw.
 
     Parameters
     ----------
@@ -94,6 +98,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         For each epoch its loss and accuracy.
     bundle_
         The trained model, ready to use.
+    range_
+        The numbers that became black and white; None where all images were files or uint8.
     """
 
     def __init__(
@@ -165,6 +171,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         spec, settings = self._settings()
         compute = choose_compute(settings.train.device, settings.train.precision)
         preprocessing = preprocessing_of(settings)
+        check_batch(spec, preprocessing.size)
         pixels = _pixels(pictures, preprocessing, settings.images.decode)
         splits = _hold_out(codes, self.validation, seed)
         dataset = _dataset(pixels, codes, self.classes_, preprocessing, splits, compute.device)
@@ -200,9 +207,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
             An image cannot be used; the message names the first.
         """
         check_is_fitted(self)
-        if not _is_pictures(X):
-            X = self._as_pictures(validate_data(self, X, dtype=np.float64, reset=False))
-        return self.bundle_.predict_proba(X)
+        images = _images_in(X)
+        if images is None:
+            if not hasattr(self, "n_features_in_"):
+                raise ValueError("X is a table of numbers, and fit saw images; give images.")
+            images = self._as_pictures(validate_data(self, X, dtype=np.float64, reset=False))
+        return self.bundle_.predict_proba([_eight_bits(image, self.range_) for image in images])
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict the most probable class of each image.
@@ -253,18 +263,23 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return tags
 
     def _fit_pictures(self, X: Any, y: ArrayLike) -> tuple[list[AnyImage], NDArray[Any]]:
-        if _is_pictures(X):
-            pictures = listed(X)
+        images = _images_in(X)
+        if images is not None:
             labels = column_or_1d(y, warn=True)
-            check_consistent_length(pictures, labels)
-            return pictures, labels
+            check_consistent_length(images, labels)
+            if hasattr(self, "n_features_in_"):  # of another fit
+                del self.n_features_in_
+            self.range_: Depth | None = choose_depth(
+                values_of(np.asarray(image)) for image in images if _is_numbers(image)
+            )
+            return [_eight_bits(image, self.range_) for image in images], labels
         rows, labels = validate_data(self, X, y, dtype=np.float64)
         self.range_ = (float(rows.min()), float(rows.max()))
         return self._as_pictures(rows), labels
 
     def _as_pictures(self, rows: NDArray[np.float64]) -> list[AnyImage]:
         """Rows of numbers (n, pixels) as square grey images, black where the last row of pixels is not full."""
-        low, high = self.range_
+        low, high = self.range_ or (0.0, 1.0)
         side = math.ceil(math.sqrt(rows.shape[1]))
         grey = np.zeros((len(rows), side * side), np.uint8)
         grey[:, : rows.shape[1]] = ((rows - low) * (255 / ((high - low) or 1))).clip(0, 255).round()
@@ -301,16 +316,48 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return resolve_arm(ARM, settings.arms[ARM], settings), settings
 
 
-def _is_pictures(X: Any) -> bool:
-    """Whether `X` are pictures, and not a table of numbers."""
+def _images_in(X: Any) -> list[Any] | None:
+    """Return the images of `X`, arrays as (height, width) or (height, width, 3); None for a table of numbers."""
+    if type(X).__name__ in ("DataFrame", "Series"):
+        X = X.to_numpy()
     if isinstance(X, np.ndarray | Tensor):
-        return X.ndim == 4 or (X.ndim == 1 and str(X.dtype).startswith(("object", "<U")))
-    if not isinstance(X, Sequence) and type(X).__name__ != "Series":
-        return False
-    first = next(iter(X), None)
-    if isinstance(first, np.ndarray | Tensor):
-        return first.ndim > 1
-    return isinstance(first, str | os.PathLike | bytes | Image.Image)
+        if X.ndim == 3 and X.shape[2] in (3, 4):
+            raise ValueError(f"X of shape {tuple(X.shape)} is one image; give a list of images, such as [image].")
+        if X.ndim in (3, 4):
+            return list(X)
+        if isinstance(X, Tensor) or X.dtype.kind not in "OUT":
+            return None
+        if X.ndim == 2 and X.shape[1] > 1 and any(_is_image(value) for value in X[:1].flat):
+            raise ValueError(f"X has {X.shape[1]} columns; give the one with the images alone, such as X['image'].")
+        X = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
+    elif not isinstance(X, Sequence) or isinstance(X, str | bytes):
+        return None
+    images = list(X)
+    return images if images and _is_image(images[0]) else None
+
+
+def _is_image(value: Any) -> bool:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim > 1
+    return isinstance(value, str | os.PathLike | bytes | Image.Image)
+
+
+def _is_numbers(image: Any) -> bool:
+    """Whether an image is an array of numbers that are not uint8."""
+    if isinstance(image, Tensor):
+        return image.dtype != torch.uint8
+    return isinstance(image, np.ndarray) and image.dtype != np.uint8 and image.dtype.kind in "biuf"
+
+
+def _eight_bits(image: Any, black_white: Depth | None) -> AnyImage:
+    """Return an image as uint8 where it is an array of other numbers, without a channel dimension of 1."""
+    channel = 0 if isinstance(image, Tensor) else 2
+    if isinstance(image, np.ndarray | Tensor) and image.ndim == 3 and image.shape[channel] == 1:
+        image = image.squeeze(channel)
+    if black_white is None or not _is_numbers(image):
+        return image  # type: ignore[no-any-return]
+    levels = scale_levels(image.detach().cpu().numpy() if isinstance(image, Tensor) else image, black_white)
+    return torch.from_numpy(levels) if isinstance(image, Tensor) else levels
 
 
 def _is_missing(label: Any) -> bool:
@@ -326,9 +373,8 @@ def _plain(value: Any) -> Any:
 
 
 def _seed(random_state: Any) -> int:
-    if isinstance(random_state, int | np.integer):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    generator = check_random_state(random_state)
+    return int(random_state if isinstance(random_state, int | np.integer) else generator.randint(2**31 - 1))
 
 
 def _pixels(pictures: list[AnyImage], preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from thaw.nets.backbones import weights_digest
 from thaw.recipe import Recipe
 from thaw.record import Record
 from thaw.training.activations import Prefix
-from thaw.training.prepare import build_network
+from thaw.training.prepare import build_network, check_batch
 from thaw.training.results import NetworkFacts
 from thaw.training.specs import ArmSpec, feature_spec, head_only, resolve_arm
 from thaw.versions import versions
@@ -74,6 +74,12 @@ class Plan(Record):
 def arms_of(recipe: Recipe) -> list[ArmSpec]:
     """The arms of a recipe, resolved, in its order. Raises ModelError."""
     return [resolve_arm(name, arm, recipe) for name, arm in recipe.arms.items()]
+
+
+def check_batches(recipe: Recipe, side: int) -> None:
+    """Raise ModelError if an arm cannot train on batches of the recipe's size; takes no time unless that is 1."""
+    for spec in arms_of(recipe):
+        check_batch(spec, side)
 
 
 def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Compute) -> Plan:

@@ -17,17 +17,30 @@ BUILT_IN = resources.files("thaw.recipes")
 MAX_BYTES = 1 << 20
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
-Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+"""As numpy and scikit-learn take them, which every library's generator does."""
+Side = Annotated[int, Field(gt=0, le=8192)]
+"""In pixels: one image of more takes the network over 800 MB, before its first layer."""
+Passes = Annotated[int, Field(gt=0, le=10_000)]
+"""Epochs: the batches of all of them are drawn before the first, a hundred times as many as fine-tuning takes."""
+Steps = Annotated[int, Field(gt=0, le=100_000)]
+"""Of one attempt of a search, which is there to be shorter than training."""
+BatchSize = Annotated[int, Field(gt=0, le=1 << 20)]
+"""As many images as the largest public sets have: a larger batch is the whole set, as this one is."""
+Rank = Annotated[int, Field(gt=0, le=4096)]
+"""Of a matrix in a layer: no layer of a backbone has a rank above this."""
 LearningRate = Annotated[float, Field(gt=0, lt=float("inf"))]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-SplitSize = Positive | Fraction | Annotated[str, Field(min_length=1)]
-Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+SplitSize = Annotated[int, Field(gt=0, le=1 << 32)] | Fraction | Annotated[str, Field(min_length=1)]
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Std = Annotated[list[Annotated[float, Field(ge=0.001, le=1)]], Field(min_length=3, max_length=3)]
+"""Of values between 0 and 1; a quarter of a level of 256 at least, since pixels are divided by it."""
 
 # by key: the values of keys that take more than one type
 UNIONS = {
     "validation": "the name of a split, a number of images or a fraction between 0 and 1",
     "test": "the name of a split, a number of images or a fraction between 0 and 1",
-    "depth": "'auto' or a number of levels, such as 4096",
+    "depth": "'auto' or a number of levels up to 2**32, such as 4096",
     "train": "'all', 'head', 'last-stage', 'norm', 'bias', 'lora', or a list of module names",
 }
 
@@ -59,7 +72,7 @@ class Data(Section):
     source's split of that name, or if there is none, 15% drawn."""
     test: SplitSize | None = None
     """The test set, given in the same way. It is not used before every choice is made."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed for drawing splits."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read or decoded: `skip` leaves it out and lists it with the reason,
@@ -71,17 +84,17 @@ class Data(Section):
 class Images(Section):
     """How an image becomes an array; keys that are left out follow from the backbone's weights."""
 
-    size: Positive | None = None
+    size: Side | None = None
     """Height and width, in pixels, of the images that the network sees."""
     resize: Literal["squash", "crop"] | None = None
     """`squash` resizes both sides to size; `crop` keeps the aspect ratio and crops the centre."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """The resampling filter, antialiased."""
-    mean: Channels | None = None
+    mean: Mean | None = None
     """Mean of red, green and blue, for values between 0 and 1."""
-    std: Channels | None = None
+    std: Std | None = None
     """Standard deviation of red, green and blue, for values between 0 and 1."""
-    depth: Literal["auto"] | Annotated[int, Field(ge=2)] = "auto"
+    depth: Literal["auto"] | Annotated[int, Field(ge=2, le=1 << 32)] = "auto"
     """Levels of grey images of more than 8 bits: 4096 makes 0 black and 4095 white. `auto` chooses one scale for the
     whole source from its values; NaN is black."""
     decode: Literal["exact", "fast"] = "exact"
@@ -114,7 +127,7 @@ class Search(Section):
     """The lowest and the highest learning rate of a halving."""
     candidates: Annotated[int, Field(ge=2, le=256)] = 8
     """The number of learning rates in the first round of a halving, evenly spaced on a logarithmic scale."""
-    steps: Positive = 15
+    steps: Steps = 15
     """Optimizer steps per learning rate, in a halving those of the first round; the learning rate stays constant."""
 
     @field_validator("range")
@@ -142,16 +155,16 @@ class Train(Section):
     """`balanced` weights each class in the loss by the inverse of its frequency in the training images."""
     flips: bool = False
     """Train on each image or its mirror image, drawn at random in every epoch; both views are cached."""
-    batch_size: Positive = 512
+    batch_size: BatchSize = 512
     """Images per step, also in the search."""
-    epochs: Positive = 3
+    epochs: Passes = 3
     """Passes over the training images."""
     refit: Literal["train+validation", "train"] = "train+validation"
     """The images that the final training uses, once the learning rate is chosen."""
-    patience: Positive | None = None
+    patience: Passes | None = None
     """Stop after this many epochs without a better validation score, and keep the best epoch; needs
     `refit = "train"`."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Random seeds: each repeats search, training and test of every arm with another initial head, other batches and
     other dropout masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -196,7 +209,7 @@ class Arm(Section):
     """Train the head alone first, then continue from there (linear probing, then fine-tuning: LP-FT)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The learning rate of each block relative to the block after it; the head has the full learning rate."""
-    rank: Positive = 8
+    rank: Rank = 8
     """The rank of the adapters of `train = "lora"`."""
 
 
@@ -274,8 +287,8 @@ def recipe_text(name_or_file: str) -> str:
     path = Path(name_or_file)
     if not path.is_file():
         near = _near(name_or_file, built_in_recipes())
-        hint = near or f"the built-in recipes are {', '.join(built_in_recipes())}."
-        raise RecipeError(f"there is no built-in recipe or file named {name_or_file!r}; {hint}")
+        hint = f" ({near})" if near else f"; the built-in recipes are {', '.join(built_in_recipes())}"
+        raise RecipeError(f"there is no built-in recipe or file named {name_or_file!r}{hint}.")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"{path} is larger than {MAX_BYTES >> 20} MiB, too large for a recipe; give a TOML file.")
@@ -388,8 +401,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any], path: tuple[str, ...] = (
         elif value is None:
             _, keys = _section([*path, key], Recipe)
             if key not in base and (key not in keys or path == ("arms",)):
-                near = _near(key, [*base, *keys]) or "leave it out."
-                raise RecipeError(f"--set {'.'.join([*path, key])}= removes a key that is not there; {near}")
+                near = _near(key, [*base, *keys]) or "leave it out"
+                raise RecipeError(f"--set {'.'.join([*path, key])}= removes a key that is not there ({near}).")
             merged.pop(key, None)
         else:
             merged[key] = value
@@ -439,7 +452,16 @@ def _problem(item: dict[str, Any], kind: type[Settings]) -> str:
         wanted = "be a table"
     if section and (union := UNIONS.get(key.split(".")[-1])):
         wanted = f"be {union}"
-    return f"{key} = {item['input']!r} should {wanted}"
+    return f"{key} = {_shown(item['input'])} should {wanted}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as Python writes it, cut off where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer written in hexadecimal may have more decimal digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _section(names: list[str], kind: type[Settings]) -> tuple[str, list[str]]:

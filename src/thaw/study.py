@@ -14,7 +14,7 @@ from thaw.data.load import load_dataset, preprocessing_of
 from thaw.data.source import read_source
 from thaw.data.splits import group_codes, used_splits
 from thaw.engine import here
-from thaw.plan import Plan, Study, make_plan, plan_study
+from thaw.plan import Plan, Study, check_batches, make_plan, plan_study
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.report.card import complete_bundles
@@ -76,6 +76,7 @@ def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
     """
     clock = Clock()
     compute = replace(choose_compute(recipe.train.device, recipe.train.precision), layouts=folder / "work" / "layouts")
+    check_batches(recipe, preprocessing_of(recipe).size)
     dataset = load_dataset(recipe, compute, clock)
     study = Study(recipe, dataset, compute, folder)
     with clock("audit"):
@@ -130,7 +131,9 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
     int
         The images of all splits together.
     """
+    side = preprocessing_of(recipe).size
+    check_batches(recipe, side)
     source = read_source(recipe.data)
     images = len(used_splits(source, recipe.data))
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    return make_plan(recipe, len(source.classes), images, preprocessing_of(recipe).size, compute), images
+    return make_plan(recipe, len(source.classes), images, side, compute), images

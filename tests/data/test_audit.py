@@ -1,5 +1,6 @@
 """The audit and `thaw check`: planted faults are counted, the embedded example leaks at random and not by role."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from helpers.cli import thaw
 from helpers.images import encoded, encoded_image, scene
+from thaw.audit.duplicates import outlines
+from thaw.audit.exposure import judge_exposure
 
 AT_RANDOM = """
 [data]
@@ -123,7 +127,7 @@ def test_planted_faults_are_counted_and_named(
     assert {tuple(sorted((one["a"], one["b"]))) for one in found["pairs"] if one["kind"] == "near"} == {
         ("train/a/02.png", "validation/a/again.jpg")
     }
-    assert found["issues"]["counts"] == {"misnamed": 1, "tiny": 1, "long": 1, "grey": 1}
+    assert found["issues"]["counts"] == {"misnamed": 1, "tiny": 1, "long": 1, "grey": 1, "low_information": 1}
     assert found["sizes"]["smallest"] == [1, 1]
     said = "\n".join(sentences(found, "error") + sentences(found, "warning"))
     assert "1 of 13 test images (7.7%) are copies, byte for byte, of images in train" in said
@@ -133,6 +137,48 @@ def test_planted_faults_are_counted_and_named(
     assert "\n" not in max(one["what"] for one in found["findings"])
     # the same for people
     assert check(monkeypatch, capsys, folder, settings=PLAIN)[1].count("error: ") == 2
+
+
+def test_images_of_one_colour_and_nearly_black_or_white_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(-3, 4, (128, 128, 3))
+    dim, paper = Image.eval(scene(80), lambda level: level // 6), Image.eval(scene(81), lambda level: 245 + level // 26)
+    for name, image in {
+        "black": Image.new("RGB", (128, 128)),
+        "white": Image.new("L", (128, 128), "white"),
+        "green": Image.fromarray((np.array([40, 130, 60]) + noise).astype(np.uint8)),
+        "dim": dim,
+        "paper": paper,
+        "dusk": Image.eval(scene(82), lambda level: level // 2),
+    }.items():
+        (folder / "train" / "a" / f"{name}.png").write_bytes(encoded(image))
+    _, out = check(monkeypatch, capsys, folder, "--json", settings=PLAIN)
+    found = json.loads(out)
+    named = {(Path(one["id"]).stem, one["kind"]) for one in found["issues"]["examples"]}
+    plain = {("black", "low_information"), ("white", "low_information"), ("green", "low_information")}
+    assert named == plain | {
+        ("paper", "low_information"),
+        ("black", "dark"),
+        ("dim", "dark"),
+        ("white", "light"),
+        ("paper", "light"),
+    }
+    assert found["issues"]["counts"] == {"low_information": 4, "dark": 2, "light": 2}
+    assert any(one.startswith("4 images are one colour, such as 'train/a/") for one in sentences(found, "warning"))
+    assert any(one.startswith("2 images are nearly black, such as") for one in sentences(found, "note"))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["trash", "flowers"])
+def test_no_photograph_is_one_colour_or_nearly_black_or_white(name: str, shared: Path) -> None:
+    content = [
+        row["bytes"]
+        for file in sorted((shared / name / "data").glob("*.parquet"))
+        for row in pq.read_table(file, columns=["image"]).column("image").to_pylist()
+    ]
+    pixels = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB").resize((64, 64))) for one in content]
+    assert not np.any(judge_exposure(outlines(torch.from_numpy(np.stack(pixels)))[2]))
 
 
 def test_the_embedded_drawings_leak_at_random_and_hardly_by_role(

@@ -1,6 +1,8 @@
 """Backbones: heads, seeds, weights from every source, and the errors if they are missing."""
 
 import hashlib
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -178,7 +180,42 @@ def test_timm_without_a_network(weights: str, tmp_path: Path, monkeypatch: pytes
         build_backbone("timm/resnet18", weights, 2, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        ("timm/resnet18", "pretrained"),
+        ("timm/gcvit_xxtiny", "pretrained"),
+        ("torchvision/resnet18", "IMAGENET1K_V1"),
+    ],
+)
+def test_without_a_network_there_is_one_sentence_at_once(
+    backbone: str,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing answers at the address of any host, as without a network."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    begun = time.monotonic()
+    with pytest.raises(ModelError, match=rf"'{weights}' of {backbone} could not be downloaded .*\.$"):
+        build_backbone(backbone, weights, 2, seed=0)
+    assert time.monotonic() - begun < 8
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
 def test_timm_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     torch.manual_seed(4)
     stored = timm.create_model("resnet10t").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(stored))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.audit.duplicates import cached_outlines, chain, components, near_pairs
+from thaw.audit.exposure import judge_exposure
 from thaw.audit.findings import data_findings, leak_finding
 from thaw.audit.issues import find_issues, summarise_issues
 from thaw.audit.leak import cached_leak_estimate
@@ -57,7 +58,7 @@ class AuditResult:
 def audit(dataset: Dataset, data: Data) -> AuditResult:
     """Check files, classes, sizes, duplicates and splits. Labels of test images are only used to compare copies."""
     source, splits = dataset.source, dataset.splits
-    looks, grey = cached_outlines(dataset.pixels, dataset.key)
+    looks, grey, levels = cached_outlines(dataset.pixels, dataset.key)
     exact = np.unique(np.array(source.digests), return_inverse=True)[1].astype(np.int64)
     part = _parts(splits, len(source.ids))
     copies = _Copies(exact, source.labels, part)
@@ -76,7 +77,7 @@ def audit(dataset: Dataset, data: Data) -> AuditResult:
         test_groups=None if groups is None else len(np.unique(groups[splits.test])),
         skipped=len(source.skipped),
         unusable=[one for one in source.skipped if one.bad][:LISTED],
-        issues=summarise_issues(find_issues(source, dataset.headers, grey), LISTED),
+        issues=summarise_issues(find_issues(source, dataset.headers, grey, judge_exposure(levels)), LISTED),
         exact=_duplicates(exact, exactly),
         near=_duplicates(near, nearly),
         leaked=int(np.logical_or.reduce([one[pair] for one in (exactly, nearly) for pair in ACROSS[1:]]).sum()),

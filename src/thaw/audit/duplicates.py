@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
+from thaw.audit.exposure import WEIGHTS, measure_exposure
 from thaw.cache.arrays import Chunks, Field, cached, key_of
 from thaw.compute.batches import Inputs, consecutive
 from thaw.progress import stage
@@ -36,9 +37,9 @@ EDGES = 1 << 20
 """Pairs that are held at once while components are found."""
 
 
-def cached_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool_]]:
+def cached_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool_], NDArray[np.float32]]:
     """Return the `outlines` of every image, from the cache or computed now; `key` stands for the pixels."""
-    how = [SIDE, CELL, BINS, FAINT, GREY, BATCH, torch.__version__, pixels.device.type]
+    how = [SIDE, CELL, BINS, FAINT, GREY, WEIGHTS, BATCH, torch.__version__, pixels.device.type]
 
     def make(first: int) -> Chunks:
         batches = consecutive(np.arange(first, len(pixels)), CHUNK)
@@ -47,15 +48,15 @@ def cached_outlines(pixels: Inputs, key: str) -> tuple[Outlines, NDArray[np.bool
                 yield outlines(batch), {}
                 advance(len(rows))
 
-    fields = [Field((SIDE**2 // CELL**2 * BINS,), "float32"), Field((), "bool")]
-    looks, grey = cached("outlines", key_of(pixels=key, how=how), len(pixels), fields, make).arrays
-    return looks, np.array(grey)
+    fields = [Field((SIDE**2 // CELL**2 * BINS,), "float32"), Field((), "bool"), Field((3,), "float32")]
+    looks, grey, levels = cached("outlines", key_of(pixels=key, how=how), len(pixels), fields, make).arrays
+    return looks, np.array(grey), np.array(levels)
 
 
 @torch.inference_mode()
-def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
-    """Describe the edges of images, uint8 (n, height, width, 3), as (n, 512) of length 1 (0 where there are none); and
-    tell whether each is grey, (n,).
+def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_], NDArray[np.float32]]:
+    """Describe the edges of images, uint8 (n, height, width, 3), as (n, 512) of length 1 (0 where there are none); tell
+    whether each is grey, (n,); and measure its exposure, (n, 3), see `measure_exposure`.
 
     Histograms of oriented gradients with unsigned orientations and local contrast normalisation (Dalal and Triggs,
     CVPR 2005) of a smoothed thumbnail of 64 x 64: 8 x 8 cells, 8 orientations, square roots of gradients. They hardly
@@ -64,7 +65,7 @@ def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
     """
     if pixels.device.type == "mps":
         pixels = pixels.cpu()  # it has no means over areas that do not divide, 224 into 64
-    looks, grey = [], []
+    looks, grey, levels = [], [], []
     for batch in torch.split(pixels, BATCH):
         small = functional.interpolate(
             batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format),
@@ -73,7 +74,8 @@ def outlines(pixels: Tensor) -> tuple[Outlines, NDArray[np.bool_]]:
         )
         looks.append(_histograms(small))
         grey.append((small.amax(1) - small.amin(1)).amax((1, 2)) <= GREY)
-    return torch.cat(looks).cpu().numpy(), torch.cat(grey).cpu().numpy()
+        levels.append(measure_exposure(small))
+    return torch.cat(looks).cpu().numpy(), torch.cat(grey).cpu().numpy(), torch.cat(levels).cpu().numpy()
 
 
 def near_pairs(looks: Outlines, device: torch.device) -> Iterator[tuple[Rows, Rows, NDArray[np.float32]]]:

@@ -29,7 +29,12 @@ ISSUES = {
     "tiny": "have a side of fewer than 8 pixels",
     "long": "are more than four times as long as wide",
     "grey": "are grey among images in colour",
+    "low_information": "are one colour",
+    "dark": "are nearly black",
+    "light": "are nearly white",
 }
+SERIOUS = ("tiny", "low_information")
+"""Kinds of issues that leave nothing to learn from; others are notes."""
 SEVERITIES = ("error", "warning", "note")
 
 
@@ -118,7 +123,7 @@ def _files(audit: Audit, source: Source) -> Iterator[Finding]:
     for kind, number in audit.issues.counts.items():
         example = next((one.id for one in audit.issues.examples if one.kind == kind), "")
         such = f", such as {example!r}" if example else ""
-        yield Finding(severity="warning" if kind == "tiny" else "note", what=f"{number:,} images {ISSUES[kind]}{such}")
+        yield Finding(severity="warning" if kind in SERIOUS else "note", what=f"{number:,} images {ISSUES[kind]}{such}")
 
 
 def _classes(audit: Audit, source: Source, splits: Splits) -> Iterator[Finding]:

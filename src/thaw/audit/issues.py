@@ -1,4 +1,4 @@
-"""Issues: images that can be used, but are seldom intended: misnamed, animated, tiny, very long, grey."""
+"""Issues: images that can be used, but are seldom intended: misnamed, animated, tiny, long, grey, one colour, dark."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from thaw.audit.exposure import Exposure
 from thaw.cache.arrays import Array
 from thaw.data.source import Source
 from thaw.record import Record
@@ -15,7 +16,7 @@ from thaw.record import Record
 TINY, LONG = 8, 4.0
 """An image is tiny with a side of fewer pixels, and long where one side is more than this many times the other."""
 
-Kind = Literal["misnamed", "animated", "tiny", "long", "grey"]
+Kind = Literal["misnamed", "animated", "tiny", "long", "grey", "low_information", "dark", "light"]
 
 
 class Issue(Record):
@@ -38,7 +39,7 @@ class Issues(Record):
     """The first 50."""
 
 
-def find_issues(source: Source, headers: Array, grey: NDArray[np.bool_]) -> list[Issue]:
+def find_issues(source: Source, headers: Array, grey: NDArray[np.bool_], exposure: Exposure) -> list[Issue]:
     """Find every issue, in the order of the rows.
 
     Parameters
@@ -47,14 +48,22 @@ def find_issues(source: Source, headers: Array, grey: NDArray[np.bool_]) -> list
         (n,) of `images.header.HEADER`
     grey
         (n,) whether an image has no colours; an issue only where most images have some.
+    exposure
+        Which images are nearly black, nearly white or one colour, as the network sees them.
     """
     known = Image.registered_extensions()
     issues = []
-    greys = grey if grey.mean() < 0.5 else np.zeros_like(grey)
+    greys = grey & ~exposure.low_information if grey.mean() < 0.5 else np.zeros_like(grey)
     for row, (form, width, height, animated) in enumerate(headers.tolist()):
         name, kind = str(source.ids[row]), form.decode()
         if greys[row]:
             issues.append(Issue(id=name, kind="grey", reason="is grey among images in colour"))
+        if exposure.low_information[row]:
+            issues.append(Issue(id=name, kind="low_information", reason="is one colour"))
+        if exposure.dark[row]:
+            issues.append(Issue(id=name, kind="dark", reason="is nearly black"))
+        if exposure.light[row]:
+            issues.append(Issue(id=name, kind="light", reason="is nearly white"))
         if not kind:
             continue
         meant = known.get(Path(name).suffix.lower())

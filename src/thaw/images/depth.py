@@ -45,7 +45,7 @@ def measure(content: bytes, most_pixels: int) -> Values | None:
     try:
         with open_image(content) as image:
             deep = image.mode in MODES and image.width * image.height <= most_pixels
-            return _values(np.asarray(image)) if deep else None
+            return values_of(np.asarray(image)) if deep else None
     except Exception:  # decoders of broken files raise anything; the reason is found when it is decoded
         return None
 
@@ -74,14 +74,20 @@ def to_eight_bits(image: Image.Image, depth: Depth | None) -> Image.Image:
     NaN and minus infinity become black, infinity white.
     """
     values = np.asarray(image)
-    black, white = depth or choose_depth([_values(values)]) or (0.0, 255.0)
+    return Image.fromarray(scale_levels(values, depth or choose_depth([values_of(values)]) or (0.0, 255.0)))
+
+
+def scale_levels(values: NDArray[np.generic], depth: Depth) -> NDArray[np.uint8]:
+    """Scale values to 8 bits; NaN and minus infinity become 0, infinity 255."""
+    black, white = depth
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = (values.astype(np.float64) - black) * (255 / (white - black))
-    return Image.fromarray(np.nan_to_num(scaled, nan=0, posinf=255, neginf=0).round().clip(0, 255).astype(np.uint8))
+    return np.nan_to_num(scaled, nan=0, posinf=255, neginf=0).round().clip(0, 255).astype(np.uint8)
 
 
-def _values(values: NDArray[np.generic]) -> Values:
-    whole = values.dtype.kind in "iu"
+def values_of(values: NDArray[np.generic]) -> Values:
+    """Find the extremes of an array of numbers."""
+    whole = values.dtype.kind in "biu"
     if whole:
         return Values(float(values.min()), float(values.max()), True, 0)
     finite = values[np.isfinite(values)]

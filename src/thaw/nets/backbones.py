@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -34,6 +35,9 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
 """The first digits of a file's SHA-256 in its name; the `-600e.` in some of timm's names counts epochs."""
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 """Parameter names in torchvision's DenseNet files that its classes no longer use."""
+
+HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+"""The names that timm gives to weights on the hub."""
 
 
 def build_backbone(backbone: str, weights: str | Path, classes: int, seed: int) -> tuple[nn.Module, str]:
@@ -161,8 +165,8 @@ def _parse(backbone: str) -> tuple[str, str]:
         return library, name
     names = [f"{library}/{name}" for library, names in known.items() for name in names]
     near = difflib.get_close_matches(backbone, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "write it as torchvision/alexnet or timm/resnet50."
-    raise ModelError(f"there is no backbone {backbone!r}; {hint}")
+    hint = f" (did you mean {' or '.join(near)}?)" if near else "; write it as torchvision/alexnet or timm/resnet50"
+    raise ModelError(f"there is no backbone {backbone!r}{hint}.")
 
 
 @contextlib.contextmanager
@@ -221,8 +225,9 @@ def _download(name: str, weights: str) -> dict[str, Tensor]:
     file = _torch_hub_file(chosen.url)
     _check_named(file)
     try:
+        _fetch(chosen.url, file)
         state: dict[str, Tensor] = chosen.get_state_dict(
-            progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu"
+            progress=False, check_hash=True, weights_only=True, map_location="cpu"
         )
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise ModelError(
@@ -236,19 +241,66 @@ def _timm_model(name: str, weights: str | None, _: bool, classes: int) -> nn.Mod
     config = _timm_config(name, weights)
     tagged = f"{name}.{config.tag}" if weights and config and config.tag else name
     try:
-        model: nn.Module = timm.create_model(tagged, pretrained=weights is not None, num_classes=classes)
+        if weights and config.hf_hub_id:
+            _reach_hub(config.hf_hub_id)
+        elif weights and config.url:
+            _fetch(config.url, _torch_hub_file(config.url))
+        with _quiet():
+            model: nn.Module = timm.create_model(tagged, pretrained=weights is not None, num_classes=classes)
     except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         if weights is None:
             raise
+        remedy = f"put {config.hf_hub_id} into the Hugging Face cache"
+        if not config.hf_hub_id:
+            remedy = f"save {config.url} as {_torch_hub_file(config.url)}"
         raise ModelError(
-            f"the weights {weights!r} of timm/{name} could not be downloaded ({type(error).__name__}); put "
-            f"{config.hf_hub_id or config.url} into the Hugging Face cache or set the weights to a .safetensors file."
+            f"the weights {weights!r} of timm/{name} could not be downloaded ({type(error).__name__}); {remedy} or set "
+            "the weights to a .safetensors file."
         ) from error
     if weights and config.hf_hub_id:
         _check_blobs(config.hf_hub_id)
     elif weights and config.url:
         _check_named(_torch_hub_file(config.url))
     return model
+
+
+def _reach_hub(repository: str) -> None:
+    """Raise OSError if weights are not in the hub's cache and the hub cannot be reached.
+
+    Its client finds out too, but tries for a minute.
+    """
+    repo, _, revision = repository.partition("@")
+    if constants.HF_HUB_OFFLINE or any(
+        isinstance(try_to_load_from_cache(repo, file, revision=revision or None), str) for file in HUB_FILES
+    ):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # of whichever library this version of the client uses
+        raise ConnectionError(str(error)) from error
+
+
+def _fetch(url: str, file: Path) -> None:
+    """Download a file where torch.hub looks for it, if it is missing; torch.hub would print a line of its own."""
+    if file.exists():
+        return
+    named = HASH_IN_NAME.search(file.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(file), named and named[1], progress=sys.stderr.isatty())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which the hub's client and timm do not log: what fails is raised."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _torch_hub_file(url: str) -> Path:

@@ -133,8 +133,8 @@ def _matches(model: nn.Module, pattern: str) -> list[str]:
         known = {name.rsplit(".", up)[0] for name in parameters for up in range(name.count(".") + 1)}
         near = difflib.get_close_matches(pattern, sorted(known), n=3, cutoff=0.5)
         owners = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"its modules are {', '.join(owners)}."
-        raise ModelError(f"train = {pattern!r} matches nothing with parameters in this backbone; {hint}")
+        hint = f" (did you mean {' or '.join(near)}?)" if near else f"; its modules are {', '.join(owners)}"
+        raise ModelError(f"train = {pattern!r} matches nothing with parameters in this backbone{hint}.")
     return chosen
 
 

@@ -79,6 +79,30 @@ class BuiltNetwork:
         )
 
 
+def check_batch(spec: ArmSpec, side: int) -> None:
+    """Raise ModelError if an arm trains on single images of `side` pixels and its batch normalisation cannot.
+
+    It has no statistics of one value, which is what it sees where the map has shrunk to one pixel. Nothing is
+    downloaded: the weights do not matter.
+    """
+    if spec.training.batch_size > 1:
+        return
+    with torch.random.fork_rng(devices=[]):
+        model, head = build_backbone(spec.backbone, "random", 2, seed=0)
+        if spec.train == "lora":
+            add_adapters(model, head, spec.rank, seed=0)
+        freeze(model, head, spec.train, native_size(spec.backbone))
+        set_mode(model, spec.frozen)
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 3, side, side))
+        except ValueError as error:  # torch's, of batch normalisation
+            raise ModelError(
+                f"arm {spec.name} trains batch normalisation, which has no statistics of the one value that an image "
+                f"of {side} px leaves it; set train.batch_size to 2 or more, or leave the arm out."
+            ) from error
+
+
 def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Compute) -> BuiltNetwork:
     """Build an arm's network for images of `side` pixels, freeze it and split it.
 
