@@ -149,6 +149,25 @@ def test_statistics_follow_from_the_predictions(tmp_path: Path, table: Path, set
     ]
 
 
+def test_predictions_are_the_same_in_blocks(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / "whole", tmp_path / "blocks"]
+    for folder, cells in zip(folders, (1 << 22, 10), strict=True):
+        folder.mkdir()
+        monkeypatch.setattr("thaw.scoring.metrics.CELLS", cells)
+        finish(folder, table, "train.seeds=[0,1]")
+    one, other = (pq.read_table(folder / "run" / "predictions.parquet") for folder in folders)
+    assert one.equals(other)
+    metrics = [json.loads((folder / "run" / "metrics.json").read_text()) for folder in folders]
+    assert metrics[0] == metrics[1]
+    groups = [pq.ParquetFile(folder / "run" / "predictions.parquet").num_row_groups for folder in folders]
+    assert groups == [6, 6 * 5]
+    assert [str(one.schema.field(name).type) for name in ("id", "seed", "p_left")] == ["string", "int64", "double"]
+    rows = one.to_pandas()
+    np.testing.assert_allclose(rows.p_left + rows.p_right, 1, atol=1e-6)
+    right = rows[["p_left", "p_right"]].to_numpy().argmax(1) == (rows.predicted == "right")
+    assert right.all()
+
+
 def test_a_run_of_another_format_is_not_read(tmp_path: Path) -> None:
     for content, why in (("{}", "has no format number"), ('{"format": 2}', "has format 2"), ("{", "cannot be read")):
         (tmp_path / "metrics.json").write_text(content)

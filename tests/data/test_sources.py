@@ -52,6 +52,31 @@ def test_every_kind_of_source_gives_the_same_images_labels_and_splits(class_fold
         assert source.picture(7) == first.picture(7)
 
 
+def test_the_order_is_by_content_then_label_split_and_name(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    contents = [encoded_image(number) for number in range(4)]
+    rows = [
+        (contents[image], f"c{label}", f"s{split}", f"{number}.png")
+        for number, (image, label, split) in enumerate(random.integers([4, 3, 2], size=(200, 3)).tolist())
+    ]
+    images, labels, splits, names = zip(*rows, strict=True)
+    held = [{"bytes": image, "path": name} for image, name in zip(images, names, strict=True)]
+    pq.write_table(pa.table({"image": held, "label": labels, "split": splits}), tmp_path / "t.parquet")
+    source = read(tmp_path / "t.parquet", split="split")
+    expected = sorted((digest_of(content), label, split, name) for content, label, split, name in rows)
+    found = [source.classes[code] for code in source.labels]
+    assert list(zip(source.digests, found, source.splits.tolist(), source.ids.tolist(), strict=True)) == expected
+
+
+def test_one_long_name_makes_no_other_longer(class_folder: Path) -> None:
+    before = read(class_folder)
+    (class_folder / "left" / f"{'x' * 250}.png").write_bytes(encoded_image(1000))
+    source = read(class_folder)
+    assert len(source.ids) == len(before.ids) + 1
+    assert source.ids.nbytes == before.ids.nbytes + source.ids.itemsize
+    assert max(map(len, source.ids)) > 250
+
+
 def test_folders_named_like_splits_above_the_classes_are_splits(class_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "with-splits"
     for index, (path, label) in enumerate(labelled_files(class_folder)):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thaw.audit.label_errors import LabelErrors, find_label_errors
+from thaw.audit.label_errors import CHUNK, LabelErrors, find_label_errors, out_of_fold
 
 
 def clusters(images: int, classes: int, apart: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -68,3 +68,47 @@ def test_an_image_alone_in_its_class_is_not_checked() -> None:
 def test_nothing_is_checked_where_nothing_can_be_learned() -> None:
     features, labels = clusters(4, 2)
     assert len(find_label_errors(features, labels, np.zeros(4, int), np.array([0, 1]), np.array([2, 3])).rows) == 0
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_blocks_give_what_the_whole_matrix_gives(grouped: bool) -> None:
+    features, labels = clusters(CHUNK + 500, 4, apart=2)
+    labels[7] = 4  # alone in its class
+    groups = np.arange(len(labels)) // 3 if grouped else None
+    given = (features, labels, groups, np.arange(1200), np.arange(1200, len(labels)))
+    blocks = list(out_of_fold(*given))
+    rows, p = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    assert [len(of) for of, _ in blocks] == [CHUNK, 499]
+    assert rows.tolist() == [row for row in range(len(labels)) if row != 7]
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    own, places = labels[rows], np.arange(len(rows))
+    p_label, others = p[places, own], p.copy()
+    others[places, own] = -1
+    suggested, p_suggested = others.argmax(1), others.max(1)
+    usual = np.array([p_label[own == code].mean() if (own == code).any() else 1.0 for code in range(5)])
+    order = np.argsort((1 + p_label - p_suggested) / 2, kind="stable")
+    found = find_label_errors(*given)
+    np.testing.assert_array_equal(found.rows, rows[order])
+    np.testing.assert_array_equal(found.suggested, suggested[order])
+    np.testing.assert_array_equal(found.p_label, p_label[order])
+    np.testing.assert_array_equal(found.p_suggested, p_suggested[order])
+    errors = (p_suggested > p_label) & (p_suggested >= usual[suggested])
+    np.testing.assert_array_equal(found.errors, errors[order])
+
+
+def test_every_label_is_judged_by_probes_that_did_not_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[set[float], set[float]]] = []
+
+    class Told:
+        def __init__(self, values: np.ndarray, labels: np.ndarray) -> None:
+            self.values, self.classes = set(values[:, 0].tolist()), len(np.unique(labels))
+
+        def predict_proba(self, values: np.ndarray) -> np.ndarray:
+            seen.append((self.values, set(values[:, 0].tolist())))
+            return np.full((len(values), self.classes), 1 / self.classes, np.float32)
+
+    monkeypatch.setattr("thaw.audit.label_errors._fit", lambda values, labels, _: Told(values, labels))
+    features, labels = clusters(300, 2)
+    find_label_errors(features, labels, np.arange(300) // 4, np.arange(240), np.arange(240, 300))
+    assert seen
+    assert not any(known & asked for known, asked in seen)

@@ -1,7 +1,7 @@
 """Label errors: images to which a probe trained on the other images gives another class."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,32 +72,56 @@ class LabelErrorSummary(Record):
     """How they were checked."""
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """A fitted probe and the classes that it knows, ascending."""
+
+    model: Any
+    classes: Codes
+
+
 def cached_label_errors(features: Features, labels: Codes, groups: Codes | None, splits: Splits) -> LabelErrors:
-    """Return `find_label_errors` with train and validation as the pool; the probabilities may come from the cache."""
+    """Return `find_label_errors` with train and validation as the pool; what the probes say may come from the cache."""
     pool, test = np.union1d(splits.train, splits.validation), splits.test
 
     def make(_: int) -> Chunks:
-        yield (out_of_fold(features.values, labels, groups, pool, test),), {}
+        yield suggest(out_of_fold(features.values, labels, groups, pool, test), labels), {}
 
-    key, fields = features.key_with(labels, groups, pool, test), [Field((int(labels.max()) + 1,), "float64")]
-    return rank(cached("label-errors", key, len(labels), fields, make).arrays[0], labels, groups is not None)
+    key = features.key_with(labels, groups, pool, test)
+    fields = [Field((), "float64"), Field((), "int64"), Field((), "float64")]
+    p_label, suggested, p_suggested = cached("suggested-labels", key, len(labels), fields, make).arrays
+    return rank(p_label, suggested, p_suggested, labels, groups is not None)
 
 
 def find_label_errors(
     features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes
 ) -> LabelErrors:
-    """Find the images whose labels disagree with the other images: see `out_of_fold` and `rank`."""
-    return rank(out_of_fold(features, labels, groups, pool, test), labels, groups is not None)
+    """Find the images whose labels disagree with the other images: see `out_of_fold`, `suggest` and `rank`."""
+    return rank(*suggest(out_of_fold(features, labels, groups, pool, test), labels), labels, groups is not None)
 
 
-def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes) -> P:
-    """Compute each image's class probabilities, (n, classes), by probes that did not see its label; NaN where none can.
+def out_of_fold(
+    features: NDArray[np.float32], labels: Codes, groups: Codes | None, pool: Codes, test: Codes
+) -> Iterator[tuple[Codes, P]]:
+    """Yield images that probes can judge that did not see their labels, with class probabilities, a block at a time.
 
-    `features` (n, d), `labels` (n,) and `groups` (n,) of all images; `pool` the rows of train and validation, each
-    judged by a probe that was trained on the rest of them, and `test` those of test, whose labels train nothing. Where
-    there are groups, two probes' probabilities are averaged: without whole groups, so that an error common to
+    Where there are groups, two probes' probabilities are averaged: without whole groups, so that an error common to
     a group does not confirm itself, and without single images, so that their near duplicates can tell. Images of a
     class that no other image or group has are not checked.
+
+    Parameters
+    ----------
+    features, labels, groups
+        (n, d), (n,) and (n,) of all images.
+    pool
+        The rows of train and validation, each judged by a probe that was trained on the rest of them.
+    test
+        The rows of test, whose labels train nothing.
+
+    Yields
+    ------
+    rows, p
+        (rows,) and (rows, classes): at most `CHUNK` rows.
     """
     mean, scale = _moments(features)
 
@@ -109,21 +133,33 @@ def out_of_fold(features: NDArray[np.float32], labels: Codes, groups: Codes | No
         return found
 
     kinds = [_folds(labels[pool], None)] + ([] if groups is None else [_folds(labels[pool], groups[pool])])
-    found = []
+    fitted = []
     with stage("label errors", sum(map(len, kinds)) + len(kinds), "probes") as advance:
         for kind in kinds:
             parts = [(pool[train], pool[held]) for train, held in kind]
-            found.append(_probe(values, labels, parts, (pool, test), advance))
-    return np.asarray(np.mean(found, axis=0))
+            fitted.append(_fit_probes(values, labels, parts, (pool, test), advance))
+    checked = np.flatnonzero(np.all([judge >= 0 for _, judge in fitted], axis=0))
+    with stage("label errors", len(checked), "images") as advance:
+        for rows in consecutive(checked, CHUNK):
+            p, known = np.zeros((len(rows), int(labels.max()) + 1)), values(rows)
+            for probes, judge in fitted:
+                for number in np.unique(judge[rows]):
+                    own = np.flatnonzero(judge[rows] == number)
+                    p[own[:, None], probes[number].classes] += probes[number].model.predict_proba(known[own])
+            p /= len(fitted)
+            yield rows, p
+            advance(len(rows))
 
 
-def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]) -> P:
-    """(n, classes) probabilities by probes that did not see the image; NaN where there is no such probe.
+def _fit_probes(
+    values: Values, labels: Codes, folds: list[Part], last: Part, advance: Callable[[int], None]
+) -> tuple[list[_Probe], Codes]:
+    """Probes, and (n,) the one that judges each image without having seen it; -1 where there is none.
 
     Each part is the rows to train on and the rows held out. The strength of regularisation is the most likely one on
     the first of the folds that can be judged; the `last` part, the test set's, has no say in it.
     """
-    p = np.full((len(labels), int(labels.max()) + 1), np.nan)
+    probes, judge = list[_Probe](), np.full(len(labels), -1)
     strength: float | None = None
     for whole, held in [*folds, last]:
         train = whole
@@ -132,18 +168,28 @@ def _probe(values: Values, labels: Codes, folds: list[Part], last: Part, advance
         classes = np.unique(labels[train])
         rows = held[np.isin(labels[held], classes)]
         if len(classes) > 1 and len(rows) and (strength is not None or held is not last[1]):
-            tried = STRENGTHS if strength is None else (strength,)
             known = values(train)
-            probes = [_fit(known, labels[train], way) for way in tried]
-            told = [[probe.predict_proba(few) for probe in probes] for few in map(values, consecutive(rows, CHUNK))]
-            ways = [np.concatenate(parts) for parts in zip(*told, strict=True)]
-            own = np.searchsorted(classes, labels[rows])
-            best = int(np.argmin([-np.log(np.maximum(way[np.arange(len(rows)), own], 1e-12)).mean() for way in ways]))
-            strength = tried[best]
-            p[rows] = 0
-            p[rows[:, None], classes] = ways[best]
+            tried = [
+                (way, _Probe(_fit(known, labels[train], way), classes))
+                for way in (STRENGTHS if strength is None else (strength,))
+            ]
+            strength, probe = tried[0] if len(tried) == 1 else _most_likely(tried, values, labels, rows)
+            judge[rows] = len(probes)
+            probes.append(probe)
         advance(1)
-    return p
+    return probes, judge
+
+
+def _most_likely(tried: list[tuple[float, _Probe]], values: Values, labels: Codes, rows: Codes) -> tuple[float, _Probe]:
+    """Of strengths and their probes the ones that give the labels of some rows the highest likelihood."""
+    p_label: list[list[NDArray[Any]]] = [[] for _ in tried]
+    for few in consecutive(rows, CHUNK):
+        known = values(few)
+        for found, (_, probe) in zip(p_label, tried, strict=True):
+            own = np.searchsorted(probe.classes, labels[few])
+            found.append(probe.model.predict_proba(known)[np.arange(len(few)), own])
+    losses = [-np.log(np.maximum(np.concatenate(found), 1e-12)).mean() for found in p_label]
+    return tried[int(np.argmin(losses))]
 
 
 def _moments(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -175,21 +221,34 @@ def _folds(labels: Codes, groups: Codes | None) -> list[Part]:
     return [(train, held) for train, held in split if len(held)]
 
 
-def rank(p: P, labels: Codes, grouped: bool) -> LabelErrors:
-    """Rank the images by how clearly `out_of_fold` probabilities disagree with their labels.
+def suggest(blocks: Iterable[tuple[Codes, P]], labels: Codes) -> tuple[P, Codes, P]:
+    """Return the label's probability, the most probable other class and its probability, (n,) each.
+
+    `blocks` are as `out_of_fold` yields them. The probability is NaN, and the class -1, where an image is not checked.
+    """
+    p_label, p_suggested = np.full((2, len(labels)), np.nan)
+    suggested = np.full(len(labels), -1)
+    for rows, p in blocks:
+        places, own = np.arange(len(rows)), labels[rows]
+        p_label[rows] = p[places, own]
+        p[places, own] = -1
+        suggested[rows] = p.argmax(1)
+        p_suggested[rows] = p[places, suggested[rows]]
+    return p_label, suggested, p_suggested
+
+
+def rank(p_label: P, suggested: Codes, p_suggested: P, labels: Codes, grouped: bool) -> LabelErrors:
+    """Rank the images by how clearly the probabilities of `suggest` disagree with their labels.
 
     The score is the margin between the label's and the suggestion's probability, scaled to 0 to 1, and the rule for
     `errors` that of Northcutt, Jiang and Chuang, Confident learning (JAIR 70, 2021).
     """
-    rows = np.flatnonzero(~np.isnan(p).any(1))
-    p, own = p[rows], labels[rows]
-    places = np.arange(len(rows))
-    p_label = p[places, own]
-    thresholds = np.array([p_label[own == code].mean() if (own == code).any() else 1.0 for code in range(p.shape[1])])
-    others = p.copy()
-    others[places, own] = -1
-    suggested = others.argmax(1)
-    p_suggested = p[places, suggested]
+    rows = np.flatnonzero(suggested >= 0)
+    p_label, suggested, p_suggested, own = p_label[rows], suggested[rows], p_suggested[rows], labels[rows]
+    thresholds = np.ones(int(labels.max()) + 1)
+    for same in np.split(np.argsort(own, kind="stable"), np.flatnonzero(np.diff(np.sort(own))) + 1):
+        if len(same):
+            thresholds[own[same[0]]] = p_label[same].mean()
     errors = (p_suggested > p_label) & (p_suggested >= thresholds[suggested])
     score = (1 + p_label - p_suggested) / 2
     order = np.argsort(score, kind="stable")

@@ -24,12 +24,14 @@ from thaw.data.tables import BROUGHT, CONTENT, PATH, check_columns, check_same, 
 from thaw.errors import DataError
 from thaw.images.depth import may_be_deep
 from thaw.images.files import open_file, read_file
-from thaw.progress import say, stage, workers
+from thaw.progress import in_order, say, stage, workers
 from thaw.recipe import Data
 from thaw.text import escape_bytes
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 """A whole number as it is written, without zeros before it."""
+AHEAD = 512
+"""Images that threads may read before they are counted."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Source:
     """
 
     classes: tuple[str, ...]
-    ids: NDArray[np.str_]
-    """(n,) file names below the source's folder, or SPLIT/ROW where pictures have none; all different."""
+    ids: NDArray[np.object_]
+    """(n,) text: file names below the source's folder, or SPLIT/ROW where pictures have none; all different."""
     labels: NDArray[np.int64]
     """(n,) indices into `classes`."""
     splits: NDArray[np.str_]
@@ -121,11 +123,9 @@ def read_source(data: Data) -> Source:
     reasons |= {row: f"cannot be read: {reason}" for row, reason in unreadable.items()}
     reasons |= {int(row): "has no label" for row in np.flatnonzero(labels < 0)}
     reasons |= {int(row): "has no split" for row in np.flatnonzero(splits == "")}
-    order = sorted(
-        (row for row in range(len(ids)) if row not in reasons),
-        key=lambda row: (digests[row], labels[row], splits[row], ids[row]),
-    )
-    if not order:
+    used = np.delete(np.arange(len(ids)), list(reasons))
+    order = used[np.lexsort((ids[used], splits[used], labels[used], np.array(digests, "S32")[used]))]
+    if not len(order):
         row, why = min(reasons.items()) if reasons else (0, "")
         such = f", such as {str(ids[row])!r}, which {why}" if reasons else ""
         remedy = "write paths as they are from the table's folder" if Path(data.source).is_file() else "give another"
@@ -146,7 +146,7 @@ def read_source(data: Data) -> Source:
         (*other_accents, *warn_of_classes(classes), *warn_of_names(ids[order])),
     )
     left_out = [Skipped(str(ids[row]), why, row in unreadable) for row, why in sorted(reasons.items())]
-    return source.take(np.array(order), left_out)
+    return source.take(order, left_out)
 
 
 def digest_of(content: bytes) -> str:
@@ -233,7 +233,7 @@ def _repeated(
 
 def _ids(
     content: pa.ChunkedArray, paths: tuple[str | None, ...], splits: NDArray[np.str_], data: Data
-) -> NDArray[np.str_]:
+) -> NDArray[np.object_]:
     """The files below the source's folder, the names of pictures that the source holds, else the split and a number.
 
     All differ: where held pictures of several splits share names the split comes before each, and `#2` after what is
@@ -255,7 +255,7 @@ def _ids(
         in_split[split] += 1
         times[name] += 1
         ids.append(escape_bytes(name if times[name] == 1 else f"{name}#{times[name]}"))
-    return np.array(ids, dtype=np.str_)
+    return np.array(ids, dtype=np.object_)
 
 
 def _folder(paths: tuple[str | None, ...], data: Data) -> str:
@@ -305,7 +305,7 @@ def _digests(
 
     digests = []
     with workers() as pool, stage("reading", len(paths), "images") as advance:
-        for found in pool.map(digest, range(len(paths))):
+        for found in in_order(pool, digest, range(len(paths)), AHEAD):
             digests.append(found)
             advance(1)
     return digests, deep, unreadable

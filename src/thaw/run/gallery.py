@@ -20,7 +20,7 @@ from thaw.nets.heatmaps import heat_maps
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.progress import stage
 from thaw.run.results import StudyResult
-from thaw.scoring.metrics import log_probabilities
+from thaw.scoring.metrics import log_probabilities_of
 from thaw.training.results import TrialResult
 
 GALLERY_IMAGES, LABEL_ERRORS = 2000, 200
@@ -69,7 +69,7 @@ def choose_images(labels: Rows, results: list[TrialResult]) -> Rows:
     Mistakes, and right answers after them, are ordered by the lowest probability that any trial gives to the label:
     the most confident mistakes before the others, close answers before clear ones. `labels` (n,).
     """
-    own = [log_probabilities(one.logits)[np.arange(len(labels)), labels] for one in results]
+    own = [log_probabilities_of(one.logits, labels) for one in results]
     right = np.all([one.logits.argmax(1) == labels for one in results], axis=0)
     return np.sort(np.lexsort((np.min(own, axis=0), right))[:GALLERY_IMAGES])
 

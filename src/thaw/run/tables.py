@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from thaw.cache.files import write_atomic
+from thaw.cache.files import replacing, write_atomic, writing
+from thaw.compute.batches import consecutive
 from thaw.images.encode import encode
 from thaw.run.gallery import Gallery
 from thaw.run.results import StudyResult
-from thaw.scoring.metrics import log_probabilities
+from thaw.scoring.metrics import block_rows, log_probabilities, log_probabilities_of
 
 SAMPLES = 6
 """Sample images of each class and split that the report shows."""
@@ -27,26 +28,31 @@ SMALL = 96
 
 
 def write_predictions(run: Path, result: StudyResult) -> None:
-    """Write `predictions.parquet`: a row for each test image, arm and seed."""
+    """Write `predictions.parquet`: a row for each test image, arm and seed, a trial after the other."""
     source, test = result.dataset.source, result.dataset.splits.test
-    names = np.array(source.classes)
-    tables = []
-    for one in chain.from_iterable(result.trials().values()):
-        probabilities = np.exp(log_probabilities(one.logits))
-        tables.append(
-            pa.table(
-                {
-                    "id": source.ids[test],
-                    "split": ["test"] * len(test),
-                    "arm": [one.record.arm] * len(test),
-                    "seed": pa.array([one.record.seed] * len(test), pa.int64()),
-                    "label": names[source.labels[test]],
-                    "predicted": names[one.logits.argmax(1)],
-                    **{f"p_{name}": probabilities[:, code] for code, name in enumerate(source.classes)},
-                }
-            )
-        )
-    _write_table(run / "predictions.parquet", pa.concat_tables(tables))
+    names, text = np.array(source.classes), pa.string()
+    columns = [(name, text) for name in ("id", "split", "arm")]
+    columns += [("seed", pa.int64()), ("label", text), ("predicted", text)]
+    schema = pa.schema([*columns, *((f"p_{name}", pa.float64()) for name in source.classes)])
+    with (
+        writing(run),
+        replacing(run / "predictions.parquet") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        for one in chain.from_iterable(result.trials().values()):
+            for places in consecutive(np.arange(len(test)), block_rows(len(names))):
+                rows, logits = test[places], one.logits[places]
+                probabilities = np.exp(log_probabilities(logits))
+                arrays = [
+                    pa.array(source.ids[rows], text),
+                    pa.repeat("test", len(rows)),
+                    pa.repeat(one.record.arm, len(rows)),
+                    pa.repeat(pa.scalar(one.record.seed, pa.int64()), len(rows)),
+                    pa.array(names[source.labels[rows]], text),
+                    pa.array(names[logits.argmax(1)], text),
+                    *map(pa.array, probabilities.T),
+                ]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def write_examples(run: Path, result: StudyResult) -> None:
@@ -61,8 +67,10 @@ def write_examples(run: Path, result: StudyResult) -> None:
         most = _confident_mistakes(source.labels[splits.test], one.logits, MISTAKES)
         mistaken |= dict.fromkeys(splits.test[most].tolist())
     shown += [(row, "test", "mistake") for row in mistaken]
-    row_of = {str(name): row for row, name in enumerate(source.ids)}
-    for pair in result.audit.pairs[:PAIRS]:
+    pairs = result.audit.pairs[:PAIRS]
+    wanted = {one for pair in pairs for one in (pair.a, pair.b)}
+    row_of = {str(name): row for row, name in enumerate(source.ids) if name in wanted}
+    for pair in pairs:
         shown += [(row_of[pair.a], pair.split_a, "pair"), (row_of[pair.b], pair.split_b, "pair")]
     table = {
         "id": [str(source.ids[row]) for row, _, _ in shown],
@@ -119,7 +127,7 @@ def _heat(gallery: Gallery, rows: NDArray[np.int64]) -> dict[str, pa.Array]:
 
 def _confident_mistakes(labels: NDArray[np.int64], logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     wrong = np.flatnonzero(logits.argmax(1) != labels)
-    confidence = log_probabilities(logits).max(1)
+    confidence = log_probabilities_of(logits, logits.argmax(1))
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
 
 

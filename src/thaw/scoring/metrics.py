@@ -9,6 +9,9 @@ from thaw.record import Record
 Counts = NDArray[np.int64] | NDArray[np.float64]
 PerClass = NDArray[np.float64]
 
+CELLS = 1 << 22
+"""Probabilities in float64 that are held at a time, 32 MiB."""
+
 
 class Scores(Record):
     """Scores of predictions on one split."""
@@ -56,7 +59,7 @@ def score(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> Scores:
     right, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision, recall, f1 = per_class(right, support, predicted)
     weight = support / support.sum()
-    chosen = log_probabilities(logits)[np.arange(len(labels)), labels]
+    chosen = log_probabilities_of(logits, labels)
     return Scores(
         accuracy=float(right.sum() / support.sum()),
         precision=float(precision @ weight),
@@ -90,3 +93,25 @@ def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the logarithms of the softmax probabilities of (n, classes) logits, in float64."""
     logarithms: NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=1)
     return logarithms
+
+
+def log_probabilities_of(logits: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each row's log probability of one class, (n,), computing some rows at a time.
+
+    Parameters
+    ----------
+    logits
+        (n, classes) float32
+    codes
+        (n,) the class of each row.
+    """
+    chosen, size = np.empty(len(codes)), block_rows(logits.shape[1])
+    for start in range(0, len(codes), size):
+        own = codes[start : start + size]
+        chosen[start : start + size] = log_probabilities(logits[start : start + size])[np.arange(len(own)), own]
+    return chosen
+
+
+def block_rows(classes: int) -> int:
+    """Return how many rows of so many classes are computed at a time."""
+    return max(1, CELLS // classes)
