@@ -115,7 +115,7 @@ def test_what_cannot_be_fitted(images: tuple[list[bytes], list[str]]) -> None:
         small().fit(X, ["left"] * len(X))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         small().fit(X, y[:-1])
-    with pytest.raises(DataError, match="picture 3 is not an image"):
+    with pytest.raises(DataError, match="image 3 is not an image"):
         small().fit([*X[:3], b"no picture", *X[4:]], y)
     for label in (None, np.nan, ""):
         with pytest.raises(ValueError, match="missing or empty"):

@@ -387,7 +387,7 @@ def _pixels(pictures: list[AnyImage], preprocessing: Preprocessing, decode: str)
         try:
             pixels[row] = square(pictures[row], preprocessing, decode)
         except BadImageError as error:
-            raise DataError(f"picture {row} {error}; leave it out or mend it.") from error
+            raise DataError(f"image {row} {error}; leave it out or fix it.") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, stage("decoding", len(pictures), "images") as advance:
         for _ in pool.map(make, range(len(pictures))):

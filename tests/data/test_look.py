@@ -134,7 +134,7 @@ def test_sizes_shapes_and_balance_are_told(tmp_path: Path) -> None:
     assert "# 61 images of 2 classes: cat\\x07 53, dog\U0001f415 8." in text
     assert "7 times the images of the smallest" in text
     assert "8 images only" in text
-    assert "1 of 61 pictures looked at cannot be opened" in text
+    assert "1 of 61 images looked at cannot be opened" in text
     assert "1200 x 900 pixels in the median" in text
     assert 'resize = "crop"' in text
     assert 'decode = "fast"' in text
@@ -143,7 +143,7 @@ def test_sizes_shapes_and_balance_are_told(tmp_path: Path) -> None:
 
 def test_sources_that_cannot_be_guessed_say_so(class_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "numbers.csv").write_text("a,b\n1,2\n3,4\n")
-    with pytest.raises(DataError, match=r"no column of .* holds pictures"):
+    with pytest.raises(DataError, match=r"no column of .* holds images"):
         look_at(str(tmp_path / "numbers.csv"))
     pq.write_table(
         pa.table({"image": [encoded_image(i) for i in range(4)], "x": [0.1, 0.2, 0.3, 0.4]}), tmp_path / "t.parquet"

@@ -492,7 +492,7 @@ def test_pictures_that_cannot_be_read_are_listed(class_folder: Path) -> None:
         ("left/000.png", "cannot be read: No such file or directory")
     ]
     (class_folder / "table.csv").unlink()
-    assert [one.reason for one in read(class_folder).skipped] == ["is not named like a picture"]
+    assert [one.reason for one in read(class_folder).skipped] == ["is not named like an image"]
 
 
 def test_what_lies_beside_the_classes_is_listed(class_folder: Path) -> None:
@@ -534,7 +534,7 @@ def test_rows_without_a_split_are_left_out(class_folder: Path) -> None:
     [
         (lambda p: p / "nowhere", "there is no"),
         (lambda p: _folder(p / "empty"), "no folder per class"),
-        (lambda p: _folder(p / "bare" / "cats").parent, "holds no picture;"),
+        (lambda p: _folder(p / "bare" / "cats").parent, "holds no image;"),
         (lambda p: _one_class(p), "only the class 'cats'"),
         (lambda p: _split(p), "is split into folders such as 'train', but 'test' beside it is no split"),
         (lambda p: _table(p, "image,label\na,x\nb,y\n"), "such as 'a', which cannot be read: No such file"),
@@ -558,7 +558,7 @@ def test_slices_are_columns_beside_the_pictures(class_folder: Path) -> None:
     assert len(read(table, slices=["age"]).ids) == 60
     with pytest.raises(DataError, match="no column 'agee'; it has 'age'"):
         read(table, slices=["agee"])
-    with pytest.raises(DataError, match="names 'image', the column of the pictures"):
+    with pytest.raises(DataError, match="names 'image', the column of the images"):
         read(table, slices=["image"])
 
 

@@ -238,7 +238,7 @@ def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
         load(folder, "data.on_bad_image=fail")
     for path in folder.rglob("0*.png"):
         path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="45 of 45 pictures"):
+    with pytest.raises(DataError, match="45 of 45 images"):
         load(folder, "data.max_bad_fraction=1.0")
 
 

@@ -77,7 +77,7 @@ def test_a_mapped_table_that_changes_ends_in_a_sentence(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 2, ended.stderr
-    said = r"thaw: the picture 'all/\d{6}' changed while the study was reading; run the command again when nothing"
+    said = r"thaw: the image 'all/\d{6}' changed while the study was reading; run the command again when nothing"
     assert re.match(said, ended.stderr.splitlines()[-1]), ended.stderr
     file.write_bytes(content)
     again = load(tmp_path / "table")

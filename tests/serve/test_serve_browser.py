@@ -99,7 +99,7 @@ def test_the_curves_of_a_running_study_grow(page: Page, address: str, going: Pat
     tell(going, small_run, epochs=1)
     page.goto(address)
     expect(page.locator("#stage")).to_have_text("training · arm everything, seed 0")
-    expect(page.locator("#left")).to_contain_text("1 of 4 arms done · about 1 min 5 s left in the study")
+    expect(page.locator("#left")).to_contain_text("1 of 4 trials done · about 1 min 5 s left in the study")
     expect(page.locator("#loss circle.arm-3")).to_have_count(1)
     expect(page.locator("#search circle.arm-0")).to_have_count(2)
     tell(going, small_run, epochs=3)

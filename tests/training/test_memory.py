@@ -104,7 +104,7 @@ def test_a_picture_that_the_memory_does_not_hold_is_not_kept_as_a_bad_one(
         return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).source
 
     with monkeypatch.context() as short:
-        short.setattr(decode, "upright_rgb", lambda _: bytearray(1 << 62))
-        with pytest.raises(DataError, match=r"not enough memory to decode the picture '(left|right)/\d+.png'; close"):
+        short.setattr(decode, "upright_rgb", lambda *_: bytearray(1 << 62))
+        with pytest.raises(DataError, match=r"not enough memory to decode the image '(left|right)/\d+.png'; close"):
             load()
     assert len(load().ids) == 60

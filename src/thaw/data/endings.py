@@ -27,7 +27,7 @@ PICTURES = frozenset(
         ".qoi",
     ]
 )
-"""Endings of file names that are taken for pictures."""
+"""Endings of file names that are taken for images."""
 TABLES = frozenset([".csv", ".tsv", ".parquet", ".arrow", ".json", ".jsonl"])
 """Endings of the files of a dataset that hold rows."""
 SPLITS = {

@@ -22,7 +22,7 @@ SYSTEM = frozenset(
 )
 """Folders, in lower case, that file servers and archives make: thumbnails, bins, copies."""
 OF_SYSTEM = "is a folder that file servers or archives make"
-NOT_NAMED = "is not named like a picture"
+NOT_NAMED = "is not named like an image"
 BESIDE = 200
 """About as many rows of a table beside class folders are compared with the folders."""
 TWINS = 0.9
@@ -31,7 +31,7 @@ TWINS = 0.9
 
 @dataclass
 class Listing:
-    """The pictures of a class folder: file, class and split of each; and what is left out."""
+    """The images of a class folder: file, class and split of each; and what is left out."""
 
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ def list_class_folder(root: Path) -> Listing:
         if len(listing.paths) == before:
             others = listing.skipped[left_out:]
             such = f" that can be used; {others[-1].id} {others[-1].reason}" if others else ""
-            raise DataError(f"the class folder {folder} holds no picture{such}; add some, or remove the folder.")
+            raise DataError(f"the class folder {folder} holds no image{such}; add some, or remove the folder.")
     _check_twins(listing.paths, root)
     return listing
 
@@ -102,7 +102,7 @@ def _bring_splits(top: Path, folders: list[Path]) -> bool:
         other = next(folder for folder in folders if folder not in divided)
         raise DataError(
             f"{top} is split into folders such as {divided[0].name!r}, but {other.name!r} beside it is no split with "
-            "a folder per class; move it elsewhere, or put its pictures into folders of their classes."
+            "a folder per class; move it elsewhere, or put its images into folders of their classes."
         )
     for folder in named if len(named) == len(folders) else []:
         if found := _images(folder):

@@ -21,7 +21,7 @@ from thaw.recipes import embedded_weights
 
 
 def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
-    """Source, pixels and splits. Bad pictures are gone before anything is drawn, so that no draw depends on them."""
+    """Source, pixels and splits. Bad images are gone before anything is drawn, so that no draw depends on them."""
     preprocessing = preprocessing_of(recipe)
     whole = read_source(recipe.data)
     used = used_splits(whole, recipe.data)
@@ -45,7 +45,7 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
 def preprocessing_of(settings: Settings) -> Preprocessing:
     """The backbone's own preprocessing with what the settings say laid over it.
 
-    Raises ModelError where the backbone takes no pictures of that size.
+    Raises ModelError where the backbone takes no images of that size.
     """
     default = default_preprocessing(settings.model.backbone, embedded_weights(settings.model.weights))
     chosen = choose_preprocessing(default, settings.images)

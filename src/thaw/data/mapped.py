@@ -1,4 +1,4 @@
-"""Pictures in a table that is mapped into memory: the file and the place in it that each lies at."""
+"""Images in a table that is mapped into memory: the file and the place in it that each lies at."""
 
 import os
 

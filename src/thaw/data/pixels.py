@@ -1,4 +1,4 @@
-"""The pixel array: every picture decoded and resized once, uint8 (n, height, width, 3)."""
+"""The pixel array: every image decoded and resized once, uint8 (n, height, width, 3)."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from thaw.images.preprocessing import Preprocessing
 from thaw.progress import in_order, stage, workers
 
 CHUNK = 512
-"""Pictures that are written at a time."""
+"""Images that are written at a time."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """All pictures of a source as one mapped array, and the rows that could not be decoded."""
+    """All images of a source as one mapped array, and the rows that could not be decoded."""
 
     array: Array
-    """uint8 (n, height, width, 3); zeros where a picture is bad."""
+    """uint8 (n, height, width, 3); zeros where an image is bad."""
     headers: Array
     """(n,) of `HEADER`: what each says of itself."""
     bad: dict[int, str]
@@ -33,10 +33,10 @@ class Pixels:
 
 
 def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pixels:
-    """Decode every picture of a source, on all cores, or open the array where that was done before.
+    """Decode every image of a source, on all cores, or open the array where that was done before.
 
-    Raises DataError where a picture is no longer what it was when the source was read, and where the memory does not
-    do to decode it: that is no fault of the picture's, so it is not kept as a bad one.
+    Raises DataError where an image is no longer what it was when the source was read, and where the memory does not
+    do to decode it: that is no fault of the image's, so it is not kept as a bad one.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
     depth = preprocessing.depth
@@ -50,8 +50,8 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
         except BadImageError as error:
             if error.__cause__ and out_of_memory(error.__cause__):
                 raise DataError(
-                    f"there is not enough memory to decode the picture {str(source.ids[row])!r}; close other programs "
-                    "and type the same command again, which goes on from what is kept, or remove the picture."
+                    f"there is not enough memory to decode the image {str(source.ids[row])!r}; close other programs "
+                    "and run the same command again to resume, or remove the image."
                 ) from error
             return str(error), ("", 0, 0, False)
 
@@ -78,7 +78,7 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
 
 
 def unchanged(source: Source, row: int) -> bytes:
-    """The picture that the source had when it was read: what is kept under its digest has to be of these bytes."""
+    """The image that the source had when it was read: what is kept under its digest has to be of these bytes."""
     try:
         content = source.picture(row)
     except OSError as error:
@@ -87,4 +87,4 @@ def unchanged(source: Source, row: int) -> bytes:
         if digest_of(content) == source.digests[row]:
             return content
         why = "changed while the study was reading"
-    raise DataError(f"the picture {str(source.ids[row])!r} {why}; run the command again when nothing writes to it.")
+    raise DataError(f"the image {str(source.ids[row])!r} {why}; run the command again when nothing writes to it.")

@@ -14,11 +14,11 @@ class Skipped:
     id: str
     reason: str
     bad: bool = False
-    """Whether a picture was meant to be there that cannot be used."""
+    """Whether an image was meant to be there that cannot be used."""
 
 
 def check_bad(skipped: Iterable[Skipped], good: int, data: Data) -> None:
-    """Stop where a bad picture is to stop the study, or where too many of them are bad; `good` is of the others.
+    """Stop where a bad image is to stop the study, or where too many of them are bad; `good` is of the others.
 
     Raises DataError.
     """
@@ -29,11 +29,11 @@ def check_bad(skipped: Iterable[Skipped], good: int, data: Data) -> None:
     if data.on_bad_image == "fail":
         more = f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""
         raise DataError(
-            f"{data.source} has a picture that cannot be used, {example}{more}; "
-            "mend or remove it, or set data.on_bad_image to 'skip'."
+            f"{data.source} has an image that cannot be used, {example}{more}; "
+            "fix or remove it, or set data.on_bad_image to 'skip'."
         )
     if len(bad) > data.max_bad_fraction * (len(bad) + good) or not good:
         raise DataError(
-            f"{len(bad):,} of {len(bad) + good:,} pictures of {data.source} cannot be used, more than "
-            f"data.max_bad_fraction = {data.max_bad_fraction:g} allows, such as {example}; mend them or allow more."
+            f"{len(bad):,} of {len(bad) + good:,} images of {data.source} cannot be used, more than "
+            f"data.max_bad_fraction = {data.max_bad_fraction:g} allows, such as {example}; fix them or allow more."
         )

@@ -1,4 +1,4 @@
-"""A source: labelled pictures, undecoded, in an order that depends on nothing but their content."""
+"""A source: labelled images, undecoded, in an order that depends on nothing but their content."""
 
 import hashlib
 import io
@@ -36,42 +36,42 @@ AHEAD = 512
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures in an order that depends on nothing but their content.
+    """Labelled images in an order that depends on nothing but their content.
 
-    The same pictures and labels come in the same order whatever kind of source held them.
+    The same images and labels come in the same order whatever kind of source held them.
     """
 
     classes: tuple[str, ...]
     ids: NDArray[np.object_]
-    """(n,) text: file names below the source's folder, or SPLIT/ROW where pictures have none; all different."""
+    """(n,) text: file names below the source's folder, or SPLIT/ROW where images have none; all different."""
     labels: NDArray[np.int64]
     """(n,) indices into `classes`."""
     splits: NDArray[np.str_]
     """(n,) the split that the source puts each row in; `all` where it has none."""
     digests: tuple[str, ...]
-    """n content digests, of the encoded pictures."""
+    """n content digests, of the encoded images."""
     content: pa.ChunkedArray
-    """The encoded bytes of pictures that lie in memory; null where a picture is in a file."""
+    """The encoded bytes of images that lie in memory; null where an image is in a file."""
     paths: tuple[str | None, ...]
     """The files of the others."""
     rows: NDArray[np.int64]
-    """(n,) the row of `content`, `paths` and `parts` that holds each picture."""
+    """(n,) the row of `content`, `paths` and `parts` that holds each image."""
     columns: pa.Table
     """(n,) all other columns, to group and to slice by."""
     skipped: tuple[Skipped, ...]
     parts: Parts | None = None
-    """(rows, 2) where in its file a picture starts, and its bytes; -1 where it is the whole file. None: all are."""
+    """(rows, 2) where in its file an image starts, and its bytes; -1 where it is the whole file. None: all are."""
     deep: NDArray[np.bool_] | None = None
     """(n,) images that may be grey of more than 8 bits, by how they begin. None: none is."""
     warnings: tuple[str, ...] = ()
     """What is probably not meant: two spellings of a class or of a name, classes that are lists of others."""
 
     def picture(self, row: int) -> bytes:
-        """The encoded bytes of one picture. Raises OSError where its file cannot be read."""
+        """The encoded bytes of one image. Raises OSError where its file cannot be read."""
         return _read(self.content, self.paths, self.parts, int(self.rows[row]))
 
     def open(self, row: int) -> BinaryIO:
-        """The encoded bytes of one picture as a file, of which no more is read than is asked for. Raises OSError."""
+        """The encoded bytes of one image as a file, of which no more is read than is asked for. Raises OSError."""
         held = int(self.rows[row])
         path = self.paths[held]
         is_part = self.parts is not None and self.parts[held, 0] >= 0
@@ -108,7 +108,7 @@ def read_source(data: Data) -> Source:
         if data.image == column:
             raise DataError(f"data.image and data.{key} both name the column {column!r}; give two columns.")
     if data.image in (data.slices or ()):
-        raise DataError(f"data.slices names {data.image!r}, the column of the pictures; give other columns.")
+        raise DataError(f"data.slices names {data.image!r}, the column of the images; give other columns.")
     classes, labels = _classes(table, data)
     splits = _splits(table, data)
     content = table.column(CONTENT)
@@ -129,7 +129,7 @@ def read_source(data: Data) -> Source:
         row, why = min(reasons.items()) if reasons else (0, "")
         such = f", such as {str(ids[row])!r}, which {why}" if reasons else ""
         remedy = "write paths as they are from the table's folder" if Path(data.source).is_file() else "give another"
-        raise DataError(f"{data.source} holds no picture that can be read{such}; {remedy}.")
+        raise DataError(f"{data.source} holds no image that can be read{such}; {remedy}.")
     source = Source(
         classes,
         ids,
@@ -150,7 +150,7 @@ def read_source(data: Data) -> Source:
 
 
 def digest_of(content: bytes) -> str:
-    """The content digest of an encoded picture."""
+    """The content digest of an encoded image."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -234,9 +234,9 @@ def _repeated(
 def _ids(
     content: pa.ChunkedArray, paths: tuple[str | None, ...], splits: NDArray[np.str_], data: Data
 ) -> NDArray[np.object_]:
-    """The files below the source's folder, the names of pictures that the source holds, else the split and a number.
+    """The files below the source's folder, the names of images that the source holds, else the split and a number.
 
-    All differ: where held pictures of several splits share names the split comes before each, and `#2` after what is
+    All differ: where held images of several splits share names the split comes before each, and `#2` after what is
     there a second time. What is wrong with one row does not change the names of files in others.
     """
     folder, held = _folder(paths, data), pc.is_valid(content).to_pylist()

@@ -1,4 +1,4 @@
-"""Any source as one Arrow table: pictures undecoded, as bytes or paths, and the splits that the source brings."""
+"""Any source as one Arrow table: images undecoded, as bytes or paths, and the splits that the source brings."""
 
 import difflib
 import os
@@ -19,7 +19,7 @@ from thaw.images.files import below
 from thaw.recipe import Data
 
 BROUGHT, CONTENT, PATH = "thaw:split", "thaw:content", "thaw:path"
-"""Columns added to what a source holds: its own splits, and the pictures as encoded bytes, mapped, or paths."""
+"""Columns added to what a source holds: its own splits, and the images as encoded bytes, mapped, or paths."""
 INDEX = ("Unnamed: ", "__index_level_")
 """How columns begin that pandas wrote as its index: they count the rows and say nothing of the images."""
 
@@ -28,9 +28,9 @@ Stamp = tuple[str, int, int]
 
 
 def open_tables(name: str) -> tuple[datasets.DatasetDict, Path] | None:
-    """What a table or dataset holds, by split, and the folder that its pictures lie in; None for a class folder.
+    """What a table or dataset holds, by split, and the folder that its images lie in; None for a class folder.
 
-    Pictures are not decoded. Raises DataError when there is no such source, or it cannot be read.
+    Images are not decoded. Raises DataError when there is no such source, or it cannot be read.
     """
     if name == "thaw:emoji-people":
         path = Path(str(resources.files("thaw.recipes") / "assets" / "emoji-people.parquet"))
@@ -108,7 +108,7 @@ def _from_hub(name: str) -> datasets.DatasetDict:
 
 
 def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
-    """All splits in one Arrow table: pictures as bytes and paths, ClassLabel columns as their names' dictionary."""
+    """All splits in one Arrow table: images as bytes and paths, ClassLabel columns as their names' dictionary."""
     tables = []
     for split, part in loaded.items():
         for name, feature in part.features.items():
@@ -162,7 +162,7 @@ def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.Chu
         content, paths = none, column
     else:
         raise DataError(
-            f"the column {data.image!r} of {data.source} holds {kind}, not pictures, bytes or paths; set data.image."
+            f"the column {data.image!r} of {data.source} holds {kind}, not images, bytes or paths; set data.image."
         )
     known = pc.is_valid(content).to_pylist()
     inside = [
@@ -175,7 +175,7 @@ def _pictures(column: pa.ChunkedArray, data: Data, folder: Path) -> tuple[pa.Chu
 def _inside(folder: Path, path: str, data: Data) -> str:
     found = below(folder, path)
     if found is None:
-        raise DataError(f"{data.source} names the picture {path!r}, outside its folder {folder}; move it inside.")
+        raise DataError(f"{data.source} names the image {path!r}, outside its folder {folder}; move it inside.")
     return str(found)
 
 

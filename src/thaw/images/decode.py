@@ -1,4 +1,4 @@
-"""One picture: encoded bytes to the square of pixels that a network sees."""
+"""One image: encoded bytes to the square of pixels that a network sees."""
 
 import contextlib
 import warnings
@@ -13,24 +13,24 @@ from thaw.images.files import open_image
 from thaw.images.preprocessing import Preprocessing, shorter_side
 
 MAX_PIXELS = 178_956_970
-"""Pictures with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
+"""Images with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
 RULES = 3
-"""Counts up when a picture decodes to something else: part of the cache's keys."""
+"""Counts up when an image decodes to something else: part of the cache's keys."""
 FILTERS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
 class BadImageError(Exception):
-    """A picture that cannot be decoded; the message says why."""
+    """An image that cannot be decoded; the message says why."""
 
 
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
-    """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no picture."""
+    """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no image."""
     with _decoding(), open_image(content) as picture:
         return _pixels(picture, preprocessing, decode)
 
 
 def pixels_of(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Any picture of Pillow's, decoded yet or not, to uint8 (size, size, 3). Raises BadImageError."""
+    """Any image of Pillow's, decoded yet or not, to uint8 (size, size, 3). Raises BadImageError."""
     with _decoding():
         return _pixels(picture, preprocessing, "exact")
 
@@ -46,7 +46,7 @@ def _pixels(picture: Image.Image, preprocessing: Preprocessing, decode: str) -> 
 
 @contextlib.contextmanager
 def _decoding() -> Iterator[None]:
-    """A block that decodes a picture; in whatever way its decoder fails, BadImageError says why."""
+    """A block that decodes an image; in whatever way its decoder fails, BadImageError says why."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters fails below
@@ -63,7 +63,7 @@ def _decoding() -> Iterator[None]:
 
 
 def upright_rgb(picture: Image.Image, depth: Depth | None = None) -> Image.Image:
-    """Any picture as RGB, turned upright by its EXIF orientation, on white where it is transparent.
+    """Any image as RGB, turned upright by its EXIF orientation, on white where it is transparent.
 
     The first frame of an animation; grey of more than 8 bits is scaled to 8 by `depth`, else by its own values.
     """
@@ -80,7 +80,7 @@ def upright_rgb(picture: Image.Image, depth: Depth | None = None) -> Image.Image
 
 
 def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """An RGB picture resized to (size, size), as torchvision's `Resize` (and `CenterCrop`) do it.
+    """An RGB image resized to (size, size), as torchvision's `Resize` (and `CenterCrop`) do it.
 
     Raises BadImageError for one so narrow that it would be too long to crop once its shorter side has that size.
     """

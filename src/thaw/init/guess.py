@@ -1,4 +1,4 @@
-"""A look at somebody's data: which columns hold the pictures, classes, splits and groups, and what the pictures are."""
+"""A look at somebody's data: which columns hold the images, classes, splits and groups, and what the images are."""
 
 import re
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from thaw.scoring.slices import as_numbers
 from thaw.text import listed
 
 LOOKED_AT = 400
-"""Pictures whose size is looked at, spread over the source."""
+"""Images whose size is looked at, spread over the source."""
 TRIED = 20
-"""Values of a column that are looked at to tell whether it holds pictures."""
+"""Values of a column that are looked at to tell whether it holds images."""
 FEW = 50
 """A column without a telling name holds classes if it has at most as many different values."""
 LABEL_NAMES = (
@@ -50,7 +50,7 @@ class Look:
     source: Source
     splits: Splits
     sizes: list[tuple[int, int]]
-    """(width, height) of the pictures that were looked at, in pixels."""
+    """(width, height) of the images that were looked at, in pixels."""
     jpegs: int
     """How many of these are JPEGs."""
     unreadable: int
@@ -76,9 +76,9 @@ class Column:
 
 
 def look_at(name: str) -> Look:
-    """Guess how to read the source `name` and what its pictures are like.
+    """Guess how to read the source `name` and what its images are like.
 
-    Raises DataError when it cannot be read, or no column looks like pictures or classes.
+    Raises DataError when it cannot be read, or no column looks like images or classes.
     """
     opened = open_tables(name)
     settings, why = ({}, {}) if opened is None else _guess_columns(_columns(opened[0]), opened[1], name)
@@ -103,7 +103,7 @@ def look_at(name: str) -> Look:
 
 
 def _columns(tables: datasets.DatasetDict) -> list[Column]:
-    """The columns that all splits share, pictures undecoded."""
+    """The columns that all splits share, images undecoded."""
     shared: dict[str, Any] = dict(next(iter(tables.values())).features)
     found = []
     for name, feature in shared.items():
@@ -119,7 +119,7 @@ def _guess_columns(columns: list[Column], folder: Path, source: str) -> tuple[di
     pictures = {column.name: reason for column in columns if (reason := _pictures(column, folder))}
     if not pictures:
         raise DataError(
-            f"no column of {source} holds pictures or names picture files that lie beside it; it has {known}: "
+            f"no column of {source} holds images or names image files that lie beside it; it has {known}: "
             "add a column of paths relative to the table."
         )
     image = next(
@@ -138,25 +138,25 @@ def _guess_columns(columns: list[Column], folder: Path, source: str) -> tuple[di
     if group := next((column for column in others if _groups(column)), None):
         settings["group"] = group.name
         why["group"] = (
-            f"by its name, one of {len(group.different()):,} things that pictures share; none of them straddles "
+            f"by its name, one of {len(group.different()):,} things that images share; none of them straddles "
             "two splits"
         )
     return settings, why
 
 
 def _pictures(column: Column, folder: Path) -> str:
-    """Why a column seems to hold pictures; empty where it does not."""
+    """Why a column seems to hold images; empty where it does not."""
     kind = column.values.type
     if isinstance(column.feature, datasets.Image) or (
         pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
     ):
-        return "it holds pictures"
+        return "it holds images"
     values = pc.drop_null(column.values.slice(0, 10 * TRIED)).to_pylist()[:TRIED]
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return "its values are encoded pictures" if any(_opens(value) for value in values) else ""
+        return "its values are encoded images" if any(_opens(value) for value in values) else ""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         files = [value for value in values if Path(value).suffix.lower() in PICTURES and _is_file(folder / value)]
-        return f"its values are picture files, such as {files[0]!r}" if files else ""
+        return f"its values are image files, such as {files[0]!r}" if files else ""
     return ""
 
 
@@ -181,7 +181,7 @@ def _names_splits(column: Column) -> bool:
 
 
 def _groups(column: Column) -> bool:
-    """Whether a column seems to say what pictures share: by its name, and by values that come several times."""
+    """Whether a column seems to say what images share: by its name, and by values that come several times."""
     different = len(column.different())
     return not _words(column.name).isdisjoint(GROUP_NAMES) and 5 <= different <= 0.9 * len(column.values)
 
@@ -216,7 +216,7 @@ def _could_be_classes(column: Column) -> bool:
 
 
 def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:
-    """Sizes of up to LOOKED_AT pictures by their headers; how many are JPEGs; how many could not be opened."""
+    """Sizes of up to LOOKED_AT images by their headers; how many are JPEGs; how many could not be opened."""
     rows = np.linspace(0, len(source.ids) - 1, min(LOOKED_AT, len(source.ids))).astype(int)
     sizes, jpegs = [], 0
     for row in rows.tolist():
@@ -227,5 +227,5 @@ def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:
         except Exception:  # decoders of broken files raise anything
             continue
     if not sizes:
-        raise DataError("none of the pictures looked at can be opened; give a source with JPEG, PNG or WebP pictures.")
+        raise DataError("none of the images looked at can be opened; give a source with JPEG, PNG or WebP images.")
     return sizes, jpegs, len(rows) - len(sizes)

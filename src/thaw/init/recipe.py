@@ -72,7 +72,7 @@ def _found(look: Look, out: Path) -> Iterator[str]:
         )
     if look.unreadable:
         yield from _comment(
-            f"{look.unreadable:,} of {look.unreadable + len(look.sizes):,} pictures looked at cannot be opened."
+            f"{look.unreadable:,} of {look.unreadable + len(look.sizes):,} images looked at cannot be opened."
         )
 
 
@@ -92,7 +92,7 @@ def _data(look: Look, out: Path) -> Iterator[str]:
         yield from _comment(
             f"group: {why['group']}."
             if "group" in why
-            else "group = a column that says what pictures share (a person, a patient), where near copies of a picture "
+            else "group = a column that says what images share (a person, a patient), where near copies of an image "
             "could lie in train and test alike."
         )
     yield from _key("validation", data.validation, why["validation"])
@@ -108,11 +108,11 @@ def _images(look: Look) -> Iterator[str]:
     squares = float((sizes.max(1) <= 1.05 * shorter).mean())
     yield "[images]"
     yield from _comment(
-        f"{len(sizes):,} pictures looked at: {width} x {height} pixels in the median, shorter sides from "
+        f"{len(sizes):,} images looked at: {width} x {height} pixels in the median, shorter sides from "
         f"{shorter.min()} to {shorter.max()}."
     )
     reason = (
-        "what the backbone was pretrained at" if size == 224 else "the pictures are small, and a larger size adds work"
+        "what the backbone was pretrained at" if size == 224 else "the images are small, and a larger size adds work"
     )
     yield from _key("size", size, reason)
     if squares > 0.9:
