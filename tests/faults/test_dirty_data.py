@@ -230,7 +230,7 @@ def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
     for index in range(5):
         (folder / "left" / f"bad-{index}.png").write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"5 of 45 pictures .* more than data.max_bad_fraction = 0.1 .*'left/bad-0.png'"
+        DataError, match=r"5 of 45 images .* more than data.max_bad_fraction = 0.1 .*'left/bad-0.png'"
     ):
         load(folder)
     assert len(load(folder, "data.max_bad_fraction=0.12").source.skipped) == 5
