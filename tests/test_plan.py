@@ -85,12 +85,12 @@ def test_activations_go_on_from_the_longest_prefix_with_the_bits_of_the_pixels(
     """What comes before the longest cached prefix sees the first and the last batch alone, which are compared."""
     dataset = load_dataset(recipe, FP32, Clock())
     longest, network = prefix_of(recipe, "head", dataset)
-    expected = cached_activations(longest, lambda: network, dataset, FP32).arrays
+    expected = cached_activations(longest, network, dataset, FP32).arrays
     monkeypatch.setenv("THAW_CACHE", str(tmp_path))
     known = []
     for arm in shorter:
         prefix, own = prefix_of(recipe, arm, dataset)
-        cached_activations(prefix, lambda own=own: own, dataset, FP32)
+        cached_activations(prefix, own, dataset, FP32)
         known.append(prefix)
     last = known[0] if len(shorter) == 1 else max(known, key=lambda one: one.cut.macs)
     seen: dict[str, int] = {"before": 0, "after": 0}
@@ -104,7 +104,7 @@ def test_activations_go_on_from_the_longest_prefix_with_the_bits_of_the_pixels(
 
     count("before")
     count("after")
-    found = cached_activations(longest, lambda: network, dataset, FP32, known).arrays
+    found = cached_activations(longest, network, dataset, FP32, known).arrays
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     compared = 256 + 8

@@ -229,9 +229,7 @@ def test_missing_labels_of_every_type_are_left_out(tmp_path: Path) -> None:
 def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
     for index in range(5):
         (folder / "left" / f"bad-{index}.png").write_bytes(b"")
-    with pytest.raises(
-        DataError, match=r"5 of 45 images .* more than data.max_bad_fraction = 0.1 .*'left/bad-0.png'"
-    ):
+    with pytest.raises(DataError, match=r"5 of 45 images .* more than data.max_bad_fraction = 0.1 .*'left/bad-0.png'"):
         load(folder)
     assert len(load(folder, "data.max_bad_fraction=0.12").source.skipped) == 5
     with pytest.raises(DataError, match=r"cannot be used, 'left/bad-0.png': is not an image.* and 4 more; mend"):

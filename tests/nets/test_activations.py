@@ -52,7 +52,7 @@ def made(prefix: fx.GraphModule, dataset: Dataset, compute: Compute = FP32) -> C
     split = Split(prefix, prefix, prefix, Cut("g", ("first",), (), 1), (), 1, "")
     described = describe_prefix(split, 8, 1, compute)
     assert described is not None
-    return cached_activations(described, lambda: nn.Sequential(Floats(), prefix), dataset, compute)
+    return cached_activations(described, nn.Sequential(Floats(), prefix), dataset, compute)
 
 
 def test_they_are_what_the_prefix_computes_and_are_computed_once(dataset: Dataset) -> None:

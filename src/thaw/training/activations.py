@@ -1,7 +1,7 @@
 """A prefix's output for every image: computed once, cached under a key of all that determines it."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -91,7 +91,7 @@ def fingerprint(network: nn.Module) -> str:
 
 def cached_activations(
     prefix: Prefix,
-    build: Callable[[], nn.Sequential],
+    network: nn.Sequential,
     dataset: Dataset,
     compute: Compute,
     shorter: Iterable[Prefix] = (),
@@ -102,9 +102,8 @@ def cached_activations(
     ----------
     prefix
         What is computed.
-    build
-        Called where they are not cached: returns the normalisation, then the prefix itself, from uint8 pixels to a
-        tuple of tensors with a row for each view.
+    network
+        The normalisation, then the prefix itself: uint8 pixels to a tuple of tensors with a row for each view.
     dataset
         The n images.
     compute
@@ -139,7 +138,6 @@ def cached_activations(
         raise no_room(cache_folder(), missing, 'free some space, or set cache.activations = "off",')
 
     def make(first: int) -> Chunks:
-        network = build()
         rest = (_go_on(start, entry, network, pixels, compute) for start, entry in held if entry is not None)
         computation, inputs = next(filter(None, rest), (network, pixels))
         batches = consecutive(np.arange(first, count), BATCH)

@@ -200,14 +200,10 @@ def _activations(
     if not built.prefix.fits(len(dataset.pixels)):
         say(f"arm {spec.name}: the activations would be larger than the cache may be; the network runs whole")
         return None
-    network = normalised(built, dataset, compute)
-
-    def build() -> nn.Sequential:
-        pixels = views_of(dataset, spec.views)
-        _lay_out(nn.ModuleList([network]), pixels, spec, compute, f"prefix of {_what(spec, dataset)}")
-        return network
-
-    return cached_activations(built.prefix, build, dataset, compute, shorter)
+    network, pixels = normalised(built, dataset, compute), views_of(dataset, spec.views)
+    # also where they are cached: a study that goes on without its cache computes them in the layout that it noted
+    _lay_out(nn.ModuleList([network]), pixels, spec, compute, f"prefix of {_what(spec, dataset)}")
+    return cached_activations(built.prefix, network, dataset, compute, shorter)
 
 
 def normalised(built: BuiltNetwork, dataset: Dataset, compute: Compute) -> nn.Sequential:
