@@ -144,9 +144,7 @@ def test_an_arm_that_diverges_in_bf16_is_trained_again_in_fp32(
         " ".join(capsys.readouterr().err.split())
     )
     assert metrics_of(tmp_path / "run")["arms"]["head"]["trials"][0]["precision"] == "fp32"
-    assert "was trained in fp32, since its loss diverged in bf16." in (
-        (tmp_path / "run" / "report.html").read_text()
-    )
+    assert "was trained in fp32, since its loss diverged in bf16." in ((tmp_path / "run" / "report.html").read_text())
 
 
 @pytest.mark.slow
