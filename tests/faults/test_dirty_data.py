@@ -232,7 +232,7 @@ def test_too_many_bad_pictures_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match=r"5 of 45 images .* more than data.max_bad_fraction = 0.1 .*'left/bad-0.png'"):
         load(folder)
     assert len(load(folder, "data.max_bad_fraction=0.12").source.skipped) == 5
-    with pytest.raises(DataError, match=r"cannot be used, 'left/bad-0.png': is not an image.* and 4 more; mend"):
+    with pytest.raises(DataError, match=r"cannot be used, 'left/bad-0.png': is not an image.* and 4 more; fix"):
         load(folder, "data.on_bad_image=fail")
     for path in folder.rglob("0*.png"):
         path.write_bytes(b"nothing")
