@@ -32,6 +32,8 @@ Rank = Annotated[int, Field(gt=0, le=4096)]
 LearningRate = Annotated[float, Field(gt=0, lt=float("inf"))]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitSize = Annotated[int, Field(gt=0, le=1 << 32)] | Fraction | Annotated[str, Field(min_length=1)]
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc", "average_precision"]
+"""The numbers that may be chosen by, as scikit-learn defines them; see `scoring.measure`."""
 Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Std = Annotated[list[Annotated[float, Field(ge=0.001, le=1)]], Field(min_length=3, max_length=3)]
 """Of values between 0 and 1; a quarter of a level of 256 at least, since pixels are divided by it."""

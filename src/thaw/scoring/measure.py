@@ -1,0 +1,51 @@
+"""One number to choose by: what a search, early stopping and a verdict compare."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from thaw.recipe import Metric
+from thaw.scoring.metrics import confusion_matrix, log_probabilities, log_probabilities_of, per_class
+
+
+def measure(metric: Metric, labels: NDArray[np.int64], logits: NDArray[np.float32]) -> float:
+    """Measure predictions by one metric, such that more is better: the log loss comes back negative.
+
+    Classes without an image in `labels` count for nothing. With more than two classes AUROC and average precision are
+    those of each class against the rest, averaged over the classes; with two they are those of the second class.
+
+    Parameters
+    ----------
+    metric
+        Which one.
+    labels
+        (n,) indices of classes, at least one.
+    logits
+        (n, classes), finite.
+
+    Returns
+    -------
+    float
+        AUROC is 0.5 where all labels are of one class.
+    """
+    if metric == "accuracy":
+        return float((logits.argmax(1) == labels).mean())
+    if metric == "log_loss":
+        return float(log_probabilities_of(logits, labels).mean())
+    if metric in ("balanced_accuracy", "macro_f1"):
+        confusion = confusion_matrix(labels, logits.argmax(1), logits.shape[1])
+        support, predicted = confusion.sum(1), confusion.sum(0)
+        _, recall, f1 = per_class(np.diag(confusion), support, predicted)
+        # scikit-learn averages F1 over the classes that occur in labels or predictions
+        return float(
+            recall[support > 0].mean() if metric == "balanced_accuracy" else f1[support + predicted > 0].mean()
+        )
+    ranking = roc_auc_score if metric == "auroc" else average_precision_score
+    probabilities = np.exp(log_probabilities(logits))
+    classes = [1] if logits.shape[1] == 2 else list(range(logits.shape[1]))
+    of_class = [
+        float(ranking(labels == code, probabilities[:, code]))
+        for code in classes
+        if 0 < (labels == code).sum() < len(labels)
+    ]
+    return float(np.mean(of_class)) if of_class else 0.5
