@@ -97,7 +97,7 @@ def result(arm: str, seed: int, skill: int, labels: NDArray[np.int64], random: n
             channels_last=False,
         ),
         probe=None,
-        search=SearchResult(learning_rate=0.1, edge=None, attempts=[], seconds=1.0),
+        search=SearchResult(learning_rate=0.1, edge=None, tied=[], attempts=[], seconds=1.0),
         training=TrainResult(epochs=[], stopped=None, seconds=train),
         scores=score(labels, logits),
         seconds=TrialSeconds(prepare=0.0, search=1.0, train=train, test=0.0, total=1.0 + train),

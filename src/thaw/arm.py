@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from thaw.bundle.save import bundle_config, save_bundle
@@ -22,7 +23,7 @@ from thaw.plan import Study, Trial
 from thaw.progress import Clock, say
 from thaw.record import Record
 from thaw.scoring.metrics import score
-from thaw.training.network import Setup, Tell, silent
+from thaw.training.network import Setup, Tell, restore, silent, snapshot
 from thaw.training.prepare import prepare
 from thaw.training.probes import probe_head
 from thaw.training.results import ProbeResult, SearchResult, TrainResult, TrialRecord, TrialResult, TrialSeconds
@@ -44,6 +45,15 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """A training on the training images alone, before that on both splits."""
+
+    training: TrainResult
+    validation_logits: NDArray[np.float32]
+    """(validation images, classes), by a network that has not trained on them."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained network, and how it came about."""
 
@@ -52,6 +62,7 @@ class Trained:
     probe: ProbeResult | None
     search: SearchResult
     training: TrainResult
+    rehearsal: Rehearsal | None
     prepare_seconds: float
 
 
@@ -145,7 +156,26 @@ def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, 
     setup = Setup(network, trial.spec, trial.seed, labels, dataset.splits, compute, work, tell)
     probe = probe_head(setup, dataset, trial.prefixes) if trial.spec.probe else None
     found = search(setup)
-    return Trained(setup, probe, found, train(setup, found.learning_rate), clock.seconds()["prepare"])
+    chosen = found.learning_rate, found.weight_decay
+    rehearsal = _rehearse(setup, *chosen) if trial.spec.training.rehearse else None
+    return Trained(setup, probe, found, train(setup, *chosen), rehearsal, clock.seconds()["prepare"])
+
+
+def _rehearse(setup: Setup, learning_rate: float, weight_decay: float) -> Rehearsal:
+    """Train on the training images alone and score on validation; the network is left as it was."""
+    folder = setup.work and setup.work / "rehearsal"
+    done = load_state(folder / "done.safetensors") if folder else None
+    if done is not None:
+        return Rehearsal(TrainResult.model_validate(done[1]), done[0]["validation"].numpy())
+    training = setup.spec.training.model_copy(update={"refit": "train", "rehearse": False})
+    alone = replace(setup, spec=setup.spec.model_copy(update={"training": training}), work=folder)
+    start = snapshot(setup.network.trainable)
+    trained = train(alone, learning_rate, weight_decay)
+    logits = alone.evaluate(setup.splits.validation)
+    restore(setup.network.trainable, start)
+    if folder:
+        save_state(folder / "done.safetensors", {"validation": logits}, trained.model_dump())
+    return Rehearsal(trained, logits.numpy())
 
 
 def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
@@ -159,6 +189,8 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
         )
     held_out = trial.spec.training.refit == "train"
     validation_logits = setup.evaluate(splits.validation).numpy() if held_out else None
+    if trained.rehearsal:
+        validation_logits = trained.rehearsal.validation_logits
     merge_adapters(setup.network.model)
     record = TrialRecord(
         arm=trial.spec.name,
@@ -168,6 +200,7 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
         probe=trained.probe,
         search=trained.search,
         training=trained.training,
+        rehearsal=trained.rehearsal.training if trained.rehearsal else None,
         scores=score(study.dataset.source.labels[splits.test], logits),
         seconds=_seconds(trained, clock.seconds()["test"]),
     )
@@ -181,7 +214,7 @@ def _seconds(trained: Trained, test: float) -> TrialSeconds:
         "prepare": trained.prepare_seconds,
         "probe": trained.probe.seconds if trained.probe else 0.0,
         "search": trained.search.seconds,
-        "train": trained.training.seconds,
+        "train": trained.training.seconds + (trained.rehearsal.training.seconds if trained.rehearsal else 0.0),
         "test": test,
     }
     return TrialSeconds(**spent, total=sum(spent.values()))

@@ -30,6 +30,7 @@ BatchSize = Annotated[int, Field(gt=0, le=1 << 20)]
 Rank = Annotated[int, Field(gt=0, le=4096)]
 """Of a matrix in a layer: no layer of a backbone has a rank above this."""
 LearningRate = Annotated[float, Field(gt=0, lt=float("inf"))]
+WeightDecay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitSize = Annotated[int, Field(gt=0, le=1 << 32)] | Fraction | Annotated[str, Field(min_length=1)]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc", "average_precision"]
@@ -37,6 +38,11 @@ Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc
 Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Std = Annotated[list[Annotated[float, Field(ge=0.001, le=1)]], Field(min_length=3, max_length=3)]
 """Of values between 0 and 1; a quarter of a level of 256 at least, since pixels are divided by it."""
+
+ARMS_SHARE = {"seeds", "precision", "device", "refit", "rehearse", "budget"}
+"""Keys of `[train]` that are the same for all arms of a study."""
+BUDGET = {"epochs", "batch_size", "patience"}
+"""Keys of `[train]` that decide what an arm's training costs."""
 
 # by key: the values of keys that take more than one type
 UNIONS = {
@@ -124,13 +130,26 @@ class Search(Section):
     over `range`, keeps the better half, trains these from the start for twice the steps, and so on until one is left;
     if that lies at an end of the range, the range is extended there, at most twice."""
     learning_rates: Annotated[list[LearningRate], Field(min_length=1)] = [1e-5, 1e-4, 1e-3]
-    """The learning rates of a grid, each tried from the same initial weights; the best validation accuracy wins."""
+    """The learning rates of a grid, each tried from the same initial weights; the best validation score wins."""
     range: Annotated[list[LearningRate], Field(min_length=2, max_length=2)] = [1e-5, 1e-1]
     """The lowest and the highest learning rate of a halving."""
     candidates: Annotated[int, Field(ge=2, le=256)] = 8
     """The number of learning rates in the first round of a halving, evenly spaced on a logarithmic scale."""
+    weight_decays: Annotated[list[WeightDecay], Field(min_length=1)] | None = None
+    """Weight decays that are each tried at the learning rate found; by default `train.weight_decay` alone."""
     steps: Steps = 15
-    """Optimizer steps per learning rate, in a halving those of the first round; the learning rate stays constant."""
+    """Optimizer steps per learning rate, in a halving those of the first round."""
+    max_steps: Steps | None = None
+    """Where no learning rate answers better than always naming the commonest class, beyond chance, the search begins
+    again with twice the steps, up to so many; by default it decides on what it has."""
+    schedule: Literal["constant", "train"] = "constant"
+    """The learning rate of an attempt: `constant`, or that of `train.schedule` and `train.warmup`, over its steps."""
+    metric: Metric = "accuracy"
+    """What attempts and epochs are compared by on the validation images."""
+    ties: Literal["exact", "noise"] = "exact"
+    """The attempts that count as equally good: those with equal scores (`exact`), or those that the validation images
+    cannot tell from the best (`noise`: paired, by less than one standard error). Of these the lowest validation loss
+    wins; with `noise`, of losses that cannot be told apart either, the learning rate in the middle."""
 
     @field_validator("range")
     @classmethod
@@ -145,7 +164,7 @@ class Train(Section):
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """torch's Adam, AdamW, or SGD with momentum 0.9."""
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: WeightDecay = 0.0
     """Weight decay of weight matrices and kernels; biases and normalisation layers have none."""
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning-rate schedule of the final training: `cosine` falls to zero along half a cosine."""
@@ -155,14 +174,27 @@ class Train(Section):
     """The fraction of each label that is spread evenly over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weights each class in the loss by the inverse of its frequency in the training images."""
+    sampling: Literal["all", "balanced"] = "all"
+    """`all` shows every image once an epoch; `balanced` draws as many, each class as often as the others."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """The norm that the gradient of a step is shortened to where it is longer."""
     flips: bool = False
     """Train on each image or its mirror image, drawn at random in every epoch; both views are cached."""
     batch_size: BatchSize = 512
     """Images per step, also in the search."""
     epochs: Passes = 3
     """Passes over the training images."""
+    budget: Literal["equal", "own"] = "equal"
+    """The question that is asked. `equal`: which arm is best at the same cost; every arm has the same epochs and
+    batches. `own`: which is best when each is given what it needs, in `[arms.NAME.training]`."""
     refit: Literal["train+validation", "train"] = "train+validation"
     """The images that the final training uses, once the learning rate is chosen."""
+    rehearse: bool = False
+    """Train on the training images alone first, which gives validation curves and the temperature of the
+    probabilities, then anew on both; needs `refit = "train+validation"`."""
+    keep: Literal["last", "best", "average"] = "last"
+    """The weights that training ends with: those of its last epoch, of the epoch with the best validation score, or the
+    mean over the epochs of its last quarter; `best` needs `refit = "train"`."""
     patience: Passes | None = None
     """Stop after this many epochs without a better validation score, and keep the best epoch; needs
     `refit = "train"`."""
@@ -179,6 +211,14 @@ class Train(Section):
         if self.patience and self.refit != "train":
             raise ValueError(
                 'train.patience needs validation images that are not trained on; set train.refit = "train"'
+            )
+        if self.keep == "best" and self.refit != "train":
+            raise ValueError(
+                'train.keep = "best" needs validation images that are not trained on; set train.refit = "train"'
+            )
+        if self.rehearse and self.refit == "train":
+            raise ValueError(
+                'train.rehearse needs train.refit = "train+validation"; without it, training is no rehearsal'
             )
         return self
 
@@ -213,6 +253,9 @@ class Arm(Section):
     """The learning rate of each block relative to the block after it; the head has the full learning rate."""
     rank: Rank = 8
     """The rank of the adapters of `train = "lora"`."""
+    training: dict[str, Any] = {}
+    """Keys of `[train]` that this arm has values of its own for, such as `weight_decay`; `epochs`, `batch_size` and
+    `patience` only where `train.budget = "own"`."""
 
 
 class Settings(Section):
@@ -243,6 +286,25 @@ class Settings(Section):
         if len({name.lower() for name in arms}) < len(arms):
             raise ValueError("arm names should differ in more than upper and lower case")
         return arms
+
+    @model_validator(mode="after")
+    def _arms_train(self) -> "Settings":
+        for name, arm in self.arms.items():
+            if wrong := arm.training.keys() & ARMS_SHARE:
+                raise ValueError(
+                    f"arms.{name}.training.{min(wrong)} cannot differ between arms; set train.{min(wrong)}"
+                )
+            if self.train.budget == "equal" and (own := arm.training.keys() & BUDGET):
+                raise ValueError(
+                    f"arms.{name}.training.{min(own)} gives an arm a budget of its own; set train.budget = "
+                    '"own", or remove it'
+                )
+            try:
+                training_of(arm, self.train)
+            except ValidationError as error:
+                said = "; ".join(_problem(dict(item), Train) for item in error.errors(include_url=False))
+                raise ValueError(f"arms.{name}.training: {said}") from error
+        return self
 
     def weights_of(self, arm: str) -> str:
         """Return the weights that an arm starts from.
@@ -275,6 +337,11 @@ class Recipe(Settings):
 
 
 Valid = TypeVar("Valid", bound=Settings)
+
+
+def training_of(arm: Arm, shared: Train) -> Train:
+    """Return the settings of an arm's final training: those of `[train]` with the arm's own laid over them."""
+    return Train.model_validate({**shared.model_dump(), **arm.training})
 
 
 def built_in_recipes() -> list[str]:
@@ -434,7 +501,7 @@ def _is_name(value: str) -> bool:
     return value.startswith(("hf:", "thaw:"))
 
 
-def _problem(item: dict[str, Any], kind: type[Settings]) -> str:
+def _problem(item: dict[str, Any], kind: type[BaseModel]) -> str:
     """Say in a clause what is wrong with the key of one of pydantic's errors."""
     names = [str(part) for part in item["loc"]]
     section, fields = _section(names, kind)
@@ -466,7 +533,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _section(names: list[str], kind: type[Settings]) -> tuple[str, list[str]]:
+def _section(names: list[str], kind: type[BaseModel]) -> tuple[str, list[str]]:
     """Return the longest prefix of `names` that is a section, and the keys of that section."""
     if names[0] == "arms" and len(names) > 2:
         return f"arms.{names[1]}", list(Arm.model_fields)

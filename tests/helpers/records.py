@@ -31,7 +31,7 @@ def small_record(arm: str, attempts: list[Attempt], epochs: list[Epoch], seconds
         precision="fp32",
         network=FACTS,
         probe=None,
-        search=SearchResult(learning_rate=1e-3, edge=None, attempts=attempts, seconds=0.0),
+        search=SearchResult(learning_rate=1e-3, edge=None, tied=[], attempts=attempts, seconds=0.0),
         training=TrainResult(epochs=epochs, stopped=None, seconds=0.0),
         scores=Scores(accuracy=0.5, precision=0.5, recall=0.5, f1=0.5, loss=0.7, confusion=[[1, 1], [1, 1]]),
         seconds=TrialSeconds(prepare=0.0, search=0.0, train=seconds, test=0.0, total=seconds),

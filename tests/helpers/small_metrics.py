@@ -11,7 +11,10 @@ TRIAL: dict[str, Any] = {
     "learning_rate": 1e-3,
     "edge": None,
     "search": [],
+    "tied": [],
+    "learned": True,
     "epochs": [],
+    "rehearsal": None,
     "stopped": None,
     "probe": None,
     "test": {

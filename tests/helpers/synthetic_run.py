@@ -219,6 +219,9 @@ def _run(
         "learning_rate": rate,
         "edge": "highest" if rate == RATES[-1] else None,
         "search": search,
+        "tied": [],
+        "learned": True,
+        "rehearsal": None,
         "epochs": [{name: value + random.normal(0, 0.003) for name, value in row.items()} for row in curve],
         "test": {
             "accuracy": float(np.diag(confusion).sum() / len(labels)),

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from thaw.recipe import Metric
-from thaw.scoring.measure import measure
+from thaw.scoring.measure import gap_error, measure
 from thaw.scoring.metrics import log_probabilities
 
 
@@ -45,3 +45,15 @@ def test_classes_without_an_image_count_for_nothing(metric: Metric) -> None:
 
 def test_one_class_alone_cannot_be_ranked() -> None:
     assert measure("auroc", np.array([1, 1]), np.array([[0, 1], [1, 0]], np.float32)) == 0.5
+
+
+def test_the_error_of_a_difference_is_that_of_its_images() -> None:
+    """Of accuracies: the standard error of the mean of the images' differences."""
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 3, 4000)
+    first, second = (random.normal(size=(4000, 3)) + 2 * np.eye(3)[labels] for _ in range(2))
+    gaps = (first.argmax(1) == labels).astype(float) - (second.argmax(1) == labels)
+    expected = gaps.std(ddof=1) / np.sqrt(len(gaps))
+    found = gap_error("accuracy", labels, first.astype(np.float32), second.astype(np.float32))
+    assert found == pytest.approx(expected, rel=0.35)  # of 20 groups, 16% of error
+    assert gap_error("auroc", labels, first.astype(np.float32), first.astype(np.float32)) == 0

@@ -98,7 +98,7 @@ def test_losses_are_those_of_a_plain_loop(recipe: Recipe, class_folder: Path, ar
     expected = plain_losses(start, arm, Photographs(class_folder, dataset), batches, rate)
     setup = Setup(network, spec, 0, dataset.labels(FP32.device), dataset.splits, FP32)
     torch.manual_seed(epoch_seed(0, 0))
-    learner = setup.learner(network.trainable, rate)
+    learner = setup.learner(network.trainable, rate, 0.0)
     (history,) = fit(setup.task(dataset.splits.train), [learner], batches, lambda _: None)
     assert history.losses / history.images == pytest.approx(expected, abs=1e-4)
     assert len(expected) == 4

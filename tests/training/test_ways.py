@@ -10,10 +10,11 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from helpers.records import FACTS
 from thaw.cache.checkpoint import load_state, save_state
-from thaw.compute.batches import Inputs, _upload, consecutive, shuffled
+from thaw.compute.batches import Inputs, _upload, balanced, consecutive, shuffled
 from thaw.compute.device import Compute
 from thaw.data.splits import Splits
 from thaw.errors import DivergedError, RecipeError
@@ -23,7 +24,7 @@ from thaw.training import loop
 from thaw.training.loop import Learner, Task, fit, logits_of, make_criterion, make_optimizer, schedule
 from thaw.training.network import Network, Setup, epoch_seed
 from thaw.training.results import Attempt
-from thaw.training.search import _beyond, _halve, search
+from thaw.training.search import Candidate, Tried, _beyond, _halve, _rank, search
 from thaw.training.specs import resolve_arm
 from thaw.training.train import train
 
@@ -175,19 +176,24 @@ def test_an_epoch_with_mirror_images_has_each_image_once() -> None:
     assert (np.concatenate(shuffled(np.arange(20, 50), 8, 0, 0)) == rows % 100).all()
 
 
-def test_halving_spends_its_budget_on_the_better_half() -> None:
+def tried(rate: float, steps: int = 1) -> Tried:
+    score = -abs(np.log10(rate) + 3)
+    return Tried(Attempt(learning_rate=rate, steps=steps, accuracy=0, loss=None, score=score), np.empty((0, 0)))
+
+
+def test_halving_spends_its_budget_on_the_better_half(toys: Toys) -> None:
     asked: list[tuple[int, int]] = []
 
-    def attempt(rates: list[float], steps: int) -> list[Attempt]:
-        asked.append((len(rates), steps))
-        rows = [Attempt(learning_rate=r, steps=steps, accuracy=-abs(np.log10(r) + 3), loss=None) for r in rates]
-        return sorted(rows, key=lambda row: -row.accuracy)
+    def attempt(candidates: list[Candidate], steps: int) -> list[Tried]:
+        asked.append((len(candidates), steps))
+        return [tried(one.learning_rate, steps) for one in candidates]
 
-    assert _halve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], 10, attempt).learning_rate == 1e-3
+    candidates = [Candidate(rate, 0.0) for rate in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
+    assert _halve(candidates, 10, attempt, toys.setup())[0].attempt.learning_rate == 1e-3
     assert asked == [(5, 10), (3, 20), (2, 40), (1, 80)]
-    assert _beyond(1e-1, [1e-3, 1e-2, 1e-1]) == pytest.approx([1.0])
-    assert _beyond(1e-3, [1e-3, 1e-2, 1e-1]) == pytest.approx([1e-4])
-    assert _beyond(1e-2, [1e-3, 1e-2, 1e-1]) == []
+    assert [one.learning_rate for one in _beyond(tried(1e-1), [1e-3, 1e-2, 1e-1])] == pytest.approx([1.0])
+    assert [one.learning_rate for one in _beyond(tried(1e-3), [1e-3, 1e-2, 1e-1])] == pytest.approx([1e-4])
+    assert _beyond(tried(1e-2), [1e-3, 1e-2, 1e-1]) == []
 
 
 def test_a_range_that_is_too_low_is_widened(toys: Toys) -> None:
@@ -222,6 +228,7 @@ def test_trials_share_their_first_step_and_end_as_each_alone_would(toys: Toys, w
                 nn.functional.cross_entropy(plain(torch.from_numpy(pixels[rows])), labels[rows]).backward()
                 optimizer.step()
                 done += 1
+        update_bn([torch.from_numpy(pixels[rows]) for rows in shuffled(splits.train, 8, 0, 0)], plain)
         with torch.no_grad():
             logits = plain.eval()(torch.from_numpy(pixels[splits.validation]))
         expected = nn.functional.cross_entropy(logits, labels[splits.validation])
@@ -235,7 +242,9 @@ def test_a_rate_that_diverges_fails_alone(toys: Toys, tmp_path: Path) -> None:
     found = search(setup)
     assert found.learning_rate == 1e-3
     why = "the loss became infinite"
-    assert found.attempts[1] == Attempt(learning_rate=1e30, steps=15, accuracy=0.0, loss=None, failed=why)
+    assert found.attempts[1] == Attempt(
+        learning_rate=1e30, steps=15, accuracy=0.0, loss=None, learned=False, failed=why
+    )
     assert all(torch.equal(one, other) for one, other in zip(before, setup.network.trainable.parameters(), strict=True))
     assert search(toys.setup(*settings, work=tmp_path)) == found
     with pytest.raises(DivergedError, match=r"^the loss became infinite at every learning rate from 1e\+30"):
@@ -255,12 +264,12 @@ def test_training_that_diverges_keeps_the_last_good_epoch(toys: Toys) -> None:
             bad[:] = np.inf
 
     network.trainable.register_forward_hook(spoil)
-    trained = train(setup, 1e-3)
+    trained = train(setup, 1e-3, 0.0)
     assert trained.stopped == "the loss became infinite in epoch 3, so the weights of the epoch before it stand"
     assert len(trained.epochs) == 2
     assert all(torch.isfinite(p).all() for p in network.trainable.parameters())
     with pytest.raises(DivergedError, match="fp32"):
-        train(replace(setup, compute=Compute(CPU.device, "bf16")), 1e-3)
+        train(replace(setup, compute=Compute(CPU.device, "bf16")), 1e-3, 0.0)
 
 
 @pytest.mark.parametrize(("refit", "rate"), [("train", 1e38), ("train+validation", 1e45)])
@@ -269,7 +278,7 @@ def test_a_last_step_that_diverges_is_noticed(toys: Toys, refit: str, rate: floa
     settings = ("train.batch_size=64", "train.optimizer=sgd", "train.epochs=2", f"train.refit={refit}")
     setup = toys.setup(*settings)
     before = [p.detach().clone() for p in setup.network.trainable.parameters()]
-    trained = train(setup, rate)
+    trained = train(setup, rate, 0.0)
     assert trained.stopped == "the loss became infinite in epoch 1, so it stays as it was, untrained"
     assert trained.epochs == []
     assert all(torch.equal(one, other) for one, other in zip(before, setup.network.trainable.parameters(), strict=True))
@@ -278,7 +287,7 @@ def test_a_last_step_that_diverges_is_noticed(toys: Toys, refit: str, rate: floa
 def test_an_infinite_mask_is_no_divergence(toys: Toys) -> None:
     network = toy_network(toys.pixels)
     network.trainable.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
-    trained = train(toys.setup("train.epochs=2", network=network), 1e-3)
+    trained = train(toys.setup("train.epochs=2", network=network), 1e-3, 0.0)
     assert trained.stopped is None
     assert len(trained.epochs) == 2
 
@@ -287,11 +296,11 @@ def test_seconds_of_what_an_earlier_run_did_are_counted(toys: Toys, tmp_path: Pa
     settings = ("train.epochs=3", "search.learning_rates=[1e-3]")
     first, again = (search(toys.setup(*settings, work=tmp_path)) for _ in range(2))
     assert again.seconds == first.seconds > 0
-    train(toys.setup(*settings, work=tmp_path), 1e-3)
+    train(toys.setup(*settings, work=tmp_path), 1e-3, 0.0)
     tensors, notes = load_state(tmp_path / "epoch.safetensors") or ({}, {})
     assert len(notes["so_far"]["epochs"]) == 2
     save_state(tmp_path / "epoch.safetensors", tensors, notes | {"so_far": notes["so_far"] | {"seconds": 1000.0}})
-    assert train(toys.setup(*settings, work=tmp_path), 1e-3).seconds > 1000
+    assert train(toys.setup(*settings, work=tmp_path), 1e-3, 0.0).seconds > 1000
 
 
 def test_no_batches_are_none(pixels: np.ndarray) -> None:
@@ -303,7 +312,7 @@ def test_no_batches_are_none(pixels: np.ndarray) -> None:
 def test_training_goes_on_from_the_last_epoch_kept(toys: Toys, tmp_path: Path, settings: tuple[str, ...]) -> None:
     settings = ("train.epochs=5", "train.label_smoothing=0.1", *settings)
     unbroken = toy_network(toys.pixels)
-    expected = train(toys.setup(*settings, network=unbroken), 1e-2)
+    expected = train(toys.setup(*settings, network=unbroken), 1e-2, 0.0)
 
     broken = toy_network(toys.pixels)
     steps = 0
@@ -316,9 +325,9 @@ def test_training_goes_on_from_the_last_epoch_kept(toys: Toys, tmp_path: Path, s
 
     broken.trainable.register_forward_hook(kill)
     with pytest.raises(KeyboardInterrupt):
-        train(toys.setup(*settings, work=tmp_path, network=broken), 1e-2)
+        train(toys.setup(*settings, work=tmp_path, network=broken), 1e-2, 0.0)
     resumed = toy_network(toys.pixels)
-    again = train(toys.setup(*settings, work=tmp_path, network=resumed), 1e-2)
+    again = train(toys.setup(*settings, work=tmp_path, network=resumed), 1e-2, 0.0)
     assert (again.epochs, again.stopped) == (expected.epochs, expected.stopped)
     for one, other in zip(unbroken.trainable.parameters(), resumed.trainable.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -327,7 +336,7 @@ def test_training_goes_on_from_the_last_epoch_kept(toys: Toys, tmp_path: Path, s
 def test_patience_keeps_the_best_epoch(toys: Toys) -> None:
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, 2, IMAGES))
     setup = replace(toys.setup("train.epochs=30", "train.patience=2"), labels=labels)
-    trained = train(setup, 3e-2)
+    trained = train(setup, 3e-2, 0.0)
     assert trained.stopped is not None
     scores = [(-(row.validation_accuracy or 0), row.validation_loss) for row in trained.epochs]
     best = scores.index(min(scores))
@@ -378,3 +387,100 @@ def test_logits_are_computed_in_halves_where_memory_runs_out(pixels: np.ndarray)
     assert max(size for size in sizes if size <= 10) > 5
     with pytest.raises(torch.OutOfMemoryError):
         logits_of(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")), network.inputs, batches, CPU)
+
+
+def answered(rate: float, right: int, loss: float) -> Tried:
+    """An attempt that names `right` of the ten validation images, whose labels are 1 and 0 in turn, rightly."""
+    labels = (np.arange(10) % 2 == 0).astype(int)
+    sure = np.where(np.arange(10) < right, 1, -1) * np.log(np.expm1(loss) ** -1)
+    logits = np.zeros((10, 2), np.float32)
+    logits[np.arange(10), labels] = sure
+    attempt = Attempt(learning_rate=rate, steps=1, accuracy=right / 10, score=right / 10, loss=loss)
+    return Tried(attempt, logits)
+
+
+def test_what_validation_cannot_tell_apart_goes_by_loss_then_to_the_middle(toys: Toys) -> None:
+    noise, exact = toys.setup("search.ties=noise"), toys.setup()
+    # one image of ten is no evidence, and equal losses are none either
+    level = [answered(1e-4, 9, 0.4), answered(1e-3, 8, 0.4), answered(1e-2, 9, 0.4)]
+    assert _rank(level, noise)[0].attempt.learning_rate == 1e-3
+    assert _rank(level, exact)[0].attempt.learning_rate == 1e-4
+    # five are
+    assert _rank([answered(1e-4, 4, 0.4), answered(1e-2, 9, 0.4)], noise)[0].attempt.learning_rate == 1e-2
+    # a loss that is lower at every image is
+    assert _rank([answered(1e-4, 10, 0.1), answered(1e-3, 10, 0.4)], noise)[0].attempt.learning_rate == 1e-4
+
+
+def test_where_nothing_is_learned_the_steps_double_and_it_is_said(toys: Toys) -> None:
+    random = np.random.default_rng(1)
+    noise = random.integers(0, 256, toys.pixels.shape, dtype=np.uint8)
+    settings = ("search.learning_rates=[1e-6, 1e-5]", "search.steps=2", "search.max_steps=10")
+    blind = search(toys.setup(*settings, network=toy_network(noise)))
+    assert not blind.learned
+    assert [one.steps for one in blind.attempts] == [2, 2, 4, 4, 8, 8]
+    seen = search(toys.setup("search.learning_rates=[1e-2]", "search.steps=2", "search.max_steps=100"))
+    assert seen.learned
+    assert seen.attempts[-1].learned
+    assert not any(one.learned for one in seen.attempts[:-1])
+
+
+def test_an_attempt_may_follow_the_schedule_of_training(toys: Toys) -> None:
+    """Five epochs of five batches each, all tried: the same loss as after training as long."""
+    settings = ("train.schedule=cosine", "train.warmup=0.2", "train.epochs=5", "search.learning_rates=[1e-2]")
+    (attempt,) = search(toys.setup(*settings, "search.steps=25", "search.schedule=train")).attempts
+    trained = train(toys.setup(*settings), 1e-2, 0.0)
+    assert attempt.loss == pytest.approx(trained.epochs[-1].validation_loss, rel=1e-6)
+
+
+def test_weight_decays_are_tried_at_the_rate_found(toys: Toys) -> None:
+    found = search(toys.setup("train.optimizer=adamw", "search.weight_decays=[0.0, 0.9]", "search.steps=4"))
+    tries = [(one.learning_rate, one.weight_decay) for one in found.attempts]
+    assert tries == [(1e-4, 0.0), (1e-3, 0.0), (1e-2, 0.0), (found.learning_rate, 0.9)]
+    assert found.weight_decay in (0.0, 0.9)
+
+
+def test_the_mean_of_the_last_quarter_is_kept(toys: Toys, tmp_path: Path) -> None:
+    """Of eight epochs the last two; broken off between them, it is the same."""
+    states = []
+    for epochs in (7, 8):
+        network = toy_network(toys.pixels)
+        train(toys.setup(f"train.epochs={epochs}", network=network), 1e-2, 0.0)
+        states.append([p.detach() for p in network.trainable.parameters()])
+    settings = ("train.epochs=8", "train.keep=average")
+    for work in (None, tmp_path):
+        if work:
+            broken = toy_network(toys.pixels)
+            steps = iter(range(1000))
+
+            def stop(*_: object, steps: Any = steps) -> None:
+                if next(steps) == 7 * 7 + 3:
+                    raise KeyboardInterrupt
+
+            broken.trainable.register_forward_hook(stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(toys.setup(*settings, work=work, network=broken), 1e-2, 0.0)
+        network = toy_network(toys.pixels)
+        train(toys.setup(*settings, work=work, network=network), 1e-2, 0.0)
+        for one, other, kept in zip(*states, network.trainable.parameters(), strict=True):
+            torch.testing.assert_close(kept.detach(), (one + other) / 2)
+
+
+def test_long_gradients_are_shortened(toys: Toys) -> None:
+    """One step of SGD moves the weights by the rate times the norm."""
+    moved = {}
+    for clip in (0.01, 1e9):
+        network = toy_network(toys.pixels)
+        before = nn.utils.parameters_to_vector(network.trainable.parameters()).detach().clone()
+        setup = toys.setup("train.optimizer=sgd", "train.batch_size=40", f"train.clip={clip}", network=network)
+        fit(setup.task(setup.splits.train), [setup.learner(network.trainable, 1.0, 0.0)], [setup.splits.train], int)
+        moved[clip] = float((nn.utils.parameters_to_vector(network.trainable.parameters()) - before).detach().norm())
+    assert moved[0.01] == pytest.approx(0.01, rel=1e-4)
+    assert moved[1e9] > 0.05
+
+
+def test_balanced_sampling_shows_each_class_as_often() -> None:
+    labels = np.array([0] * 900 + [1] * 100)
+    drawn = balanced(np.arange(1000), labels, 0, 0)
+    assert len(drawn) == 1000
+    assert 440 < (labels[drawn] == 1).sum() < 560
+    assert not (balanced(np.arange(1000), labels, 0, 1) == drawn).all()

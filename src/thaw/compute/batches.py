@@ -140,6 +140,24 @@ def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) ->
     return batches
 
 
+def balanced(rows: Rows, labels: NDArray[np.int64], seed: int, epoch: int) -> Rows:
+    """As many rows, drawn with replacement, each class as often as the others on average.
+
+    Parameters
+    ----------
+    rows
+        The images to draw from.
+    labels
+        (images,) the class of every image of the study.
+    seed, epoch
+        0 or more; the draw depends on them alone.
+    """
+    weights = 1 / np.bincount(labels[rows])[labels[rows]]
+    random = np.random.default_rng([seed, epoch, 1])
+    drawn: Rows = random.choice(rows, len(rows), p=weights / weights.sum())
+    return drawn
+
+
 def read_rows(array: Array, rows: Rows) -> Array:
     """Rows of a mapped array, in memory of their own; what the system maps around each is given back on the way."""
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)

@@ -31,7 +31,7 @@ def analysis(metrics: Metrics) -> dict[str, str]:
     sentences = {
         "Who wins": (ranking, certainty, seeds),
         "Which to use": (choice,),
-        "How they learn": (_starts, _convergence, _overfitting, _edges, _stops),
+        "How they learn": (_starts, _convergence, _overfitting, _edges, _undecided, _stops),
         "Where they fail": (_mistakes, _other_mistakes),
         "What they cost": (_cost, costs),
     }
@@ -117,6 +117,24 @@ def _edges(metrics: Metrics) -> str:
                 f"The search chose the {edge} learning rate it tried for {listed(arms)}; "
                 f"a still {beyond} one, not tried, may do better."
             )
+    return " ".join(sentences)
+
+
+def _undecided(metrics: Metrics) -> str:
+    """What the searches could not tell."""
+    blind = [named(arm) for arm, it in metrics.arms.items() if not all(trial.learned for trial in it.trials)]
+    tied = [named(arm) for arm, it in metrics.arms.items() if it.learned and it.tied]
+    sentences = []
+    if blind:
+        sentences.append(
+            f"The search decided nothing for {listed(blind)}: no attempt was better than always naming the commonest "
+            "class, so its learning rate is a guess; more steps in [search] may help."
+        )
+    if tied:
+        sentences.append(
+            f"For {listed(tied)} the validation images cannot tell the chosen learning rate from the next ones, so "
+            "that little depends on it."
+        )
     return " ".join(sentences)
 
 

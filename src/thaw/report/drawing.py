@@ -98,10 +98,12 @@ def _of_errors(metrics: Metrics) -> Drawn:
 def _curves(metrics: Metrics, quantity: str) -> Axes:
     def of(name: str) -> dict[str, list[list[float]]]:
         return {
-            arm: [[getattr(epoch, name) for epoch in trial.epochs] for trial in it.trials]
+            arm: [[getattr(epoch, name) for epoch in trial.rehearsal or trial.epochs] for trial in it.trials]
             for arm, it in metrics.arms.items()
         }
 
     validation = f"validation_{quantity}"
-    scored = all(getattr(epoch, validation) is not None for it in metrics.arms.values() for epoch in it.epochs)
+    scored = all(
+        getattr(epoch, validation) is not None for it in metrics.arms.values() for epoch in it.rehearsal or it.epochs
+    )
     return plot_curves(of(quantity), quantity, of(validation) if scored else None)

@@ -110,8 +110,14 @@ class TrialMetrics(Record):
     """Set when that is the lowest or highest learning rate tried, so that a better one may lie beyond."""
     search: list[Attempt]
     """The learning rates tried, in order."""
+    tied: list[float]
+    """Other learning rates that the validation images cannot tell from the chosen one."""
+    learned: bool
+    """Whether any attempt of the search beat always naming the commonest class, beyond chance."""
     epochs: list[Epoch]
     """The epochs of the final training."""
+    rehearsal: list[Epoch] | None
+    """Those of the training on the training images alone before it; None without `train.rehearse`."""
     stopped: str | None
     """Why training ended before its last epoch."""
     probe: ProbeResult | None
@@ -375,6 +381,9 @@ def _trial(record: TrialRecord) -> TrialMetrics:
         learning_rate=record.search.learning_rate,
         edge=record.search.edge,
         search=record.search.attempts,
+        tied=record.search.tied,
+        learned=record.search.learned,
+        rehearsal=record.rehearsal.epochs if record.rehearsal else None,
         epochs=record.training.epochs,
         stopped=record.training.stopped,
         probe=record.probe,

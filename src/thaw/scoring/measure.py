@@ -1,11 +1,15 @@
 """One number to choose by: what a search, early stopping and a verdict compare."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from thaw.recipe import Metric
 from thaw.scoring.metrics import confusion_matrix, log_probabilities, log_probabilities_of, per_class
+
+JACKKNIFE_GROUPS = 20
 
 
 def measure(metric: Metric, labels: NDArray[np.int64], logits: NDArray[np.float32]) -> float:
@@ -49,3 +53,34 @@ def measure(metric: Metric, labels: NDArray[np.int64], logits: NDArray[np.float3
         if 0 < (labels == code).sum() < len(labels)
     ]
     return float(np.mean(of_class)) if of_class else 0.5
+
+
+def gap_error(
+    metric: Metric, labels: NDArray[np.int64], first: NDArray[np.float32], second: NDArray[np.float32]
+) -> float:
+    """Estimate the standard error of the difference of two predictions of the same images by one metric.
+
+    The delete-a-group jackknife (Kott, 2001), which holds for any smooth metric: the difference without each of 20
+    random groups of images, drawn once.
+
+    Parameters
+    ----------
+    metric
+        See `measure`.
+    labels
+        (n,) indices of classes.
+    first, second
+        (n, classes) logits.
+
+    Returns
+    -------
+    float
+        In the metric's own unit; infinite for fewer than two images.
+    """
+    count = min(JACKKNIFE_GROUPS, len(labels))
+    if count < 2:
+        return math.inf
+    group = np.random.default_rng(0).permutation(len(labels)) % count
+    without = [group != one for one in range(count)]
+    gaps = np.array([measure(metric, labels[k], first[k]) - measure(metric, labels[k], second[k]) for k in without])
+    return float(np.sqrt((count - 1) / count * ((gaps - gaps.mean()) ** 2).sum()))

@@ -28,6 +28,8 @@ class Task:
     """(rows of the inputs,) int64, on the device."""
     criterion: nn.CrossEntropyLoss
     compute: Compute
+    clip: float | None = None
+    """The norm that each gradient is shortened to where it is longer."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ def fit(
             if factors is not None:
                 for group, peak in zip(optimizer.param_groups, peaks[index], strict=True):
                     group["lr"] = peak * float(factors[step])
+            if task.clip:
+                nn.utils.clip_grad_norm_(parts[index].parameters(), task.clip)
             optimizer.step()
             steps[index].append((loss, correct))
         advance(1)

@@ -4,20 +4,26 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from thaw.compute.batches import Inputs, Rows, consecutive
+from thaw.compute.batches import Inputs, Rows, balanced, consecutive, shuffled
 from thaw.compute.device import Compute
 from thaw.data.splits import Splits
 from thaw.record import Record
+from thaw.scoring.measure import measure
 from thaw.scoring.metrics import score
 from thaw.training.loop import Learner, Task, logits_of, make_criterion, make_optimizer
 from thaw.training.results import NetworkFacts
 from thaw.training.specs import ArmSpec
 
+STATISTICS_IMAGES = 2048
+"""Images, at most, over which running statistics are estimated anew."""
 Tell = Callable[[str, Sequence[Record]], None]
 """Called with `search` and the attempts so far, or `epochs` and the epochs so far."""
 
@@ -48,6 +54,18 @@ def silent(_: str, __: Sequence[Record]) -> None:
     """Tell nobody."""
 
 
+class Validated(NamedTuple):
+    """What a network answers on the validation images."""
+
+    accuracy: float
+    loss: float
+    """The mean cross-entropy."""
+    score: float
+    """`search.metric`; more is better."""
+    logits: NDArray[np.float32]
+    """(validation images, classes)"""
+
+
 @dataclass(frozen=True)
 class Setup:
     """A network and everything that its search and training depend on."""
@@ -69,39 +87,68 @@ class Setup:
         """How many rows further on an image's mirror image is; 0 without mirror images."""
         return len(self.labels) if self.spec.views == 2 else 0
 
+    def batches(self, rows: Rows, epoch: int) -> list[Rows]:
+        """An epoch's batches of training images, as rows of the inputs; depends on seed and epoch alone."""
+        if self.spec.training.sampling == "balanced":
+            rows = balanced(rows, self.labels.cpu().numpy(), self.seed, epoch)
+        return shuffled(rows, self.spec.training.batch_size, self.seed, epoch, self.mirrored)
+
     def task(self, rows: Rows) -> Task:
         """What the network, or copies of it, are trained on; `rows`, the images trained on, weigh the classes."""
         criterion = make_criterion(self.spec.training, self.labels, rows)
         labels = self.labels.repeat(self.spec.views)  # those of the mirror images follow
-        return Task(self.network.middle, self.network.inputs, labels, criterion, self.compute)
+        clip = self.spec.training.clip
+        return Task(self.network.middle, self.network.inputs, labels, criterion, self.compute, clip)
 
-    def learner(self, trainable: nn.Module, learning_rate: float) -> Learner:
+    def learner(self, trainable: nn.Module, learning_rate: float, weight_decay: float) -> Learner:
         """The trainable part, the network's own or a copy, with the arm's optimizer over it."""
         parameters = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer(self.spec.training, parameters, learning_rate, self.network.scales)
-        return Learner(trainable, optimizer)
+        settings = self.spec.training.model_copy(update={"weight_decay": weight_decay})
+        return Learner(trainable, make_optimizer(settings, parameters, learning_rate, self.network.scales))
 
     def evaluate(self, rows: Rows) -> Tensor:
         """Logits (images, classes) on `rows`, by the network in evaluation mode."""
         batches = consecutive(rows, self.spec.training.batch_size)
         return logits_of(self.network.evaluation, self.network.inputs, batches, self.compute)
 
-    def validate(self) -> tuple[float, float]:
-        """Score the network in evaluation mode on the validation images.
-
-        Returns
-        -------
-        accuracy
-            The fraction that is classified correctly; 0 where a logit is infinite or NaN.
-        loss
-            The mean cross-entropy; infinite where a logit is infinite or NaN.
-        """
+    def validate(self) -> Validated | None:
+        """Score the network in evaluation mode on the validation images; None where a logit is infinite or NaN."""
         rows = self.splits.validation
         logits = self.evaluate(rows)
         if not torch.isfinite(logits).all():
-            return 0.0, np.inf
-        scores = score(self.labels.cpu().numpy()[rows], logits.numpy())
-        return scores.accuracy, scores.loss
+            return None
+        answers, labels = logits.numpy(), self.labels.cpu().numpy()[rows]
+        scores = score(labels, answers)
+        return Validated(scores.accuracy, scores.loss, measure(self.spec.search.metric, labels, answers), answers)
+
+    def estimate_statistics(self, part: nn.Module, rows: Rows) -> None:
+        """Estimate anew the running statistics of the batch normalisation that trains, over training images.
+
+        They follow training at some distance, as moving averages, which few steps leave far behind. The mean over all
+        batches takes their place, as in `torch.optim.swa_utils.update_bn`. Random numbers stay as they were.
+
+        Parameters
+        ----------
+        part
+            The trainable part, the network's own or a copy; changed in place.
+        rows
+            The training images, of which as many as `STATISTICS_IMAGES` are seen, in random order, since batches of one
+            class have too small a variance.
+        """
+        moving = [m for m in part.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        if not moving:
+            return
+        state, momenta = self.compute.random_state(), [module.momentum for module in moving]
+        batches = self.batches(rows, 0)[: -(-STATISTICS_IMAGES // self.spec.training.batch_size)]
+        for module in moving:
+            module.reset_running_stats()
+            module.momentum = None
+        with torch.no_grad(), self.compute.autocast():
+            for tensors in self.network.inputs.batches(batches):
+                part(*tensors if self.network.middle is None else self.network.middle(*tensors))
+        for module, momentum in zip(moving, momenta, strict=True):
+            module.momentum = momentum
+        self.compute.set_random_state(state)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -36,7 +36,7 @@ def probe_head(setup: Setup, dataset: Dataset, shorter: Iterable[Prefix] = ()) -
     network = prepare(spec, setup.seed, dataset, setup.compute, shorter)
     alone = replace(setup, network=network, spec=spec, work=work)
     found = search(alone)
-    trained = train(alone, found.learning_rate)
+    trained = train(alone, found.learning_rate, found.weight_decay)
     head = network.facts.head
     setup.network.model.get_submodule(head).load_state_dict(network.model.get_submodule(head).state_dict())
     return ProbeResult(

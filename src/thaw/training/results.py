@@ -16,12 +16,19 @@ class Attempt(Record):
 
     learning_rate: float
     """The rate."""
+    weight_decay: float = 0.0
+    """Of weight matrices and kernels."""
     steps: int
     """Optimizer steps at that rate."""
     accuracy: float
     """Validation accuracy afterwards; 0 where the attempt failed."""
     loss: float | None
     """Mean validation cross-entropy afterwards; None where the attempt failed."""
+    score: float | None = None
+    """What attempts are compared by, `search.metric` on validation afterwards; more is better, so that a log loss is
+    negative. None where the attempt failed."""
+    learned: bool = True
+    """Whether it answers the validation images better than always naming the commonest class, beyond chance."""
     failed: str | None = None
     """Why the attempt failed."""
 
@@ -31,8 +38,15 @@ class SearchResult(Record):
 
     learning_rate: float
     """The winner."""
+    weight_decay: float = 0.0
+    """The winner's."""
     edge: Literal["lowest", "highest"] | None
-    """Set when the winner is at the edge of what was tried, so that a better rate may lie beyond."""
+    """Set when the winner is at the edge of what was tried and better than the next, beyond noise, so that a better
+    rate may lie beyond."""
+    tied: list[float]
+    """Other learning rates that the validation images cannot tell from the winner after as many steps."""
+    learned: bool = True
+    """Whether any attempt learned; else the search decided nothing."""
     attempts: list[Attempt]
     """All attempts, in the order in which they ran."""
     seconds: float
@@ -50,6 +64,8 @@ class Epoch(Record):
     """Accuracy on the validation images after the epoch; None where the final training sees them."""
     validation_loss: float | None = None
     """Mean cross-entropy on the validation images after the epoch; None where the final training sees them."""
+    validation_score: float | None = None
+    """`search.metric` there, more being better; None where the final training sees them."""
 
 
 class TrainResult(Record):
@@ -145,6 +161,8 @@ class TrialRecord(Record):
     """The learning-rate search."""
     training: TrainResult
     """The final training."""
+    rehearsal: TrainResult | None = None
+    """The training on the training images alone before it, scored on validation; None without `train.rehearse`."""
     scores: Scores
     """Scores on the test images."""
     seconds: TrialSeconds
@@ -159,4 +177,4 @@ class TrialResult:
     logits: NDArray[np.float32]
     """(test images, classes)"""
     validation_logits: NDArray[np.float32] | None
-    """(validation images, classes); None where the final model trained on them."""
+    """(validation images, classes), by a network that has not trained on them; None where there is none."""

@@ -2,30 +2,57 @@
 
 from collections.abc import Callable
 from functools import cache
-from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from thaw.cache.arrays import key_of
-from thaw.cache.checkpoint import cached_json
-from thaw.compute.batches import Rows, shuffled
+from thaw.cache.checkpoint import load_state, save_state
+from thaw.compute.batches import Rows
 from thaw.errors import DivergedError
 from thaw.progress import stage, stopwatch
-from thaw.training.loop import FirstStep, Task, first_step, fit
-from thaw.training.network import Setup, copy_of, epoch_seed, restore, snapshot
+from thaw.scoring.measure import gap_error, measure
+from thaw.training.loop import FirstStep, Task, first_step, fit, schedule
+from thaw.training.network import Setup, Validated, copy_of, epoch_seed, restore, snapshot
 from thaw.training.results import Attempt, SearchResult
 
 SIDE_BY_SIDE_BYTES = 2 << 30
 """Learning rates are tried side by side while the copies of what trains, with gradients and Adam's moments, fit."""
+ONE_ERROR = 1.001
+"""Standard errors by which one attempt has to beat another; more than one, which is what a single image is worth."""
+BEYOND_CHANCE = 1.645
+"""Standard errors by which an attempt has to beat the class frequencies to have learned anything: 5%, one-sided."""
 WIDENINGS = 2
 """How often a halving goes on beyond an edge of its range."""
 
 
-def search(setup: Setup) -> SearchResult:
-    """Try learning rates on the same batches from the same start; the best validation accuracy wins.
+class Candidate(NamedTuple):
+    """What an attempt tries."""
 
-    Of equal accuracies the lower validation loss wins, then the lower learning rate.
+    learning_rate: float
+    weight_decay: float
+
+
+class Tried(NamedTuple):
+    """An attempt, and what its network answered on the validation images."""
+
+    attempt: Attempt
+    logits: NDArray[np.float32]
+    """(validation images, classes); none where the attempt failed."""
+
+
+Try = Callable[[list[Candidate], int], list[Tried]]
+"""Tries candidates for a number of steps."""
+
+
+def search(setup: Setup) -> SearchResult:
+    """Try learning rates on the same batches from the same start; the best on the validation images wins.
+
+    Of attempts that count as equally good (`search.ties`) the lowest validation loss wins. Where no attempt learns
+    anything, the search begins again with twice the steps, up to `search.max_steps`.
 
     Parameters
     ----------
@@ -43,10 +70,43 @@ def search(setup: Setup) -> SearchResult:
     DivergedError
         The loss became infinite or NaN at every learning rate.
     """
-    settings, rows = setup.spec.search, setup.splits.train
-    task = setup.task(rows)
-    attempts: dict[tuple[float, int], Attempt] = {}
+    settings, decay = setup.spec.search, setup.spec.training.weight_decay
+    tried: dict[tuple[Candidate, int], Tried] = {}
     seconds: list[float] = []
+    attempt = _attempts(setup, tried, seconds)
+    halving = settings.method == "halving"
+    rates = [float(rate) for rate in np.geomspace(settings.range[0], settings.range[1], settings.candidates)]
+    candidates = [Candidate(rate, decay) for rate in (rates if halving else settings.learning_rates)]
+    steps = settings.steps
+    while not _any_learned(attempt(candidates, steps)) and 2 * steps <= (settings.max_steps or 0):
+        steps *= 2
+    ranked = _rank(attempt(candidates, steps), setup)
+    if halving:
+        ranked = _halve(candidates, steps, attempt, setup)
+        for _ in range(WIDENINGS):
+            beyond = _beyond(ranked[0], [one.learning_rate for one in candidates])
+            tied = settings.ties == "noise" and len(ranked) > 2 and not _better(ranked[1], ranked[2], setup)
+            if not beyond or tied:
+                break
+            ranked = _halve([_candidate(ranked[0]), *beyond], steps, attempt, setup)
+            candidates = sorted({*candidates, *beyond})
+    best = ranked[0].attempt
+    if settings.weight_decays and not best.failed:
+        decays = [Candidate(best.learning_rate, one) for one in settings.weight_decays]
+        best = _rank(attempt(decays, best.steps), setup)[0].attempt
+    if best.failed:
+        rates = [one.learning_rate for one in candidates]
+        raise DivergedError(
+            f"the loss became infinite at every learning rate from {min(rates):g} to {max(rates):g}; lower them in "
+            "[search], or look at the weights that the arm starts from."
+        )
+    same = [one for (_, taken), one in tried.items() if taken == best.steps and one.attempt.weight_decay == decay]
+    return _result(best, same, [one.attempt for one in tried.values()], sum(seconds), setup)
+
+
+def _attempts(setup: Setup, tried: dict[tuple[Candidate, int], Tried], seconds: list[float]) -> Try:
+    """A function that tries candidates, each once, and notes them in `tried` and their seconds."""
+    task = setup.task(setup.splits.train)
 
     @cache
     def opening() -> FirstStep:
@@ -55,110 +115,184 @@ def search(setup: Setup) -> SearchResult:
         setup.compute.seed(epoch_seed(setup.seed, 0))
         return first_step(task, setup.network.trainable, batch)
 
-    def attempt(rates: list[float], steps: int) -> list[Attempt]:
-        """Try each rate; the best comes first."""
-        new = [rate for rate in rates if (rate, steps) not in attempts]
+    def attempt(candidates: list[Candidate], steps: int) -> list[Tried]:
+        new = [one for one in candidates if (one, steps) not in tried]
         for lane in _lanes(new, setup):
-
-            def run(lane: list[float] = lane) -> dict[str, Any]:
+            path = setup.work and setup.work / f"{key_of(lane=lane, steps=steps)}.safetensors"
+            found = _load(path)
+            if found is None:
                 elapsed = stopwatch()
-                tried = _try(setup, task, lane, _epochs(setup, steps), opening())
-                return {"attempts": [one.model_dump() for one in tried], "seconds": elapsed()}
+                found = _try(setup, task, lane, _epochs(setup, steps), opening()), elapsed()
+                _save(path, *found)
+            tried.update({(_candidate(one), steps): one for one in found[0]})
+            seconds.append(found[1])
+            setup.tell("search", [one.attempt for one in tried.values()])
+        return [tried[one, steps] for one in candidates]
 
-            found = cached_json(setup.work, key_of(rates=lane, steps=steps), run) if setup.work else run()
-            tried = map(Attempt.model_validate, found["attempts"])
-            attempts.update({(one.learning_rate, steps): one for one in tried})
-            seconds.append(found["seconds"])
-            setup.tell("search", list(attempts.values()))
-        return sorted((attempts[rate, steps] for rate in rates), key=_order)
+    return attempt
 
-    if settings.method == "grid":
-        rates = list(settings.learning_rates)
-        best = attempt(rates, settings.steps)[0]
-    else:
-        rates = [float(rate) for rate in np.geomspace(settings.range[0], settings.range[1], settings.candidates)]
-        best = _halve(rates, settings.steps, attempt)
-        for _ in range(WIDENINGS):
-            beyond = _beyond(best.learning_rate, rates)
-            if not beyond:
-                break
-            best = _halve([best.learning_rate, *beyond], settings.steps, attempt)
-            rates = sorted([*rates, *beyond])
-    if best.failed:
-        raise DivergedError(
-            f"the loss became infinite at every learning rate from {min(rates):g} to {max(rates):g}; lower them in "
-            "[search], or look at the weights that the arm starts from."
-        )
-    rate = best.learning_rate
-    edges = {min(rates): "lowest", max(rates): "highest"} if len(rates) > 1 else {}
+
+def _result(best: Attempt, same: list[Tried], attempts: list[Attempt], seconds: float, setup: Setup) -> SearchResult:
+    """The outcome; `same` are the attempts with as many steps and the recipe's weight decay."""
+    rate, rates = best.learning_rate, sorted({one.learning_rate for one in attempts})
+    winner = next(one for one in same if one.attempt.learning_rate == rate)
+    good = [one for one in same if one.attempt.failed is None and one.attempt.learning_rate != rate]
+    tied = [one.attempt.learning_rate for one in good if not _better(winner, one, setup)]
+    next_to = sorted(good, key=lambda one: abs(np.log(one.attempt.learning_rate / rate)))[:1]
+    told = all(one.attempt.learning_rate not in tied for one in next_to)
+    edge = {rates[0]: "lowest", rates[-1]: "highest"}.get(rate) if len(rates) > 1 and told else None
     return SearchResult.model_validate(
-        {"learning_rate": rate, "edge": edges.get(rate), "attempts": [*attempts.values()], "seconds": sum(seconds)}
+        {
+            "learning_rate": rate,
+            "weight_decay": best.weight_decay,
+            "edge": edge,
+            "tied": sorted(tied),
+            "learned": any(one.learned for one in attempts),
+            "attempts": attempts,
+            "seconds": seconds,
+        }
     )
 
 
-def _halve(rates: list[float], steps: int, attempt: Callable[[list[float], int], list[Attempt]]) -> Attempt:
+def _candidate(tried: Tried) -> Candidate:
+    return Candidate(tried.attempt.learning_rate, tried.attempt.weight_decay)
+
+
+def _any_learned(tried: list[Tried]) -> bool:
+    return any(one.attempt.learned for one in tried)
+
+
+def _halve(candidates: list[Candidate], steps: int, attempt: Try, setup: Setup) -> list[Tried]:
     """Successive halving (Jamieson & Talwalkar, 2016): the better half goes on with twice the steps, to the last one.
 
-    Each round starts anew, so that an attempt depends on its rate and steps alone.
+    Each round starts anew, so that an attempt depends on its rate and steps alone. Returns the last one, then those of
+    the round before it.
     """
+    before: list[Tried] = []
     while True:
-        ranked = attempt(rates, steps)
+        ranked = _rank(attempt(candidates, steps), setup)
         if len(ranked) == 1:
-            return ranked[0]
-        rates = [one.learning_rate for one in ranked[: (len(ranked) + 1) // 2]]
+            return [*ranked, *before]
+        before, candidates = ranked, [_candidate(one) for one in ranked[: (len(ranked) + 1) // 2]]
         steps *= 2
 
 
-def _beyond(best: float, rates: list[float]) -> list[float]:
+def _beyond(best: Tried, rates: list[float]) -> list[Candidate]:
     """Half as many rates again, as far apart, beyond the edge at which the best one lies; none inside."""
-    ratio, count = rates[1] / rates[0], max(1, len(rates) // 2)
-    if best == max(rates):
-        return [best * ratio**step for step in range(1, count + 1)]
-    if best == min(rates):
-        return [best / ratio**step for step in range(1, count + 1)]
-    return []
+    ratio, count, rate = rates[1] / rates[0], max(1, len(rates) // 2), best.attempt.learning_rate
+    factor = {max(rates): ratio, min(rates): 1 / ratio}.get(rate)
+    powers = range(1, count + 1) if factor else ()
+    return [Candidate(rate * (factor or 1) ** power, best.attempt.weight_decay) for power in powers]
 
 
-def _order(attempt: Attempt) -> tuple[bool, float, float, float]:
-    return bool(attempt.failed), -attempt.accuracy, attempt.loss or 0.0, attempt.learning_rate
+def _rank(tried: list[Tried], setup: Setup) -> list[Tried]:
+    """From the best to the worst; see `search.ties`."""
+    ranked = sorted(tried, key=_order)
+    if setup.spec.search.ties == "exact" or ranked[0].attempt.failed:
+        return ranked
+    labels = setup.labels.cpu().numpy()[setup.splits.validation]
+    good = [one for one in ranked if one.attempt.failed is None]
+    level = [one for one in good if not _better(good[0], one, setup)]
+    lowest = min(level, key=lambda one: one.attempt.loss or 0.0)
+    alike = [
+        one
+        for one in level
+        if (one.attempt.loss or 0) - (lowest.attempt.loss or 0)
+        <= ONE_ERROR * gap_error("log_loss", labels, lowest.logits, one.logits)
+    ]
+    middle = sorted(alike, key=lambda one: one.attempt.learning_rate)[(len(alike) - 1) // 2]
+    return [middle, *(one for one in ranked if one is not middle)]
 
 
-def _lanes(rates: list[float], setup: Setup) -> list[list[float]]:
-    """Rates that are tried side by side: all, where they share a middle and their copies fit; else one by one."""
+def _better(one: Tried, other: Tried, setup: Setup) -> bool:
+    """Whether the validation images tell one attempt's score from another's: by more than one standard error."""
+    labels = setup.labels.cpu().numpy()[setup.splits.validation]
+    gap = (one.attempt.score or 0.0) - (other.attempt.score or 0.0)
+    return gap > ONE_ERROR * gap_error(setup.spec.search.metric, labels, one.logits, other.logits)
+
+
+def _order(tried: Tried) -> tuple[bool, float, float, float]:
+    attempt = tried.attempt
+    return bool(attempt.failed), -(attempt.score or 0.0), attempt.loss or 0.0, attempt.learning_rate
+
+
+def _learned(validated: Validated, setup: Setup) -> bool:
+    """Whether answers beat those of the training images' class frequencies, by metric or loss, beyond chance (5%)."""
+    labels = setup.labels.cpu().numpy()
+    counts = np.bincount(labels[setup.splits.train], minlength=validated.logits.shape[1])
+    constant = np.log(np.maximum(counts, 0.5) / counts.sum()).astype(np.float32)
+    held, always = labels[setup.splits.validation], np.tile(constant, (len(validated.logits), 1))
+    return any(
+        measure(metric, held, validated.logits) - measure(metric, held, always)
+        > BEYOND_CHANCE * gap_error(metric, held, validated.logits, always)
+        for metric in ("log_loss", setup.spec.search.metric)
+    )
+
+
+def _lanes(candidates: list[Candidate], setup: Setup) -> list[list[Candidate]]:
+    """Those that are tried side by side: all, where they share a middle and their copies fit; else one by one."""
     network = setup.network
     trained = sum(p.nbytes for p in network.trainable.parameters() if p.requires_grad)
-    if network.middle is None or not rates:
-        return [[rate] for rate in rates]
+    if network.middle is None or not candidates:
+        return [[one] for one in candidates]
     width = max(1, SIDE_BY_SIDE_BYTES // (trained * 4))
-    return [rates[start : start + width] for start in range(0, len(rates), width)]
+    return [candidates[start : start + width] for start in range(0, len(candidates), width)]
 
 
-def _try(setup: Setup, task: Task, lane: list[float], epochs: list[list[Rows]], opening: FirstStep) -> list[Attempt]:
+def _try(setup: Setup, task: Task, lane: list[Candidate], epochs: list[list[Rows]], opening: FirstStep) -> list[Tried]:
     """Train from the network's present state at each rate, side by side, and score; the state is as before then."""
-    trainable = setup.network.trainable
+    trainable, steps = setup.network.trainable, sum(map(len, epochs))
     start = snapshot(trainable)
     copies = [trainable] if len(lane) == 1 else [copy_of(trainable) for _ in lane]
-    learners = [setup.learner(part, rate) for part, rate in zip(copies, lane, strict=True)]
-    steps = sum(map(len, epochs))
+    learners = [setup.learner(part, *one) for part, one in zip(copies, lane, strict=True)]
+    lengths = [len(batches) for batches in epochs]
+    factors: list[NDArray[np.float64] | None] = [None] * len(epochs)
+    if setup.spec.search.schedule == "train":
+        factors = [*np.split(schedule(setup.spec.training, steps), np.cumsum(lengths)[:-1])]
     diverged = [False] * len(lane)
     with stage("search", steps, "steps") as advance:
         for epoch, batches in enumerate(epochs):
             task.compute.seed(epoch_seed(setup.seed, epoch))
-            histories = fit(task, learners, batches, advance, opening=None if epoch else opening)
+            histories = fit(task, learners, batches, advance, factors[epoch], None if epoch else opening)
             diverged = [before or history.diverged() for before, history in zip(diverged, histories, strict=True)]
-    attempts = []
-    for rate, part, failed in zip(lane, copies, diverged, strict=True):
-        accuracy, loss = 0.0, np.inf
+    tried = []
+    for one, part, failed in zip(lane, copies, diverged, strict=True):
+        validated = None
         if not failed:
             restore(trainable, snapshot(part))
-            accuracy, loss = setup.validate()
-        if np.isfinite(loss):
-            attempts.append(Attempt(learning_rate=rate, steps=steps, accuracy=accuracy, loss=loss))
-        else:
-            why = "the loss became infinite"
-            attempts.append(Attempt(learning_rate=rate, steps=steps, accuracy=0.0, loss=None, failed=why))
+            setup.estimate_statistics(trainable, setup.splits.train)
+            validated = setup.validate()
+        tried.append(_tried(one, steps, validated, setup))
     restore(trainable, start)
-    return attempts
+    return tried
+
+
+def _tried(one: Candidate, steps: int, validated: Validated | None, setup: Setup) -> Tried:
+    """Write an attempt down; nothing was validated where it failed."""
+    found: dict[str, Any] = {"accuracy": 0.0, "loss": None, "score": None, "learned": False}
+    if validated is None:
+        found["failed"] = "the loss became infinite"
+    else:
+        found = {**validated._asdict(), "learned": _learned(validated, setup)}
+    logits = found.pop("logits", np.empty((0, 0), np.float32))
+    return Tried(Attempt.model_validate({**one._asdict(), "steps": steps, **found}), logits)
+
+
+def _save(path: Path | None, tried: list[Tried], seconds: float) -> None:
+    """Write down what a lane found, for a study that goes on."""
+    if path is not None:
+        logits = {str(place): torch.from_numpy(one.logits) for place, one in enumerate(tried)}
+        save_state(path, logits, {"attempts": [one.attempt.model_dump() for one in tried], "seconds": seconds})
+
+
+def _load(path: Path | None) -> tuple[list[Tried], float] | None:
+    """What `_save` wrote; None where there is none."""
+    state = None if path is None else load_state(path)
+    if state is None:
+        return None
+    logits, notes = state
+    attempts = [Attempt.model_validate(one) for one in notes["attempts"]]
+    return [Tried(one, logits[str(place)].numpy()) for place, one in enumerate(attempts)], notes["seconds"]
 
 
 def _epochs(setup: Setup, steps: int) -> list[list[Rows]]:
@@ -166,7 +300,6 @@ def _epochs(setup: Setup, steps: int) -> list[list[Rows]]:
     epochs: list[list[Rows]] = []
     left = steps
     while left > 0:
-        batches = shuffled(setup.splits.train, setup.spec.training.batch_size, setup.seed, len(epochs), setup.mirrored)
-        epochs.append(list(islice(batches, left)))
+        epochs.append(setup.batches(setup.splits.train, len(epochs))[:left])
         left -= len(epochs[-1])
     return epochs

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from thaw.recipe import Arm, Search, Settings, Train
+from thaw.recipe import Arm, Search, Settings, Train, training_of
 from thaw.recipes import embedded_weights
 from thaw.record import Record
 
@@ -58,7 +58,7 @@ def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
         frozen=settings.model.frozen,
         cached=settings.cache.activations == "auto",
         search=settings.search,
-        training=settings.train,
+        training=training_of(arm, settings.train),
     )
 
 
@@ -67,7 +67,7 @@ def head_only(spec: ArmSpec) -> ArmSpec:
 
     It never sees a validation image, since the arm's own search is scored on these.
     """
-    training = spec.training.model_copy(update={"refit": "train"})
+    training = spec.training.model_copy(update={"refit": "train", "rehearse": False})
     return spec.model_copy(update={"train": "head", "layer_decay": 1.0, "probe": False, "training": training})
 
 
