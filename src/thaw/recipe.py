@@ -165,7 +165,8 @@ class Train(Section):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """torch's Adam, AdamW, or SGD with momentum 0.9."""
     weight_decay: WeightDecay = 0.0
-    """Weight decay of weight matrices and kernels; biases and normalisation layers have none."""
+    """Weight decay of weight matrices and kernels; biases, normalisation layers, position embeddings, class tokens and
+    tables of relative positions have none, as in timm."""
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning-rate schedule of the final training: `cosine` falls to zero along half a cosine."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -243,14 +244,16 @@ class Arm(Section):
 
     train: str | Annotated[list[str], Field(min_length=1)]
     """The parameters to train: `all`; `head`; `last-stage`, from the last downsampling on; `norm`, the normalisation
-    layers and the head; `bias`, all biases and the head (BitFit); `lora`, low-rank adapters on the linear layers and
-    the head; or module names or globs: `["classifier.4", "features.1?"]`."""
+    layers and the head; `bias`, all biases and the head (BitFit); `lora`, low-rank adapters on linear layers, 1 x 1
+    convolutions and the projections of attention, and the head; or module names or globs:
+    `["classifier.4", "features.1?"]`."""
     weights: str | None = None
     """The weights that this arm starts from; by default `model.weights`."""
     probe: bool = False
     """Train the head alone first, then continue from there (linear probing, then fine-tuning: LP-FT)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate of each block relative to the block after it; the head has the full learning rate."""
+    """The learning rate of each block relative to the block after it; the head has the full learning rate. Blocks are
+    counted as timm and BEiT count them: a block of a stage is one, and the stem with the embeddings is one."""
     rank: Rank = 8
     """The rank of the adapters of `train = "lora"`."""
     training: dict[str, Any] = {}

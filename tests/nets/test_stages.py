@@ -1,14 +1,12 @@
-"""Blocks, the last stage of any backbone, and layer-wise learning rates against timm's own."""
+"""Blocks, and the last stage of any backbone."""
 
 import pytest
-import timm
 import torch
 import torchvision
-from timm.optim import param_groups_layer_decay
 
 from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze
-from thaw.nets.stages import blocks, last_stage, layer_decay_scales
+from thaw.nets.stages import blocks, last_stage
 
 
 @pytest.mark.parametrize(
@@ -36,19 +34,6 @@ def test_blocks_of_torchvisions_transformer_leave_its_position_embedding_out() -
         *(f"encoder.layers.encoder_layer_{index}" for index in range(12)),
         "encoder.ln",
     ]
-
-
-def test_layer_wise_learning_rates_are_those_of_timm() -> None:
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=4)
-    groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.7)
-    expected = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    scales = layer_decay_scales(model, "head", 0.7, 224)
-    # timm counts the last norm with the head and the patch embedding with the position embedding; blocks are ours
-    inside = [parameter for block in model.blocks for parameter in block.parameters()]
-    ratio = {round(scales[parameter] / expected[id(parameter)], 6) for parameter in inside}
-    assert len(ratio) == 1
-    assert scales[model.head.weight] == 1
-    assert scales[model.pos_embed] == pytest.approx(0.7**7)
 
 
 @pytest.mark.parametrize(("train", "kinds"), [("norm", {"BatchNorm2d", "Linear"}), ("bias", {"BatchNorm2d", "Linear"})])

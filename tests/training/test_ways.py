@@ -75,7 +75,7 @@ def toy_network(pixels: np.ndarray, middle: nn.Module | None = None, model: nn.M
     torch.manual_seed(0)
     model = model or Toy()
     evaluation = twin(model).eval() if middle else model
-    return Network(model, middle, model, evaluation, Inputs((pixels,), CPU.device), "toy", (), FACTS)
+    return Network(model, middle, model, evaluation, Inputs((pixels,), CPU.device), "toy", (), (), FACTS)
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,10 @@ def test_balanced_weights_are_scikit_learns() -> None:
     np.testing.assert_allclose(criterion.weight, expected, rtol=1e-6)
 
 
-def test_weight_decay_is_for_matrices_and_scales_are_for_their_parameter() -> None:
+def test_weight_decay_and_scales_are_for_their_parameters() -> None:
     layer = nn.Linear(3, 2)
-    optimizer = make_optimizer(Train(optimizer="sgd", weight_decay=0.1), [layer.weight, layer.bias], 0.5, (0.1, 1.0))
+    settings, parameters = Train(optimizer="sgd", weight_decay=0.1), [layer.weight, layer.bias]
+    optimizer = make_optimizer(settings, parameters, 0.5, (0.1, 1.0), (True, False))
     weight = layer.weight.detach().clone()
     bias = layer.bias.detach().clone()
     layer.weight.grad, layer.bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)

@@ -8,9 +8,9 @@ from typing import Literal
 from torch import nn
 
 from thaw.errors import ModelError
-from thaw.nets.adapters import LoRALinear
+from thaw.nets.adapters import adapter_parameters
 from thaw.nets.prefix.trace import trace, trains
-from thaw.nets.stages import blocks, last_stage
+from thaw.nets.stages import blocks, is_normalisation, last_stage
 
 BATCH_NORMALISATION = nn.modules.batchnorm._BatchNorm
 
@@ -76,7 +76,7 @@ def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> 
         for parameter, _ in module.named_parameters(recurse=False)
     }
     if train == "norm":
-        chosen = {name for name, module in own.items() if "norm" in type(module).__name__.lower()}
+        chosen = {name for name, module in own.items() if is_normalisation(module)}
         what = "normalisation layers with parameters"
     elif train == "bias":
         # attention layers call theirs in_proj_bias, q_bias or v_bias
@@ -84,8 +84,7 @@ def _trained(model: nn.Module, head: str, train: str | list[str], size: int) -> 
         chosen = {name for name in named if not name.startswith(f"{head}.")}
         what = "biases before the head"
     elif train == "lora":
-        chosen = {name for name in own if name.endswith((".up.weight", ".down.weight"))}
-        chosen = {name for name in chosen if isinstance(model.get_submodule(name.rsplit(".", 2)[0]), LoRALinear)}
+        chosen = adapter_parameters(model)
         what = "adapters"
     else:
         patterns = ["*"] if train == "all" else [train] if isinstance(train, str) else train

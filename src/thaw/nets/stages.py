@@ -1,5 +1,6 @@
-"""The blocks of a backbone in the order in which they run, its last stage, and layer-wise learning rates."""
+"""The blocks of a backbone in the order in which they run, and its last stage."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,17 +32,37 @@ def blocks(model: nn.Module, head: str, size: int) -> list[Block]:
     size
         Height and width of the images on which the blocks are observed.
     """
+    return [Block(name, count) for name, count in parts_in_order(model, head, size, _block).items()]
+
+
+def parts_in_order(model: nn.Module, head: str, size: int, part_of: Callable[[nn.Module, str], str]) -> dict[str, int]:
+    """Return the parts of a network that have parameters, without the head, in the order in which they run.
+
+    Parameters
+    ----------
+    model
+        The network; not changed.
+    head
+        The name of the module that computes the logits.
+    size
+        Height and width of the images on which the parts are observed.
+    part_of
+        The name of the part that a module belongs to, of the network and the module's name.
+
+    Returns
+    -------
+    dict
+        By name, the number of positions in the output of each part's last layer; see `Block.positions`.
+    """
     layers = {
         name: module
         for name, module in model.named_modules()
         if name and next(module.parameters(recurse=False), None) is not None and name != head
     }
-    block_of = {name: _block(model, name) for name in layers}
-    # parameters that a network adds between its blocks, such as a position embedding, are not a block
-    block_of = {
-        name: block
-        for name, block in block_of.items()
-        if not any(o.startswith(f"{block}.") for o in layers if name == block)
+    parts = {name: part_of(model, name) for name in layers}
+    # parameters that a network adds between its parts, such as a position embedding, are not a part
+    parts = {
+        name: part for name, part in parts.items() if not any(o.startswith(f"{part}.") for o in layers if name == part)
     }
     positions: dict[str, int] = {}
     network = twin(model).eval()
@@ -52,19 +73,18 @@ def blocks(model: nn.Module, head: str, size: int) -> list[Block]:
             if isinstance(output, Tensor):
                 weight = getattr(layers[name], "weight", None)
                 channels = 1 if weight is None else weight.shape[0]
-                positions.setdefault(block_of[name], 0)
-                positions[block_of[name]] = max(1, output[0].numel() // channels)
+                positions[parts[name]] = max(1, output[0].numel() // channels)
 
         hooks.append(network.get_submodule(name).register_forward_hook(note))
 
-    for name in block_of:
+    for name in parts:
         watch(name)
     device = next(model.parameters()).device
     with torch.inference_mode():
         network(torch.zeros(1, 3, size, size, device=device))
     for hook in hooks:
         hook.remove()
-    return [Block(name, count) for name, count in positions.items()]
+    return positions
 
 
 def last_stage(of: list[Block]) -> list[str]:
@@ -84,31 +104,9 @@ def last_stage(of: list[Block]) -> list[str]:
     return [block.name for block in stage]
 
 
-def layer_decay_scales(model: nn.Module, head: str, decay: float, size: int) -> dict[nn.Parameter, float]:
-    """Return the factor of the learning rate of each parameter: `decay` to the power of the number of blocks after it.
-
-    The factor of the head is 1. Parameters outside of all blocks, such as a position embedding, count as before the
-    first one. Layer-wise learning-rate decay as in BEiT (Bao et al., 2021, arXiv:2106.08254).
-
-    Parameters
-    ----------
-    model
-        The network; not changed.
-    head
-        The name of the module that computes the logits.
-    decay
-        The factor from one block to the block before it; 1 for the same learning rate everywhere.
-    size
-        Height and width of the images on which the blocks are observed.
-    """
-    if decay == 1:
-        return dict.fromkeys(model.parameters(), 1.0)
-    names = [block.name for block in blocks(model, head, size)]
-    scales = {}
-    for name, parameter in model.named_parameters():
-        places = [place for place, block in enumerate([*names, head]) if f"{name}.".startswith(f"{block}.")]
-        scales[parameter] = decay ** (len(names) - (places[0] if places else -1))
-    return scales
+def is_normalisation(module: nn.Module) -> bool:
+    """Return True for a normalisation layer of torch, torchvision or timm."""
+    return "norm" in type(module).__name__.lower()
 
 
 def _stays(of: list[Block]) -> bool:

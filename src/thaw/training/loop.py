@@ -88,24 +88,31 @@ def make_criterion(settings: Train, labels: Tensor, rows: Rows) -> nn.CrossEntro
 
 
 def make_optimizer(
-    settings: Train, parameters: list[nn.Parameter], learning_rate: float, scales: tuple[float, ...] = ()
+    settings: Train,
+    parameters: list[nn.Parameter],
+    learning_rate: float,
+    scales: tuple[float, ...] = (),
+    decayed: tuple[bool, ...] = (),
 ) -> torch.optim.Optimizer:
     """torch's Adam, AdamW or SGD with momentum 0.9, fused into one kernel.
 
     Parameters
     ----------
     settings
-        Its `optimizer` and `weight_decay`, which only parameters of two dimensions or more have.
+        Its `optimizer` and `weight_decay`.
     parameters
         What trains.
     learning_rate
         That of a parameter whose scale is 1.
     scales
         What multiplies the learning rate of each parameter, in order; by default 1.
+    decayed
+        Whether each parameter has weight decay, in order; by default all have.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter, scale in zip(parameters, scales or [1.0] * len(parameters), strict=True):
-        groups.setdefault((scale, settings.weight_decay > 0 and parameter.ndim > 1), []).append(parameter)
+    each = zip(parameters, scales or [1.0] * len(parameters), decayed or [True] * len(parameters), strict=True)
+    for parameter, scale, decays in each:
+        groups.setdefault((scale, settings.weight_decay > 0 and decays), []).append(parameter)
     options: list[dict[str, Any]] = [
         {"params": members, "lr": learning_rate * scale, "weight_decay": settings.weight_decay if decays else 0.0}
         for (scale, decays), members in groups.items()

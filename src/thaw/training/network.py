@@ -46,6 +46,8 @@ class Network:
     """The content key of the inputs."""
     scales: tuple[float, ...]
     """What multiplies the learning rate of each trained parameter."""
+    decayed: tuple[bool, ...]
+    """Whether each trained parameter has weight decay."""
     facts: NetworkFacts
     """What is written down of it."""
 
@@ -104,7 +106,8 @@ class Setup:
         """The trainable part, the network's own or a copy, with the arm's optimizer over it."""
         parameters = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
         settings = self.spec.training.model_copy(update={"weight_decay": weight_decay})
-        return Learner(trainable, make_optimizer(settings, parameters, learning_rate, self.network.scales))
+        scales, decayed = self.network.scales, self.network.decayed
+        return Learner(trainable, make_optimizer(settings, parameters, learning_rate, scales, decayed))
 
     def evaluate(self, rows: Rows) -> Tensor:
         """Logits (images, classes) on `rows`, by the network in evaluation mode."""

@@ -17,12 +17,12 @@ from thaw.errors import ModelError
 from thaw.images.preprocessing import Normalise
 from thaw.nets.adapters import add_adapters
 from thaw.nets.backbones import build_backbone, native_size
+from thaw.nets.decay import decayed_parameters, layer_decay_scales
 from thaw.nets.freezing import ModuleRow, freeze, set_mode
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.split import Split, split
 from thaw.nets.prefix.trace import EvalNetwork, twin
-from thaw.nets.stages import layer_decay_scales
 from thaw.progress import say
 from thaw.training.activations import Prefix, cached_activations, describe_prefix, views_of
 from thaw.training.network import Network
@@ -186,9 +186,12 @@ def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorte
     middle = None if middle is None else hold_frozen(middle, compute)
     trainable, evaluation = hold_frozen(trainable, compute), hold_frozen(evaluation, compute)
     rates = layer_decay_scales(built.model, built.head, spec.layer_decay, native_size(spec.backbone))
-    scales = tuple(rates[parameter] for parameter in trainable.parameters() if parameter.requires_grad)
+    trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
+    scales = tuple(rates[parameter] for parameter in trained)
+    decays = decayed_parameters(built.model)
+    decayed = tuple(parameter in decays for parameter in trained)
     facts = built.facts(len(dataset.pixels), channels_last)
-    return Network(built.model, middle, trainable, evaluation, inputs, key, scales, facts)
+    return Network(built.model, middle, trainable, evaluation, inputs, key, scales, decayed, facts)
 
 
 def _activations(
