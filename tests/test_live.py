@@ -50,7 +50,9 @@ def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
             advance(4)
             seen = read(tmp_path)
             assert (seen["state"], seen["stage"], seen["done"], seen["total"]) == ("running", "training", 4, 10)
-            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": rows, "seconds": None}]
+            assert seen["arms"]["scratch"] == [
+                {"seed": 0, "search": search, "fit": [], "epochs": rows, "seconds": None}
+            ]
             assert seen["stage_left"] == pytest.approx(12)
             assert seen["study_left"] is None
             advance(6)
@@ -60,7 +62,9 @@ def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
             clock[0] += 2
             advance(1)
             seen = read(tmp_path)
-            assert seen["arms"]["scratch"] == [{"seed": 0, "search": search, "epochs": rows * 2, "seconds": 8}]
+            assert seen["arms"]["scratch"] == [
+                {"seed": 0, "search": search, "fit": [], "epochs": rows * 2, "seconds": 8}
+            ]
             assert seen["trials"] == {"done": 1, "total": 4}
             assert seen["study_left"] == pytest.approx(3 * 8 - 2)
     assert read(tmp_path)["state"] == "finished"

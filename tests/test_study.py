@@ -20,7 +20,7 @@ from thaw.cli.app import main
 from thaw.errors import DivergedError
 from thaw.training import train as final
 from thaw.training.network import Setup
-from thaw.training.results import TrainResult
+from thaw.training.results import HeadFit, TrainResult
 
 
 @pytest.mark.slow
@@ -308,6 +308,7 @@ def test_every_way_of_training_goes_through(
         patience = 1
         [arms]
         head = { train = "head" }
+        linear = { train = "head", head = "linear" }
         lp-ft = { train = "all", probe = true }
         decay = { train = "all", layer_decay = 0.7 }
         norm = { train = "norm" }
@@ -320,9 +321,11 @@ def test_every_way_of_training_goes_through(
     run = tmp_path / "run"
     assert study(monkeypatch, class_folder, "--recipe", recipe, "--out", run, settings=settings) == 0
     arms = metrics_of(run)["arms"]
-    assert set(arms) == {"head", "lp-ft", "decay", "norm", "bias", "last-stage", "lora"}
-    assert set(arms["lp-ft"]["probe"]) == {"learning_rate", "epochs", "seconds"}
-    assert all({row["steps"] for row in found["search"]} >= {1, 2} for found in arms.values())
+    assert set(arms) == {"head", "linear", "lp-ft", "decay", "norm", "bias", "last-stage", "lora"}
+    assert set(arms["lp-ft"]["probe"]) == set(HeadFit.model_fields)
+    assert arms["linear"]["fit"]["kind"] == "linear"
+    assert arms["linear"]["learning_rate"] is None
+    assert all({row["steps"] for row in found["search"]} >= {1, 2} for arm, found in arms.items() if arm != "linear")
     plain = load_file(run / "models" / "head" / "model.safetensors").keys()
     assert all(load_file(run / "models" / arm / "model.safetensors").keys() == plain for arm in arms)
     trained = {arm: found["parameters"]["trainable"] for arm, found in arms.items()}

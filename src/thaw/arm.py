@@ -1,7 +1,7 @@
 """A trial, one arm with one seed: made ready, searched, trained, tested, saved."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +23,11 @@ from thaw.plan import Study, Trial
 from thaw.progress import Clock, say
 from thaw.record import Record
 from thaw.scoring.metrics import score
+from thaw.training.heads import Kind, fit_head
 from thaw.training.network import Setup, Tell, restore, silent, snapshot
-from thaw.training.prepare import prepare
+from thaw.training.prepare import count_parameters, prepare
 from thaw.training.probes import probe_head
-from thaw.training.results import ProbeResult, SearchResult, TrainResult, TrialRecord, TrialResult, TrialSeconds
+from thaw.training.results import HeadFit, SearchResult, TrainResult, TrialRecord, TrialResult, TrialSeconds
 from thaw.training.search import search
 from thaw.training.train import train
 
@@ -38,7 +39,7 @@ class Listener(Protocol):
         """A trial begins."""
 
     def note(self, kind: str, rows: Sequence[Record]) -> None:
-        """The running trial's `search` or `epochs` so far."""
+        """The running trial's `search`, `fit` or `epochs` so far."""
 
     def end_trial(self, record: TrialRecord) -> None:
         """The trial is done, now or by an earlier run of the study."""
@@ -59,9 +60,13 @@ class Trained:
 
     setup: Setup
     """The network, trained, and all that its training depended on."""
-    probe: ProbeResult | None
-    search: SearchResult
+    probe: HeadFit | None
+    fit: HeadFit | None
+    """Of a head that is not trained; else None."""
+    search: SearchResult | None
+    """None where the head is fitted."""
     training: TrainResult
+    """Without epochs where the head is fitted."""
     rehearsal: Rehearsal | None
     prepare_seconds: float
 
@@ -154,28 +159,52 @@ def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, 
         require_room(work, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
     labels = dataset.labels(compute.device)
     setup = Setup(network, trial.spec, trial.seed, labels, dataset.splits, compute, work, tell)
+    prepared = clock.seconds()["prepare"]
+    if trial.spec.head != "trained":
+        return _fit(setup, trial.spec.head, prepared)
     probe = probe_head(setup, dataset, trial.prefixes) if trial.spec.probe else None
     found = search(setup)
-    chosen = found.learning_rate, found.weight_decay
-    rehearsal = _rehearse(setup, *chosen) if trial.spec.training.rehearse else None
-    return Trained(setup, probe, found, train(setup, *chosen), rehearsal, clock.seconds()["prepare"])
+    rate, decay = found.learning_rate, found.weight_decay
+
+    def teach(setup: Setup) -> TrainResult:
+        return train(setup, rate, decay)
+
+    start = snapshot(network.trainable)
+    rehearsal = _rehearse(setup, teach)
+    restore(network.trainable, start)
+    return Trained(setup, probe, None, found, teach(setup), rehearsal, prepared)
 
 
-def _rehearse(setup: Setup, learning_rate: float, weight_decay: float) -> Rehearsal:
-    """Train on the training images alone and score on validation; the network is left as it was."""
+def _fit(setup: Setup, kind: Kind, prepared: float) -> Trained:
+    """Fit the head of a network, of which nothing else trains."""
+
+    def teach(setup: Setup) -> TrainResult:
+        return TrainResult(epochs=[], stopped=None, seconds=fit_head(setup, kind).seconds)
+
+    rehearsal = _rehearse(setup, teach)
+    fit = fit_head(setup, kind)
+    network = setup.network
+    counted = network.facts.model_copy(update={"parameters": count_parameters(network.model)})
+    setup = replace(setup, network=replace(network, facts=counted))  # neighbours are known only now
+    taught = TrainResult(epochs=[], stopped=None, seconds=fit.seconds)
+    return Trained(setup, None, fit, None, taught, rehearsal, prepared)
+
+
+def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal | None:
+    """Where the recipe says so, teach the network on the training images alone and score it on validation."""
+    if not setup.spec.training.rehearse:
+        return None
     folder = setup.work and setup.work / "rehearsal"
     done = load_state(folder / "done.safetensors") if folder else None
     if done is not None:
         return Rehearsal(TrainResult.model_validate(done[1]), done[0]["validation"].numpy())
     training = setup.spec.training.model_copy(update={"refit": "train", "rehearse": False})
     alone = replace(setup, spec=setup.spec.model_copy(update={"training": training}), work=folder)
-    start = snapshot(setup.network.trainable)
-    trained = train(alone, learning_rate, weight_decay)
+    taught = teach(alone)
     logits = alone.evaluate(setup.splits.validation)
-    restore(setup.network.trainable, start)
     if folder:
-        save_state(folder / "done.safetensors", {"validation": logits}, trained.model_dump())
-    return Rehearsal(trained, logits.numpy())
+        save_state(folder / "done.safetensors", {"validation": logits}, taught.model_dump())
+    return Rehearsal(taught, logits.numpy())
 
 
 def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
@@ -198,6 +227,7 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
         precision="bf16" if setup.compute.precision == "bf16" else "fp32",
         network=setup.network.facts,
         probe=trained.probe,
+        fit=trained.fit,
         search=trained.search,
         training=trained.training,
         rehearsal=trained.rehearsal.training if trained.rehearsal else None,
@@ -213,7 +243,7 @@ def _seconds(trained: Trained, test: float) -> TrialSeconds:
     spent = {
         "prepare": trained.prepare_seconds,
         "probe": trained.probe.seconds if trained.probe else 0.0,
-        "search": trained.search.seconds,
+        "search": trained.search.seconds if trained.search else 0.0,
         "train": trained.training.seconds + (trained.rehearsal.training.seconds if trained.rehearsal else 0.0),
         "test": test,
     }

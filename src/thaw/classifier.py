@@ -91,9 +91,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     classes_
         (classes,) the labels, sorted.
     learning_rate_
-        The learning rate that won.
+        The learning rate that won; None where the head is fitted.
     search_
         For each learning rate tried its steps, validation accuracy and loss.
+    head_
+        How the head was fitted, with `settings={"arms.classifier.head": "linear"}`: the `value` that won, and the
+        `attempts`; None where it is trained.
     epochs_
         For each epoch its loss and accuracy.
     bundle_
@@ -176,8 +179,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         splits = _hold_out(codes, self.validation, seed)
         dataset = _dataset(pixels, codes, self.classes_, preprocessing, splits, compute.device)
         trained = train_trial(Trial(spec=spec, seed=seed, saved=False, prefixes=[]), dataset, compute)
-        self.learning_rate_ = trained.search.learning_rate
-        self.search_ = [attempt.model_dump() for attempt in trained.search.attempts]
+        search = trained.search
+        self.learning_rate_ = search.learning_rate if search else None
+        self.search_ = [attempt.model_dump() for attempt in search.attempts] if search else []
+        self.head_ = trained.fit.model_dump() if trained.fit else None
         self.epochs_ = [epoch.model_dump() for epoch in trained.training.epochs]
         model = merge_adapters(trained.setup.network.model).cpu().eval().requires_grad_(False)
         config = bundle_config(spec, dataset, settings)

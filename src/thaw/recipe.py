@@ -35,6 +35,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitSize = Annotated[int, Field(gt=0, le=1 << 32)] | Fraction | Annotated[str, Field(min_length=1)]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc", "average_precision"]
 """The numbers that may be chosen by, as scikit-learn defines them; see `scoring.measure`."""
+Head = Literal["trained", "linear", "knn", "prototype"]
 Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Std = Annotated[list[Annotated[float, Field(ge=0.001, le=1)]], Field(min_length=3, max_length=3)]
 """Of values between 0 and 1; a quarter of a level of 256 at least, since pixels are divided by it."""
@@ -249,8 +250,15 @@ class Arm(Section):
     `["classifier.4", "features.1?"]`."""
     weights: str | None = None
     """The weights that this arm starts from; by default `model.weights`."""
+    head: Head = "trained"
+    """How the head of `train = "head"` is found. `trained` takes gradient steps, as everything else that trains. The
+    others are fitted at once to the features of the network in evaluation mode, with no learning rate, batches, label
+    smoothing or seed; what they leave open is chosen by the loss on the validation images. `linear` is logistic
+    regression, solved to its minimum, with an L2 penalty; `knn` asks the training images with the most similar features
+    (cosine); `prototype` takes the class with the nearest mean of features of length 1."""
     probe: bool = False
-    """Train the head alone first, then continue from there (linear probing, then fine-tuning: LP-FT)."""
+    """Fit the head alone first, as `head = "linear"` does but to the training images alone, then continue from there
+    (linear probing, then fine-tuning: LP-FT)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The learning rate of each block relative to the block after it; the head has the full learning rate. Blocks are
     counted as timm and BEiT count them: a block of a stage is one, and the stem with the embeddings is one."""
@@ -288,6 +296,12 @@ class Settings(Section):
                 )
         if len({name.lower() for name in arms}) < len(arms):
             raise ValueError("arm names should differ in more than upper and lower case")
+        for name, arm in arms.items():
+            if arm.head != "trained" and (arm.train != "head" or arm.probe):
+                raise ValueError(
+                    f'arms.{name}.head = "{arm.head}" is fitted and nothing else trains; set arms.{name}.train = '
+                    '"head" without probe, or leave head out'
+                )
         return arms
 
     @model_validator(mode="after")

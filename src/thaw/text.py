@@ -54,6 +54,15 @@ def rate(learning_rate: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def fitted(kind: str, value: float) -> str:
+    """Say what was chosen for a fitted head: `penalty 0.32`, `k = 20`, `scale 64`."""
+    return {
+        "linear": f"penalty {value:.2g}",
+        "knn": f"k = {value:.0f}",
+        "prototype": f"scale {value:g}",
+    }[kind]
+
+
 def count(number: float, noun: str = "", plural: str = "") -> str:
     """Format a count with its noun: 1 `image` is `1 image`, 2000 are `2,000 images`; `plural` need only be given where
     it is not the noun with an s."""

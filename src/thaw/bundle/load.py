@@ -19,6 +19,7 @@ from thaw.errors import BundleError, ModelError, first_line
 from thaw.images.decode import FILTERS
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.backbones import build_backbone
+from thaw.nets.heads import HeadForm, install_head
 from thaw.nets.weights import check_header, sha256
 
 FORMAT = 3
@@ -41,6 +42,7 @@ class _Config(BaseModel):
     preprocessing: Preprocessing
     decode: Literal["exact", "fast"]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    head: HeadForm = HeadForm()
 
     @model_validator(mode="after")
     def _sound(self) -> "_Config":
@@ -55,6 +57,8 @@ class _Config(BaseModel):
             raise ValueError("preprocessing has a mean or std that is not a colour's")
         if given.depth is not None and not -1e39 < given.depth[0] < given.depth[1] < 1e39:
             raise ValueError("preprocessing has a depth whose black is not below its white")
+        if self.head.nearest > self.head.images:
+            raise ValueError("head asks more neighbours than it remembers")
         return self
 
 
@@ -97,8 +101,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
     try:
         # without memory for them at first, so that a small file cannot ask for the largest of networks
         with contextlib.suppress(NotImplementedError), torch.device("meta"):
-            _check(weights, build_backbone(needed.backbone, "random", len(needed.classes), seed=0)[0], needed.backbone)
-        model, _ = build_backbone(needed.backbone, "random", len(needed.classes), seed=0)
+            _check(weights, _network(needed), needed.backbone)
+        model = _network(needed)
     except ModelError as error:
         raise BundleError(
             f"{folder} needs the backbone {needed.backbone!r}, which the installed torchvision and timm do not have; "
@@ -120,6 +124,13 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
         config,
         choose_compute(device, precision),
     )
+
+
+def _network(config: _Config) -> nn.Module:
+    """The network of a bundle, with random numbers for its weights."""
+    model, head = build_backbone(config.backbone, "random", len(config.classes), seed=0)
+    install_head(model, head, config.head)
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from thaw.cache.checkpoint import unshared
 from thaw.cache.files import write_atomic, write_json
 from thaw.data.dataset import Dataset
 from thaw.nets.backbones import origin
+from thaw.nets.heads import form_of
 from thaw.recipe import Recipe, Settings, to_toml
 from thaw.recipes import EMBEDDED_NAMES
 from thaw.scoring.metrics import Scores
@@ -33,7 +34,8 @@ def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
     model
         The trained network.
     config
-        The rest of `config.json`, see `bundle_config`; its format and the digest of the weights are added here.
+        The rest of `config.json`, see `bundle_config`; its format, the form of the head and the digest of the weights
+        are added here.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
     (folder / "config.json").unlink(missing_ok=True)
     content = save(unshared(model.state_dict()), {"format": "pt"})
     write_atomic(folder / "model.safetensors", content)
-    own = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
+    own = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "head": form_of(model).model_dump()}
     write_json(folder / "config.json", own | config | own)
 
 

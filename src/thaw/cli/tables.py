@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from thaw.text import escape_terminal, format_bytes
+from thaw.text import escape_terminal, fitted, format_bytes
 
 if TYPE_CHECKING:
     from thaw.audit.results import Audit
     from thaw.plan import Plan
-    from thaw.run.metrics import Metrics
+    from thaw.run.metrics import Metrics, TrialMetrics
 
 
 def print_results(metrics: "Metrics") -> None:
@@ -25,11 +25,16 @@ def print_results(metrics: "Metrics") -> None:
         table.add_column(name, justify="left" if name == "arm" else "right")
     for arm, it in metrics.arms.items():
         means_of = (it.over_seeds.accuracy, it.over_seeds.precision, it.over_seeds.recall, it.over_seeds.f1)
-        row = [arm, *(f"{score.mean:.4f}" for score in means_of), f"{it.learning_rate:g}"]
+        row = [arm, *(f"{score.mean:.4f}" for score in means_of), _setting(it)]
         row += [f"{it.parameters.trainable:,}", f"{it.seconds.total:.1f}"]
         table.add_row(*row, style="bold" if arm == metrics.best else "")
     Console(highlight=False).print(table)
     click.echo(f"Recommended: {metrics.recommended}, {metrics.rule}")
+
+
+def _setting(trial: "TrialMetrics") -> str:
+    """The learning rate of a trial, or what was chosen where its head is fitted."""
+    return fitted(trial.fit.kind, trial.fit.value) if trial.fit else f"{trial.learning_rate:g}"
 
 
 def print_audit(audit: "Audit") -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from thaw.report.figures import mean_curve
 from thaw.report.ranking import DOUBT, certainty, choice, costs, leads, mean_accuracies, pairs, ranking, seeds
 from thaw.run.metrics import Metrics
-from thaw.text import count, listed, named, parameters, percent, points, seconds, short
+from thaw.text import count, fitted, listed, named, parameters, percent, points, seconds, short
 
 NEAR = 0.01
 """A difference in training accuracy of less than a point is called none."""
@@ -31,7 +31,7 @@ def analysis(metrics: Metrics) -> dict[str, str]:
     sentences = {
         "Who wins": (ranking, certainty, seeds),
         "Which to use": (choice,),
-        "How they learn": (_starts, _convergence, _overfitting, _edges, _undecided, _stops),
+        "How they learn": (_starts, _fits, _convergence, _overfitting, _edges, _undecided, _stops),
         "Where they fail": (_mistakes, _other_mistakes),
         "What they cost": (_cost, costs),
     }
@@ -71,9 +71,22 @@ def _doubt(metrics: Metrics, one: str, other: str) -> str:
     return "" if lead.clear or not lead.gap else DOUBT
 
 
+def _fits(metrics: Metrics) -> str:
+    """Which heads were fitted, with no epochs."""
+    names = {"linear": "logistic regression", "knn": "nearest neighbours", "prototype": "nearest class means"}
+    told = [
+        f"{named(arm)} by {names[it.fit.kind]} ({fitted(it.fit.kind, it.fit.value)})"
+        for arm, it in metrics.arms.items()
+        if it.fit
+    ]
+    return f"Fitted at once to the features, with no learning rate or epochs: {listed(told)}." if told else ""
+
+
 def _convergence(metrics: Metrics) -> str:
     curves = {arm: _training_accuracy(metrics, arm) for arm in metrics.arms}
     curves = {arm: curve for arm, curve in curves.items() if len(curve) > 1}
+    if all(it.fit for it in metrics.arms.values()):
+        return ""
     if not curves:
         return "A single epoch of training says nothing of convergence."
     lengths = sorted({len(curve) for curve in curves.values()})
@@ -102,7 +115,8 @@ def _convergence(metrics: Metrics) -> str:
 def _overfitting(metrics: Metrics) -> str:
     over = []
     for arm, mean in mean_accuracies(metrics).items():
-        curve = _training_accuracy(metrics, arm)
+        fits = [trial.fit.accuracy for trial in metrics.arms[arm].trials if trial.fit]
+        curve = np.array([statistics.fmean(fits)]) if fits else _training_accuracy(metrics, arm)
         if len(curve) and curve[-1] - mean > OVERFIT:
             over.append(f"{named(arm)} ({percent(float(curve[-1]))} against {percent(mean)})")
     return f"Training accuracy well above test accuracy is a sign of overfitting: {listed(over)}." if over else ""

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from thaw.bundle.load import read_config
 from thaw.cache.files import write_atomic, write_json
 from thaw.run.metrics import Metrics
-from thaw.text import count, escape_markdown
+from thaw.text import count, escape_markdown, fitted
 
 SCORES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "apple-ascl", "apple-amlr", "gemma")
@@ -33,7 +33,13 @@ def card(config: dict[str, Any], metrics: Metrics) -> str:
     """Write the model card of one arm, from its bundle's `config.json` and the metrics of its run."""
     template = resources.files("thaw.report").joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"escape_markdown": escape_markdown, "code": _code, "interval": _interval, "count": count}
+    environment.filters |= {
+        "escape_markdown": escape_markdown,
+        "code": _code,
+        "interval": _interval,
+        "count": count,
+        "fitted": fitted,
+    }
     arm = metrics.arms[config["arm"]]
     body = environment.from_string(template).render(
         config=config,

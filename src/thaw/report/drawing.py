@@ -57,11 +57,13 @@ def _of_study(metrics: Metrics) -> Drawn:
         arm: [{one.learning_rate: one.accuracy for one in trial.search if one.failed is None} for trial in it.trials]
         for arm, it in arms.items()
     }
-    chosen = {arm: [trial.learning_rate for trial in it.trials] for arm, it in arms.items()}
+    chosen = {
+        arm: [trial.learning_rate for trial in it.trials if trial.learning_rate is not None] for arm, it in arms.items()
+    }
     # a logarithmic axis has no zero
     spent = {arm: max(mean_fit_seconds([trial.seconds for trial in it.trials]), 1e-3) for arm, it in arms.items()}
     trained = {arm: max(it.parameters.trainable, 1) for arm, it in arms.items()}
-    return {
+    drawn: Drawn = {
         "accuracy-on-test": (plot_accuracies(by_arm, intervals), f"Test accuracy of each arm: {told}."),
         "cost-seconds": (
             plot_cost(spent, means, intervals, "seconds of search and training"),
@@ -71,14 +73,18 @@ def _of_study(metrics: Metrics) -> Drawn:
             plot_cost(trained, means, intervals, "trained parameters"),
             "Test accuracy of each arm against the number of parameters it trains.",
         ),
-        "loss": (_curves(metrics, "loss"), "Training loss of each arm by epoch."),
-        "accuracy": (_curves(metrics, "accuracy"), "Training accuracy of each arm by epoch."),
-        "search": (plot_search(searches, chosen), "Validation accuracy of each arm by learning rate."),
         "classes": (
             plot_class_counts({str(split): of for split, of in metrics.data.counts.items()}),
             "Images of each class in each split.",
         ),
     }
+    if any(chosen.values()):
+        drawn |= {
+            "loss": (_curves(metrics, "loss"), "Training loss of each arm by epoch."),
+            "accuracy": (_curves(metrics, "accuracy"), "Training accuracy of each arm by epoch."),
+            "search": (plot_search(searches, chosen), "Validation accuracy of each arm by learning rate."),
+        }
+    return drawn
 
 
 def _of_errors(metrics: Metrics) -> Drawn:

@@ -49,10 +49,13 @@ def plot_curves(
 ) -> Axes:
     """Plot `loss` or `accuracy` over the epochs: for each arm its values by seed and epoch.
 
-    The line is the mean over the seeds, each seed faint behind it; `validation`, in the same form, is dashed.
+    The line is the mean over the seeds, each seed faint behind it; `validation`, in the same form, is dashed. An arm
+    without epochs is left out.
     """
     ax = ax or new_axes(4.6, 3.2)
     for place, (arm, seeds) in enumerate(curves.items()):
+        if not any(seeds):  # its head was fitted, or it stopped in the first epoch
+            continue
         colour, marker = arm_colour(place), arm_marker(place)
         for values in seeds if len(seeds) > 1 else ():
             ax.plot(range(1, len(values) + 1), values, color=colour, alpha=0.3, linewidth=1)
@@ -86,13 +89,13 @@ def plot_search(
 ) -> Axes:
     """Plot validation accuracy against learning rate: for each arm, by seed, the accuracy of each learning rate.
 
-    A ring marks the one that was chosen, again by arm and seed.
+    A ring marks the one that was chosen, again by arm and seed; an arm for which none was is left out.
     """
     ax = ax or new_axes(4.6, 3.2)
     for place, (arm, seeds) in enumerate(searches.items()):
         colour, marker = arm_colour(place), arm_marker(place)
         opacity = 0.5 if len(seeds) > 1 else 1
-        for number, (tried, winner) in enumerate(zip(seeds, chosen[arm], strict=True)):
+        for number, (tried, winner) in enumerate(zip(seeds, chosen[arm], strict=True) if chosen[arm] else ()):
             rates = sorted(tried)
             found = [tried[rate] for rate in rates]
             label = _name(arm) if number == 0 else None

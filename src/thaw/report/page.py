@@ -26,7 +26,7 @@ from thaw.report.reading import read, read_table
 from thaw.run.metrics import Metrics, read_metrics
 
 FILTERS = (
-    *(formats.about, formats.between, formats.count, formats.day, formats.listed, formats.parameters),
+    *(formats.about, formats.between, formats.count, formats.day, formats.fitted, formats.listed, formats.parameters),
     *(formats.percent, formats.probability, formats.rate, formats.score, formats.seconds, formats.short),
     *(formats.signed, formats.format_bytes, formats.spread, formats.within, slug, small_slices),
 )

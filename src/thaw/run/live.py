@@ -36,17 +36,18 @@ class Live:
         """From now on, what is noted belongs to this arm and seed."""
         self._arm_start = time.monotonic()
         self._shown |= {"arm": arm, "seed": seed}
-        self._trials[arm].append({"seed": seed, "search": [], "epochs": [], "seconds": None})
+        self._trials[arm].append({"seed": seed, "search": [], "fit": [], "epochs": [], "seconds": None})
 
     def end_trial(self, record: TrialRecord) -> None:
         """The trial is done, now or by an earlier run of the study."""
-        self.note("search", record.search.attempts)
+        self.note("search", record.search.attempts if record.search else [])
+        self.note("fit", record.fit.attempts if record.fit else [])
         self.note("epochs", record.training.epochs)
         self._running()["seconds"] = record.seconds.total
         self._finished.append(record.seconds.total)
 
     def note(self, kind: str, rows: Sequence[Record]) -> None:
-        """The rows of the running trial's `search` or `epochs` so far."""
+        """The rows of the running trial's `search`, `fit` or `epochs` so far."""
         self._running()[kind] = [row.model_dump() for row in rows]
 
     def _running(self) -> dict[str, Any]:

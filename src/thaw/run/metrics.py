@@ -26,8 +26,8 @@ from thaw.training.results import (
     Attempt,
     Epoch,
     Frontier,
+    HeadFit,
     Parameters,
-    ProbeResult,
     TrialRecord,
     TrialResult,
     TrialSeconds,
@@ -104,23 +104,25 @@ class TrialMetrics(Record):
 
     seed: int
     """The seed."""
-    learning_rate: float
-    """The learning rate that the search chose."""
+    learning_rate: float | None
+    """The learning rate that the search chose; null where the head is fitted."""
     edge: Literal["lowest", "highest"] | None
     """Set when that is the lowest or highest learning rate tried, so that a better one may lie beyond."""
     search: list[Attempt]
-    """The learning rates tried, in order."""
+    """The learning rates tried, in order; none where the head is fitted."""
     tied: list[float]
     """Other learning rates that the validation images cannot tell from the chosen one."""
     learned: bool
     """Whether any attempt of the search beat always naming the commonest class, beyond chance."""
+    fit: HeadFit | None = None
+    """How the head was fitted, where the arm has `head = "linear"`, `"knn"` or `"prototype"`."""
     epochs: list[Epoch]
-    """The epochs of the final training."""
+    """The epochs of the final training; none where the head is fitted."""
     rehearsal: list[Epoch] | None
     """Those of the training on the training images alone before it; None without `train.rehearse`."""
     stopped: str | None
     """Why training ended before its last epoch."""
-    probe: ProbeResult | None
+    probe: HeadFit | None
     """The linear probe before the search, where the arm has `probe = true`."""
     test: Scores
     """Scores on the test images."""
@@ -376,14 +378,16 @@ def _arm(result: StudyResult, trials: list[TrialResult], intervals: ScoreInterva
 
 
 def _trial(record: TrialRecord) -> TrialMetrics:
+    search = record.search
     return TrialMetrics(
         seed=record.seed,
-        learning_rate=record.search.learning_rate,
-        edge=record.search.edge,
-        search=record.search.attempts,
-        tied=record.search.tied,
-        learned=record.search.learned,
+        learning_rate=search.learning_rate if search else None,
+        edge=search.edge if search else None,
+        search=search.attempts if search else [],
+        tied=search.tied if search else [],
+        learned=search.learned if search else True,
         rehearsal=record.rehearsal.epochs if record.rehearsal else None,
+        fit=record.fit,
         epochs=record.training.epochs,
         stopped=record.training.stopped,
         probe=record.probe,

@@ -220,7 +220,7 @@ function drawStudy(told) {
     head.append(element("i", "", `dot arm-${place % 8}`), name);
     const last = arm.trials.at(-1)?.epochs.at(-1);
     const cells = [
-      `${arm.trials.at(-1)?.epochs.length ?? 0}`,
+      arm.trials.at(-1)?.fit?.length ? "fitted" : `${arm.trials.at(-1)?.epochs.length ?? 0}`,
       Number.isFinite(last?.loss) ? last.loss.toFixed(4) : "",
       last ? percent(last.accuracy) : "",
       arm.accuracy === null ? "" : percent(arm.accuracy),

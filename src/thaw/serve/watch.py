@@ -34,6 +34,7 @@ def state_of(run: Path) -> dict[str, Any]:
                 "trials": [
                     {
                         **trial.model_dump(mode="json", include={"seed", "search", "epochs"}),
+                        "fit": [row.model_dump() for row in trial.fit.attempts] if trial.fit else [],
                         "seconds": trial.seconds.total,
                     }
                     for trial in it.trials

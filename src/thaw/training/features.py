@@ -44,7 +44,8 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.network = network
         self.entered = torch.empty(0)
-        head.register_forward_pre_hook(self._note)
+        self.close = head.register_forward_pre_hook(self._note).remove
+        """Leaves the network as it was."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         self.network(*inputs)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw.cache.arrays import CachedArrays
@@ -19,6 +19,7 @@ from thaw.nets.adapters import add_adapters
 from thaw.nets.backbones import build_backbone, native_size
 from thaw.nets.decay import decayed_parameters, layer_decay_scales
 from thaw.nets.freezing import ModuleRow, freeze, set_mode
+from thaw.nets.heads import HeadForm, install_head
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.split import Split, split
@@ -56,7 +57,7 @@ class BuiltNetwork:
         channels_last
             The memory layout that was chosen for its convolutions.
         """
-        prefix, parameters = self.prefix, list(self.model.parameters())
+        prefix = self.prefix
         nodes, bytes_per_image, saved, reason = list[str](), 0, 0.0, ""
         if self.split is None:
             reason = "the recipe switches caches off"
@@ -70,13 +71,17 @@ class BuiltNetwork:
         return NetworkFacts(
             head=self.head,
             modules=self.modules,
-            parameters=Parameters(
-                total=sum(p.numel() for p in parameters),
-                trainable=sum(p.numel() for p in parameters if p.requires_grad),
-            ),
+            parameters=count_parameters(self.model),
             frontier=Frontier(nodes=nodes, bytes_per_image=bytes_per_image, fraction_saved=saved, reason=reason),
             channels_last=channels_last,
         )
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    """How many parameters a network has, and how many of them train."""
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return Parameters(total=sum(p.numel() for p in parameters), trainable=trainable)
 
 
 def check_batch(spec: ArmSpec, side: int) -> None:
@@ -103,6 +108,35 @@ def check_batch(spec: ArmSpec, side: int) -> None:
             ) from error
 
 
+def check_head(model: nn.Module, head: str, side: int, key: str) -> None:
+    """Raise ModelError unless the head is a linear layer, with a bias, on a vector per image, and gives the logits.
+
+    Parameters
+    ----------
+    model
+        The network, which is not changed.
+    head
+        The name of its head.
+    side
+        Pixels of each side of the square that it sees.
+    key
+        The key of the recipe that asks for a fitted head.
+    """
+    network = twin(model).eval()
+    module = network.get_submodule(head)
+    seen: list[tuple[Tensor, Tensor]] = []
+    module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = network(images.to(next(network.parameters()).device))
+    flat = isinstance(module, nn.Linear) and module.bias is not None and len(seen) == 1 and seen[0][0].dim() == 2
+    if not flat or not torch.equal(seen[0][1], logits):
+        raise ModelError(
+            f"{key} needs a backbone that ends in one linear layer, and {head!r} is not one; leave {key} out or choose "
+            "another backbone."
+        )
+
+
 def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Compute) -> BuiltNetwork:
     """Build an arm's network for images of `side` pixels, freeze it and split it.
 
@@ -122,9 +156,14 @@ def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Co
     Raises
     ------
     ModelError
-        The backbone or its weights cannot be used, a name to train matches nothing, or the head would not train.
+        The backbone or its weights cannot be used, a name to train matches nothing, the head would not train, or it is
+        to be fitted and is not linear.
     """
     model, head = build_backbone(spec.backbone, spec.weights, classes, seed)
+    if spec.probe or spec.head != "trained":
+        check_head(model, head, side, f"arms.{spec.name}.{'probe' if spec.probe else 'head'}")
+    if spec.head in ("knn", "prototype"):
+        install_head(model, head, HeadForm(kind=spec.head))
     if spec.train == "lora":
         add_adapters(model, head, spec.rank, seed)
     modules = freeze(model, head, spec.train, native_size(spec.backbone))

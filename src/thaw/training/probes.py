@@ -3,25 +3,26 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from thaw.cache.checkpoint import load_state, save_state
 from thaw.data.dataset import Dataset
 from thaw.training.activations import Prefix
+from thaw.training.heads import fit_probe
 from thaw.training.network import Setup
 from thaw.training.prepare import prepare
-from thaw.training.results import ProbeResult
-from thaw.training.search import search
+from thaw.training.results import HeadFit
 from thaw.training.specs import head_only
-from thaw.training.train import train
 
 
-def probe_head(setup: Setup, dataset: Dataset, shorter: Iterable[Prefix] = ()) -> ProbeResult:
-    """Train the head of an arm's network alone, with a search of its own, and leave it in the network.
+def probe_head(setup: Setup, dataset: Dataset, shorter: Iterable[Prefix] = ()) -> HeadFit:
+    """Fit the head of an arm's network by logistic regression on the features it starts with, and leave it there.
 
     It never sees a validation image, since the arm's own search is scored on these.
 
     Parameters
     ----------
     setup
-        The arm's network, whose head is changed in place, and what its training depends on.
+        The arm's network, whose head is changed in place, and what its training depends on. The fitted head is kept in
+        its `work` folder, where it has one, and found there by a later call.
     dataset
         The images, labels and splits.
     shorter
@@ -30,15 +31,19 @@ def probe_head(setup: Setup, dataset: Dataset, shorter: Iterable[Prefix] = ()) -
     Raises
     ------
     DivergedError
-        The loss is infinite or NaN at every learning rate, or in bf16.
+        A feature is infinite or NaN.
     """
-    spec, work = head_only(setup.spec), None if setup.work is None else setup.work / "probe"
+    head = setup.network.model.get_submodule(setup.network.facts.head)
+    kept = None if setup.work is None else setup.work / "probe.safetensors"
+    if kept and (state := load_state(kept)):
+        tensors, notes = state
+        head.load_state_dict(tensors)
+        return HeadFit.model_validate(notes)
+    spec = head_only(setup.spec)
     network = prepare(spec, setup.seed, dataset, setup.compute, shorter)
-    alone = replace(setup, network=network, spec=spec, work=work)
-    found = search(alone)
-    trained = train(alone, found.learning_rate, found.weight_decay)
-    head = network.facts.head
-    setup.network.model.get_submodule(head).load_state_dict(network.model.get_submodule(head).state_dict())
-    return ProbeResult(
-        learning_rate=found.learning_rate, epochs=trained.epochs, seconds=found.seconds + trained.seconds
-    )
+    found = fit_probe(replace(setup, network=network, spec=spec))
+    fitted = network.model.get_submodule(network.facts.head).state_dict()
+    head.load_state_dict(fitted)
+    if kept:
+        save_state(kept, fitted, found.model_dump())
+    return found

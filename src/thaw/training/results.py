@@ -79,15 +79,34 @@ class TrainResult(Record):
     """Wall-clock seconds of the epochs, by this run of the study or an earlier one."""
 
 
-class ProbeResult(Record):
-    """The linear probe that an arm with `probe = true` starts from."""
+class HeadAttempt(Record):
+    """One value of what a fitted head leaves open, scored on images that it was not fitted to."""
 
-    learning_rate: float
-    """The rate that the probe's own search found."""
-    epochs: list[Epoch]
-    """The probe's epochs, in order."""
+    value: float
+    """The penalty, the number of neighbours or the scale of the cosine."""
+    accuracy: float
+    """Accuracy on these images."""
+    loss: float
+    """Mean cross-entropy on these images."""
+
+
+class HeadFit(Record):
+    """A head that was fitted to the features, with no gradient steps and so no learning rate."""
+
+    kind: Literal["linear", "knn", "prototype"]
+    """As the arm's `head`; a linear probe that an arm starts from is `linear`."""
+    value: float
+    """The penalty (`linear`), the neighbours (`knn`) or the scale of the cosine (`prototype`) with the lowest loss."""
+    attempts: list[HeadAttempt]
+    """Every value tried, in order: from the smoothest head on, until two in a row brought nothing better."""
+    images: int
+    """Images that the final head was fitted to, mirror images included."""
+    accuracy: float
+    """Its accuracy on these images."""
+    loss: float
+    """Its mean cross-entropy on these images."""
     seconds: float
-    """Wall-clock seconds of the probe's search and training."""
+    """Wall-clock seconds, by this run of the study or an earlier one."""
 
 
 class Parameters(Record):
@@ -135,9 +154,9 @@ class TrialSeconds(Record):
     probe: float = 0.0
     """The linear probe that the arm starts from."""
     search: float
-    """The learning-rate search."""
+    """The learning-rate search; 0 where the head is fitted."""
     train: float
-    """The final training."""
+    """The final training, or the fit of the head."""
     test: float
     """Classifying the test images."""
     total: float
@@ -155,12 +174,14 @@ class TrialRecord(Record):
     """What it trained in; fp32 where bf16 diverged."""
     network: NetworkFacts
     """The network before training."""
-    probe: ProbeResult | None
+    probe: HeadFit | None
     """The linear probe before the search, where the arm has one."""
-    search: SearchResult
-    """The learning-rate search."""
+    fit: HeadFit | None = None
+    """The fit of the head, where it is not trained."""
+    search: SearchResult | None
+    """The learning-rate search; None where the head is fitted."""
     training: TrainResult
-    """The final training."""
+    """The final training; without epochs where the head is fitted."""
     rehearsal: TrainResult | None = None
     """The training on the training images alone before it, scored on validation; None without `train.rehearse`."""
     scores: Scores

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from thaw.recipe import Arm, Search, Settings, Train, training_of
+from thaw.recipe import Arm, Head, Search, Settings, Train, training_of
 from thaw.recipes import embedded_weights
 from thaw.record import Record
 
@@ -18,6 +18,8 @@ class ArmSpec(Record):
     """Where it starts: `random`, a name of the library's weights, or the path of a `.safetensors` file."""
     train: str | list[str]
     """Which parameters train; see `nets.freezing.freeze`."""
+    head: Head
+    """How its head is found: by gradient steps, or fitted to the features."""
     rank: int
     """Of low-rank adapters."""
     layer_decay: float
@@ -41,8 +43,8 @@ class ArmSpec(Record):
     def network_key(self, seed: int) -> str:
         """Names the network before training: arms and seeds with equal names have equal networks, but for the head."""
         drawn = seed if self.weights == "random" else None
-        parts = (self.backbone, self.weights, self.train, self.rank, self.frozen, self.cached, self.views, drawn)
-        return repr(parts)
+        how = (self.train, self.head, self.probe, self.rank, self.frozen, self.cached, self.views)
+        return repr((self.backbone, self.weights, *how, drawn))
 
 
 def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
@@ -52,6 +54,7 @@ def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
         backbone=settings.model.backbone,
         weights=embedded_weights(arm.weights or settings.model.weights),
         train=arm.train,
+        head=arm.head,
         rank=arm.rank,
         layer_decay=arm.layer_decay,
         probe=arm.probe,
@@ -63,12 +66,8 @@ def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
 
 
 def head_only(spec: ArmSpec) -> ArmSpec:
-    """The linear probe of an arm: its head alone, trained on the training images alone.
-
-    It never sees a validation image, since the arm's own search is scored on these.
-    """
-    training = spec.training.model_copy(update={"refit": "train", "rehearse": False})
-    return spec.model_copy(update={"train": "head", "layer_decay": 1.0, "probe": False, "training": training})
+    """The arm with its head alone in training: what a linear probe is fitted in."""
+    return spec.model_copy(update={"train": "head", "head": "trained", "layer_decay": 1.0, "probe": False})
 
 
 def feature_spec(settings: Settings) -> ArmSpec:

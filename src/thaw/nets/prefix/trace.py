@@ -11,6 +11,8 @@ from timm.layers import DropPath
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 
+from thaw.nets.heads import NearestMeans, Neighbours
+
 
 def trace(model: nn.Module) -> fx.GraphModule:
     """The network in its present mode as a graph from `images` to its output; shares parameters and buffers.
@@ -66,12 +68,12 @@ def trains(network: nn.Module, node: fx.Node) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Follows every module but torch's own, those that timm marks, those that draw, and those that it cannot."""
+    """Follows every module but torch's own, fitted heads, and those that timm marks, that draw, or that it cannot."""
 
     def __init__(self) -> None:
         wrapped: Any = (math, torchvision.ops)
         super().__init__(wrapped, tuple(get_notrace_functions()))
-        self.leaves = (torchvision.ops.StochasticDepth, DropPath, *get_notrace_modules())
+        self.leaves = (torchvision.ops.StochasticDepth, DropPath, NearestMeans, Neighbours, *get_notrace_modules())
         self.module = ""
         self.seen: Counter[str] = Counter()
 
