@@ -35,6 +35,7 @@ from thaw.run.write import write_run
 from thaw.scoring.comparison import compare
 from thaw.scoring.metrics import score
 from thaw.scoring.statistics import score_intervals, wilson
+from thaw.scoring.verdict import judge
 from thaw.training.results import (
     Frontier,
     NetworkFacts,
@@ -138,15 +139,30 @@ def test_statistics_follow_from_the_predictions(tmp_path: Path, table: Path, set
         assert deviation == pytest.approx(np.std(values, ddof=1)) if len(values) > 1 else deviation is None
         if not settings:
             assert it["intervals"]["accuracy"] == list(wilson(it["test"]["accuracy"], 24))
-    comparisons = compare({arm: of == labels for arm, of in predicted.items()}, groups)
+    values = {arm: (of == labels) * 1.0 for arm, of in predicted.items()}
+    comparisons = compare(values, groups)
     for own, it in zip(found["comparisons"], comparisons, strict=True):
         assert own.pop("interval") == pytest.approx(it.interval, abs=0.08)
         assert own == it.model_dump(mode="json", exclude={"interval"})
-    assert found["recommended"] in ("head", "everything")
-    assert "fewest trained parameters" in found["rule"]
+    judged = judge(values, None, 0.01, None, groups)
+    assert (found["best"], found["recommended"]) == (judged.best, judged.recommended)
+    assert found["rule"] == "the best arm by accuracy"
+    assert found["verdict"]["expected"] == pytest.approx(judged.expected, abs=1e-9)
+    for arm, own in judged.arms.items():
+        assert found["verdict"]["arms"][arm]["score"] == pytest.approx(own.score)
+        assert found["verdict"]["arms"][arm]["probability_best"] == pytest.approx(own.probability_best, abs=0.05)
     assert [(step["cheaper"], step["better"], step["parameters"], step["seconds"]) for step in found["costs"]] == [
         ("head", "everything", 890, 2.0)
     ]
+
+
+def test_studies_that_look_at_the_same_test_images_are_counted(tmp_path: Path, table: Path) -> None:
+    looks = []
+    for number, settings in enumerate([(), (), ("train.epochs=7",), ("data.seed=1",)]):
+        (tmp_path / str(number)).mkdir()
+        finish(tmp_path / str(number), table, *settings)
+        looks.append(json.loads((tmp_path / str(number) / "run" / "environment.json").read_text())["looks"])
+    assert looks == [1, 1, 2, 1]  # the same study again is no further look, and another split another test set
 
 
 def test_predictions_are_the_same_in_blocks(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

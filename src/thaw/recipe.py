@@ -269,6 +269,19 @@ class Arm(Section):
     `patience` only where `train.budget = "own"`."""
 
 
+class Verdict(Section):
+    """What decides which arm to use."""
+
+    metric: Metric = "accuracy"
+    """The number that arms are compared by on the test images; more is better, so the log loss counts as negative."""
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The loss against the best arm that a cheaper one may have: 0.01 of accuracy is one point."""
+    cost: Literal["none", "train seconds", "inference", "trained parameters"] = "none"
+    """What makes an arm cheaper: the seconds of its search and training, the parameters of the network that classifies
+    (`inference`), or those that it trains. A cheaper arm is recommended only where it is shown to be within `margin` of
+    the best; with `none`, the best arm is."""
+
+
 class Settings(Section):
     """Everything about a study but its data."""
 
@@ -351,6 +364,8 @@ class Recipe(Settings):
     """The name of the study, for its report."""
     data: Data
     """The labelled images, and how they are split."""
+    verdict: Verdict = Verdict()
+    """What decides which arm to use."""
 
 
 Valid = TypeVar("Valid", bound=Settings)

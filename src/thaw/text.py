@@ -11,9 +11,9 @@ SPACE = "\u00a0"
 """Between a number and its unit, where a line must not break."""
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, decimals: int = 1) -> str:
     """Format a fraction as a percentage: 0.918 is `91.8%`."""
-    return f"{100 * fraction:.1f}%"
+    return f"{100 * fraction:.{decimals}f}%"
 
 
 def points(difference: float) -> str:

@@ -58,6 +58,17 @@ COMPARISON: dict[str, Any] = {
     "p_least": 0.0,
     "images_needed": None,
 }
+VERDICT: dict[str, Any] = {
+    "score": 0.9,
+    "cost": None,
+    "probability_best": 1.0,
+    "regret": 0.0,
+    "loss": 0.0,
+    "loss_interval": [0.0, 0.0],
+    "within": True,
+    "learned": True,
+    "images_needed": None,
+}
 STUDY: dict[str, Any] = {
     "format": FORMAT,
     "thaw": "0.1.0",
@@ -109,7 +120,8 @@ STUDY: dict[str, Any] = {
         "features": "f",
     },
     "comparisons": [],
-    "rule": "the cheapest",
+    "rule": "the best arm by accuracy",
+    "verdict": {"metric": "accuracy", "margin": 0.01, "cost": "none", "expected": 0.9, "baseline": 0.5, "arms": {}},
     "costs": [],
     "slices": [],
     "agreement": {"all_right": 0, "none_right": 0, "only_right": {}, "only_wrong": {}, "pairs": []},
@@ -127,6 +139,7 @@ def completed(part: dict[str, Any]) -> dict[str, Any]:
         it["trials"] = [_over(TRIAL, trial) for trial in it["trials"]] or [first]
     for only in ("only_right", "only_wrong"):
         whole["agreement"][only] = dict.fromkeys(whole["arms"], 0) | whole["agreement"][only]
+    whole["verdict"]["arms"] = {arm: _over(VERDICT, whole["verdict"]["arms"].get(arm, {})) for arm in whole["arms"]}
     whole["comparisons"] = [_over(COMPARISON, it) for it in whole["comparisons"]]
     return whole
 

@@ -14,8 +14,11 @@ from PIL import Image, ImageDraw
 
 from helpers.small_metrics import completed
 from helpers.synthetic_errors import add_errors, small_pictures
-from thaw.scoring.comparison import RULE, compare, cost_steps, recommend
+from thaw.recipe import Verdict
+from thaw.run.metrics import rule
+from thaw.scoring.comparison import compare, cost_steps
 from thaw.scoring.statistics import score_intervals
+from thaw.scoring.verdict import judge
 
 TWO = ("female", "male")
 SEVEN = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
@@ -138,6 +141,7 @@ def add_statistics(
     predicted: dict[str, NDArray[np.int64]],
     group: str | None = None,
     groups: NDArray[np.int64] | None = None,
+    cost: str = "none",
 ) -> None:
     """What a study adds to `metrics.json` from labels (n,) and each arm's predictions (seeds, n).
 
@@ -146,6 +150,7 @@ def add_statistics(
     if group and groups is None:
         groups = np.arange(len(labels)) // 5
     metrics["data"]["group"] = group
+    settings = Verdict.model_validate({"cost": cost})
     for arm, it in metrics["arms"].items():
         for score in it["over_seeds"]:
             values = [trial["test"][score] for trial in it["trials"]]
@@ -155,10 +160,18 @@ def add_statistics(
     accuracy = {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in metrics["arms"].items()}
     trained = {arm: it["parameters"]["trainable"] for arm, it in metrics["arms"].items()}
     seconds = {arm: it["seconds"]["search"] + it["seconds"]["train"] for arm, it in metrics["arms"].items()}
-    comparisons = compare({arm: of == labels for arm, of in predicted.items()}, groups)
-    metrics["comparisons"] = [it.model_dump() for it in comparisons]
-    metrics["recommended"] = recommend(metrics["best"], accuracy, trained, comparisons)
-    metrics["rule"] = RULE
+    values = {arm: (of == labels) * 1.0 for arm, of in predicted.items()}
+    commonest = (labels == np.bincount(labels).argmax()) * 1.0
+    counted = {"none": None, "trained parameters": trained, "train seconds": seconds}[cost]
+    judged = judge(values, counted, settings.margin, commonest, groups)
+    metrics["comparisons"] = [it.model_dump() for it in compare(values, groups)]
+    metrics["best"], metrics["recommended"], metrics["rule"] = judged.best, judged.recommended, rule(settings)
+    metrics["verdict"] = {
+        **settings.model_dump(),
+        "expected": judged.expected,
+        "baseline": float(commonest.mean()),
+        "arms": {arm: it.model_dump() for arm, it in judged.arms.items()},
+    }
     metrics["costs"] = [step.model_dump() for step in cost_steps(accuracy, trained, seconds)]
 
 
@@ -337,6 +350,7 @@ def _environment() -> dict[str, Any]:
         "device": "cpu",
         "precision": "fp32",
         "packages": packages,
+        "looks": 3,
         "date": "2026-03-05T10:11:12+00:00",
     }
 

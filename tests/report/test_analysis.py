@@ -8,6 +8,7 @@ from helpers.synthetic_run import add_statistics
 from thaw.report import ranking
 from thaw.report.analysis import analysis
 from thaw.report.limits import limits
+from thaw.report.verdict import headline, reasons
 from thaw.text import SPACE, about
 
 
@@ -36,7 +37,7 @@ def confusion(right, images):
     return [[images // 2 - first, first], [wrong - first, images - images // 2 - (wrong - first)]]
 
 
-def study(images=1000, classes=("cat", "dog"), **arms):
+def study(images=1000, classes=("cat", "dog"), cost="none", **arms):
     """What metrics.json holds of a study in which each arm is mistaken about images of its own."""
     best = max(arms, key=lambda name: np.mean([trial["test"]["accuracy"] for trial in arms[name]["trials"]]))
     splits = {"train": 8000, "test": images}
@@ -48,8 +49,13 @@ def study(images=1000, classes=("cat", "dog"), **arms):
         name: np.stack([guesses(labels, trial["test"]["confusion"], random) for trial in it["trials"]])
         for name, it in arms.items()
     }
-    add_statistics(metrics, labels, predicted)
+    add_statistics(metrics, labels, predicted, cost=cost)
     return metrics
+
+
+def costed(cost, images=1000, **arms):
+    """The same with the verdict's `cost`."""
+    return study(images, cost=cost, **arms)
 
 
 def guesses(labels, matrix, random):
@@ -64,7 +70,7 @@ def told(metrics):
 
 
 def verdict(metrics):
-    return ranking.verdict(as_metrics(metrics))
+    return reasons(as_metrics(metrics)).replace(SPACE, " ")
 
 
 def test_leads_are_sorted_and_counted():
@@ -82,57 +88,88 @@ def test_leads_are_sorted_and_counted():
 
 def test_a_clear_lead():
     metrics = study(head=arm(900), tail=arm(960))
+    assert headline(as_metrics(metrics)) == (
+        "Use `tail`: right on 96.0% of 1,000 test images; on new images expect about 96.0%."
+    )
     said = verdict(metrics)
-    assert said.startswith("Significantly more accurate than `head` by 6.0 points (95% interval ")
-    assert said.endswith(" points, corrected p < 0.0001). One seed.")
+    assert said.startswith(
+        "`tail` is the best of the 2 models with a probability of more than 99%; `head` is 6.0 points behind (95% "
+    )
+    assert said.endswith(" points). One seed: this is about these models, not about these ways of training.")
+    assert "flatters" not in said
     text = told(metrics)
     assert "`tail` labels 96.0% of the 1,000 test images correctly, which puts it ahead of `head` by 6.0 points" in text
     assert "95% Wilson interval of its accuracy is 94.6% to 97.0%." in text
     assert "The test set tells it apart from `head` (95% interval" in text
     assert "tell them apart" not in text
     assert "with one seed, so how much chance in training adds to that was not measured" in text
-    assert "It recommends `tail`." in text
+    assert "The rule: the best arm by accuracy. It recommends `tail`." in text
 
 
-def test_a_lead_over_several_arms_names_the_closest():
-    said = verdict(study(a=arm(800), b=arm(850), c=arm(960)))
-    assert "Significantly more accurate than every other arm; the closest, `b`, is 11.0 points behind (95%" in said
-
-
-def test_a_lead_within_noise_recommends_the_cheaper_arm():
-    metrics = study(head=arm(900, trained=8194), tail=arm(905, trained=16_789_506))
-    needed = metrics["comparisons"][0]["images_needed"]
+def test_a_lead_within_noise_says_what_the_next_would_cost():
+    metrics = study(head=arm(900), tail=arm(905))
+    needed, own = metrics["comparisons"][0]["images_needed"], metrics["verdict"]["arms"]
     assert needed > 10_000
-    said = verdict(metrics).replace(SPACE, " ")
-    assert said.startswith("The data cannot tell any two of the arms apart. `tail` is right on 0.5 points more, but ")
-    assert "1,000 test images cannot tell the two apart (95% interval −" in said
-    assert "trains 16.8 M parameters against 8,194." in said
-    assert f"About {about(needed)} test images would tell them apart, if they are as far apart as they seem." in said
-    text = told(metrics)
-    assert "The test set cannot tell it apart from `head`" in text
-    assert "It recommends `head`." in text
+    said = verdict(metrics)
+    assert f"with a probability of {100 * own['tail']['probability_best']:.0f}%; `head` is 0.5 points behind" in said
+    regret = f"{100 * own['head']['regret']:.1f} points"
+    assert f"which may be chance: choosing it instead would cost {regret} on average; about {about(needed)} " in said
+    expected = metrics["verdict"]["expected"]
+    assert 0.89 < expected < 0.905
+    assert f"flatters `tail` by about {100 * (0.905 - expected):.1f} points: on new ones expect" in said
+    assert f"on new images expect about {100 * expected:.1f}%." in headline(as_metrics(metrics))
+    assert "The test set cannot tell it apart from `head`" in told(metrics)
+    assert limits(as_metrics(metrics))["Choice"] in said
 
 
-def test_a_lead_within_noise_over_a_dearer_arm_stands():
-    metrics = study(all=arm(955, trained=57_012_034), tail=arm(960, trained=16_789_506), head=arm(900, trained=8194))
-    needed = metrics["comparisons"][0]["images_needed"]
-    assert verdict(metrics) == (
-        "The most accurate, and of the arms that 1,000 test images cannot tell from it, `all`, none trains fewer "
-        f"parameters. About {about(needed)} test images would tell them apart, if they are as far apart as they seem. "
-        "One seed."
+def test_a_cheaper_arm_is_undecided_until_it_is_shown_to_do_as_well():
+    metrics = costed("trained parameters", head=arm(900, trained=8194), tail=arm(905, trained=16_789_506))
+    own = metrics["verdict"]["arms"]["head"]
+    assert metrics["recommended"] == "tail"
+    assert (
+        "`head` trains 8,194 parameters against 16.8 M, but whether it loses more than 1.0 point is undecided: "
+        f"choosing it would cost {100 * own['regret']:.1f} points on average; about {about(own['images_needed'])} "
+        "test images would settle it." in verdict(metrics)
     )
+    shown = costed("trained parameters", head=arm(900, trained=8194), tail=arm(960, trained=16_789_506))
+    assert "Every arm that costs less in trained parameters is shown to lose more than 1.0 point." in verdict(shown)
+    cheap = costed("train seconds", head=arm(960), tail=arm(900))
+    assert "No arm costs less to train." in verdict(cheap)
+
+
+def test_a_cheaper_arm_that_is_shown_to_do_as_well_is_named():
+    metrics = costed("trained parameters", 20_000, head=arm(18_000, images=20_000), tail=arm(18_100, images=20_000))
+    metrics["arms"]["tail"]["parameters"]["trainable"] = 16_789_506
+    metrics["recommended"] = "head"
+    metrics["verdict"]["arms"]["tail"]["cost"] = 16_789_506
+    assert headline(as_metrics(metrics)) == (
+        "Use `head`: right on 90.0% of 20,000 test images, and shown to lose no more than 1.0 point against `tail`, "
+        "the best."
+    )
+    assert "`head` trains 10 parameters against 16.8 M, and loses no more than 1.0 point with a certainty of 95%." in (
+        verdict(metrics)
+    )
+
+
+def test_arms_that_learned_nothing_are_called_that():
+    nothing = study(head=arm(495), tail=arm(500))
+    assert headline(as_metrics(nothing)) == (
+        "No arm has learned anything: always answering the commonest class gives 50.0%, and the best, `tail`, is right "
+        "on 50.0% of 1,000 test images."
+    )
+    assert headline(as_metrics(study(head=arm(515), tail=arm(520)))).startswith("No arm is shown to have learned any")
+    one = study(head=arm(505), tail=arm(900))
+    assert "`head` has learned nothing that shows: always answering the commonest class gives 50.0%." in verdict(one)
 
 
 def test_each_pair_in_doubt_has_its_number_of_images():
     metrics = study(a=arm(900), b=arm(903), c=arm(905))
     first, second = (metrics["comparisons"][place]["images_needed"] for place in (1, 2))
     each = f"{about(second)} test images for `b` and {about(first)} test images for `a`"
-    text = f"To tell them apart would take about {each}, if they are as far apart as they seem."
-    assert text in verdict(metrics)
-    assert text in told(metrics)
+    assert f"To tell them apart would take about {each}, if they are as far apart as they seem." in told(metrics)
 
 
-def test_groups_too_few_for_any_difference_leave_the_best():
+def test_groups_too_few_for_any_difference_are_told():
     metrics = study(tail=arm(950), head=arm(600, trained=5))
     labels = np.repeat([0, 1], 500)
     predicted = {
@@ -145,29 +182,31 @@ def test_groups_too_few_for_any_difference_leave_the_best():
         "the 1,000 test images share 5 values of person, too few to show any difference between arms, however large; "
         "it takes at least 6."
     )
-    assert f"The most accurate by 35.0 points, but {few}" in verdict(metrics)
+    assert f"`tail` is ahead of `head` by 35.0 points, but {few}" in verdict(metrics)
     metrics["data"]["source"] = "pictures"
     assert limits(as_metrics(metrics))["Test set"] == few.capitalize()
 
 
 def test_a_tie_is_called_one():
     metrics = study(head=arm(900), tail=arm(900, trained=5))
-    assert "`head` is right on as many, and trains 10 parameters against 5." in verdict(metrics)
+    assert "`tail` scores the same." in verdict(metrics)
     assert "test images correctly, and so does `tail`." in told(metrics)
     assert "tell them apart" not in told(metrics)
 
 
 def test_a_single_arm_has_nothing_to_compare_with():
     metrics = study(head=arm(900))
-    assert verdict(metrics) == "The only arm of this study. One seed."
+    assert headline(as_metrics(metrics)) == "Use `head`: right on 90.0% of 1,000 test images."
+    assert verdict(metrics).startswith("The only arm of this study. One seed: ")
     assert "nothing to compare it with" in told(metrics)
 
 
 def test_several_seeds_are_compared_seed_by_seed():
     metrics = study(head=arm([900, 920, 910]), tail=arm([930, 915, 940]))
-    assert verdict(metrics).endswith("Mean of 3 seeds.")
+    assert "`tail` is the best of the 2 ways of training with a probability of" in verdict(metrics)
+    assert verdict(metrics).endswith("Mean of 3 seeds; images and seeds both count.")
     assert "standard deviation of 1.0 point for `head` and 1.3 points for `tail`" in told(metrics)
-    assert "`tail` is ahead of `head` with 2 of the 3 seeds" in told(metrics)
+    assert "`tail` is ahead of `head` in accuracy with 2 of the 3 seeds" in told(metrics)
 
 
 def test_many_arms_name_the_closest_and_the_last():

@@ -152,13 +152,15 @@ def test_label_errors():
 
 
 def test_limits_of_a_plain_study():
-    told = limits(as_metrics(study()))
+    flattered = {"metric": "accuracy", "expected": 0.88}
+    told = limits(as_metrics(study(verdict=flattered)))
     assert list(told) == ["New images", "Test set", "Seeds", "Choice"]
+    assert "flatters `all` by about 2.0 points: on new ones expect 88.0%." in told["Choice"]
     assert "images like those of shapes/" in told["New images"]
     comparison = {"arms": ["all", "head"], "difference": 0.01, "interval": [-0.01, 0.03], "p_holm": 0.4}
     told = limits(as_metrics(study(comparisons=[comparison | {"images_needed": 9000}])))
     assert told["Test set"] == "1,000 test images cannot tell `all` from `head`; that is no proof that they are alike."
-    assert "Choice" not in limits(as_metrics(study(arms=("head",))))
+    assert "Choice" not in limits(as_metrics(study(arms=("head",), verdict=flattered)))
 
 
 def test_whom_a_model_serves_worse_or_why_that_is_not_known():

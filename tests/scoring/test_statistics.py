@@ -13,13 +13,15 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from thaw.scoring.statistics import (
-    bootstrap_difference,
     bootstrap_scores,
+    difference_reach,
     effective_images,
     holm,
+    image_part,
     images_needed,
     mcnemar,
     score_intervals,
+    seed_part,
     sign_flips,
     wilson,
 )
@@ -103,18 +105,47 @@ def test_bootstrap_of_images_is_scipys(seeds: int) -> None:
     assert np.array([found[name][1] for name in SCORES]) == pytest.approx(expected.high, abs=0.15 * width.max())
 
 
-def test_bootstrap_of_a_difference_is_scipys() -> None:
+def test_a_difference_has_the_interval_of_students_paired_t_test() -> None:
     random = np.random.default_rng(1)
-    differences = random.choice([-1.0, 0.0, 1.0], 500, p=[0.04, 0.87, 0.09])
-    expected = stats.bootstrap(
-        (differences,), np.mean, n_resamples=20_000, method="percentile", rng=random
-    ).confidence_interval
-    assert bootstrap_difference(differences) == pytest.approx((expected.low, expected.high), abs=0.003)
-    groups = np.arange(500) // 5
-    sums = differences.reshape(100, 5).mean(1)
-    expected = stats.bootstrap((sums,), np.mean, n_resamples=20_000, method="percentile", rng=random)
-    low, high = expected.confidence_interval
-    assert bootstrap_difference(differences, groups) == pytest.approx((low, high), abs=0.003)
+    first, second = (random.random((1, 500)) < 0.9) * 1.0, (random.random((1, 500)) < 0.85) * 1.0
+    expected = stats.ttest_rel(first[0], second[0]).confidence_interval()
+    far = difference_reach(first, second)
+    assert far == pytest.approx((expected.high - expected.low) / 2)
+    # groups of one size are as many images as groups
+    groups, means = np.arange(500) // 5, (first - second).reshape(100, 5).mean(1)
+    expected = stats.ttest_1samp(means, 0).confidence_interval()
+    assert difference_reach(first, second, groups) == pytest.approx((expected.high - expected.low) / 2)
+
+
+def test_uneven_groups_are_left_out_one_by_one() -> None:
+    random = np.random.default_rng(3)
+    sizes = np.array([40, 3, 8, 1, 12, 2, 2])
+    groups, values = np.repeat(np.arange(7), sizes), random.random(sizes.sum())
+    values += 0.3 * random.random(7)[groups]  # alike in groups
+    without = np.array([values[groups != group].mean() for group in range(7)])
+    found = image_part(values, groups)
+    assert found.variance == pytest.approx(6 / 7 * ((without - values.mean()) ** 2).sum())
+    # the degrees of freedom by the matrix itself, for images that are alike in groups as Bell and McCaffrey have it
+    ratio = stats.f_oneway(*(values[groups == group] for group in range(7))).statistic
+    size = (len(values) - (sizes**2).sum() / len(values)) / 6
+    alike = min(1, max(0, (ratio - 1) / (ratio + size - 1)))
+    same = groups[:, None] == groups
+    covariance = np.where(np.eye(len(values), dtype=bool), 1, alike * same)
+    left_out = np.stack([(groups == group) - sizes[group] / len(values) for group in range(7)])
+    left_out /= (len(values) - sizes)[:, None]
+    matrix = left_out @ covariance @ left_out.T
+    assert found.freedom == pytest.approx(np.trace(matrix) ** 2 / (matrix**2).sum())
+    assert found.freedom < 3
+
+
+def test_seeds_add_the_variance_that_images_do_not_explain() -> None:
+    random = np.random.default_rng(4)
+    found = [
+        seed_part(0.8 + 0.02 * random.normal(size=(4, 1)) + 0.3 * random.normal(size=(4, 2000))) for _ in range(2000)
+    ]
+    assert np.mean([part.variance for part in found]) == pytest.approx(0.02**2 / 4, rel=0.1)
+    assert seed_part(np.ones((1, 5))) == (0, 1)
+    assert seed_part(np.ones((3, 5))) == (0, 1)
 
 
 @settings(max_examples=50, deadline=None)
@@ -131,7 +162,8 @@ def test_groups_of_one_image_are_no_groups(seed: int, seeds: int, classes: int) 
     leads = (predicted == labels).sum(0) - random.integers(0, seeds + 1, 60)
     assert sign_flips(leads, alone) == sign_flips(leads)
     assert images_needed(leads, alone, 0.05) == images_needed(leads, None, 0.05)
-    assert bootstrap_difference(leads / seeds, alone) == bootstrap_difference(leads / seeds)
+    values = (predicted == labels) * 1.0
+    assert difference_reach(values, 1 - values, alone) == pytest.approx(difference_reach(values, 1 - values))
 
 
 def test_copies_of_an_image_in_its_group_teach_nothing() -> None:
@@ -151,7 +183,10 @@ def test_copies_of_an_image_in_its_group_teach_nothing() -> None:
         assert naive[name][1] - naive[name][0] < 0.4 * (high - low)
     assert sign_flips(many[2], groups) == pytest.approx(sign_flips(leads), rel=1e-9)
     assert sign_flips(many[2]) < 0.01 < 0.2 < sign_flips(leads)
-    assert bootstrap_difference(many[2] / 1, groups) == pytest.approx(bootstrap_difference(leads / 1))
+    one, other = (first == labels)[None] * 1.0, (second == labels)[None] * 1.0
+    assert difference_reach(np.repeat(one, copies, 1), np.repeat(other, copies, 1), groups) == pytest.approx(
+        difference_reach(one, other)
+    )
     needed = images_needed(leads, None, 0.05)
     assert needed
     assert images_needed(many[2], groups, 0.05) == pytest.approx(copies * needed, abs=copies)
@@ -175,8 +210,8 @@ def test_nothing_is_claimed_where_nothing_varies() -> None:
     pairs = np.arange(20) // 2
     assert set(dict(score_intervals(labels, labels[None], 2, pairs)).values()) == {wilson(1, 10)}
     same = np.zeros(20)
-    assert bootstrap_difference(same) == (-wilson(0, 20)[1], wilson(0, 20)[1])
-    assert bootstrap_difference(same + 1) == pytest.approx((1 - 2 * wilson(0, 20)[1], 1))
+    assert difference_reach(same[None], same[None]) == pytest.approx(wilson(0, 20)[1])
+    assert difference_reach(same[None] + 1, same[None]) == pytest.approx(wilson(0, 20)[1])
     assert images_needed(np.array([1, 1]), None, 0.05) == 6  # of 2 heads in a row, p is 0.5; of 6, 0.03
     assert sign_flips(same.astype(np.int64)) == mcnemar(0, 0) == 1
     assert images_needed(same.astype(np.int64), None, 0.05) is None
@@ -184,7 +219,7 @@ def test_nothing_is_claimed_where_nothing_varies() -> None:
     one_group = np.zeros(20, dtype=np.int64)
     wrong = labels[None] ^ (np.arange(20) < 3)
     assert set(dict(score_intervals(labels, wrong, 2, one_group)).values()) == {(0, 1)}
-    assert bootstrap_difference(np.arange(20) / 20, one_group) == (-1, 1)
+    assert difference_reach(np.arange(20)[None] / 20, same[None], one_group) == np.inf
     assert sign_flips(np.ones(20, dtype=np.int64), one_group) == 1
 
 
@@ -224,11 +259,28 @@ def test_intervals_and_tests_of_a_difference_hold_what_they_state(groups: int | 
             leads = (draw < 0.02 + 0.1 * (lean > 0)).astype(np.int64) - (draw > 1 - 0.04 * (lean < 0))
             truth = 0.07 - 0.02
             alike = (draw < 0.1 * (lean > 0)).astype(np.int64) - (draw > 1 - 0.1 * (lean < 0))
-        low, high = bootstrap_difference(leads / 1, codes)
-        held += low <= truth <= high
+        far = difference_reach(leads[None] / 1, np.zeros((1, len(leads))), codes)
+        held += abs(leads.mean() - truth) <= far
         alarms += sign_flips(alike, codes) < 0.05
     assert held / studies == pytest.approx(0.95, abs=0.025)
     assert 0.01 < alarms / studies < 0.065
+
+
+@pytest.mark.parametrize("kind", ["even", "geometric", "pareto"])
+def test_grouped_accuracy_holds_the_truth_however_uneven_the_groups(kind: str) -> None:
+    random = np.random.default_rng(5)
+    studies, held = 500, 0
+    for _ in range(studies):
+        if kind == "pareto":
+            sizes = np.ceil(2 * (random.pareto(1.2, 40) + 1)).clip(max=2000).astype(int)
+        else:
+            sizes = np.full(50, 8) if kind == "even" else np.ceil(4 * 1.15 ** np.arange(25)).astype(int)
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        latent = np.sqrt(0.3) * random.normal(size=len(sizes))[groups] + np.sqrt(0.7) * random.normal(size=len(groups))
+        right = (latent < stats.norm.ppf(0.85))[None]
+        low, high = wilson(float(right.mean()), effective_images(right, groups))
+        held += low <= 0.85 <= high
+    assert 0.925 < held / studies < 0.995
 
 
 def test_the_images_asked_for_tell_the_arms_apart_four_times_in_five() -> None:

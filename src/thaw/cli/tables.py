@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def print_results(metrics: "Metrics") -> None:
-    """Print the scores of each arm of a finished study, and the recommended arm."""
+    """Print the scores of each arm of a finished study, and the verdict."""
+    from thaw.report.verdict import headline, reasons
+
     seeds = max(len(it.trials) for it in metrics.arms.values())
     means = f", mean of {seeds} seeds; learning rate and seconds of the first" if seeds > 1 else ""
     title = Text(escape_terminal(f"{metrics.recipe}: {metrics.splits['test']:,} test images{means}"))
@@ -29,7 +31,7 @@ def print_results(metrics: "Metrics") -> None:
         row += [f"{it.parameters.trainable:,}", f"{it.seconds.total:.1f}"]
         table.add_row(*row, style="bold" if arm == metrics.best else "")
     Console(highlight=False).print(table)
-    click.echo(f"Recommended: {metrics.recommended}, {metrics.rule}")
+    click.echo(escape_terminal(f"{headline(metrics)}\n{reasons(metrics)}"))
 
 
 def _setting(trial: "TrialMetrics") -> str:

@@ -6,6 +6,7 @@ from thaw.audit.findings import SEVERITIES
 from thaw.audit.results import Finding
 from thaw.report.failures import describe_gap, gaps
 from thaw.report.ranking import pairs, too_few
+from thaw.report.verdict import flattery
 from thaw.run.metrics import Metrics
 from thaw.text import count, listed, named, percent, points, short, signed
 
@@ -35,7 +36,7 @@ def limits(metrics: Metrics) -> dict[str, str]:
         "New images": _new_images(metrics),
         "Test set": _test_set(metrics),
         "Seeds": _seeds(metrics),
-        "Choice": _choice(metrics),
+        "Choice": flattery(metrics),
         "Labels": _labels(metrics),
         "Leaks": leak(metrics),
     }
@@ -131,16 +132,6 @@ def _seeds(metrics: Metrics) -> str:
     if len(metrics.arms[metrics.best].trials) > 1:
         return ""
     return "Each arm was trained once. Another seed gives another model, and how far it would move was not measured."
-
-
-def _choice(metrics: Metrics) -> str:
-    number = len(metrics.arms)
-    if number == 1:
-        return ""
-    return (
-        f"Picking the best of {number} after looking flatters it slightly: on new images expect a little less, the "
-        "more so the closer the arms are."
-    )
 
 
 def _labels(metrics: Metrics) -> str:

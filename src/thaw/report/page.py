@@ -21,8 +21,9 @@ from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
 from thaw.report.gallery import duplicate_pairs, gallery, label_errors, mistakes, samples
 from thaw.report.limits import findings, harm, limits, narrow, people, sizes
-from thaw.report.ranking import mean_accuracies, pairs, verdict
+from thaw.report.ranking import mean_accuracies, pairs
 from thaw.report.reading import read, read_table
+from thaw.report.verdict import headline, reasons
 from thaw.run.metrics import Metrics, read_metrics
 
 FILTERS = (
@@ -68,7 +69,8 @@ def prose(text: str) -> Markup:
 def _sentences(metrics: Metrics) -> dict[str, Any]:
     """The sentences on the numbers."""
     return {
-        "verdict": verdict(metrics),
+        "headline": headline(metrics),
+        "reasons": reasons(metrics),
         "pairs": pairs(metrics),
         "analysis": analysis(metrics),
         "failures": failures(metrics),

@@ -1,8 +1,8 @@
-"""Who leads, how surely, and which arm to use: sentences computed from the comparisons in `metrics.json`."""
+"""Who leads, and how surely: sentences computed from the comparisons in `metrics.json`."""
 
 from typing import NamedTuple
 
-from thaw.run.metrics import Metrics
+from thaw.run.metrics import METRICS, Metrics
 from thaw.scoring.comparison import ALPHA
 from thaw.scoring.statistics import fewest
 from thaw.text import about, count, listed, named, parameters, percent, points, probability, seconds, short, signed
@@ -16,9 +16,9 @@ class Lead(NamedTuple):
     ahead: str
     over: str
     gap: float
-    """Difference of the accuracies, as a fraction, not negative."""
+    """Difference of their scores by the verdict's metric, not negative."""
     images: float
-    """The same in test images."""
+    """Where that is accuracy, the same in test images."""
     interval: tuple[float, float]
     """95% interval of the gap."""
     p: float
@@ -59,42 +59,20 @@ def leads(metrics: Metrics) -> list[Lead]:
     return sorted((lead for lead in pairs(metrics) if lead.ahead == metrics.best), key=lambda lead: lead.gap)
 
 
-def verdict(metrics: Metrics) -> str:
-    """Say why this arm is recommended, how certain that is, and on how many seeds it rests."""
-    trials = len(metrics.arms[metrics.best].trials)
-    trained = "One seed." if trials == 1 else f"Mean of {trials} seeds."
-    behind = leads(metrics)
-    if not behind:
-        return f"The only arm of this study. {trained}"
-    none = "" if any(lead.clear for lead in pairs(metrics)) else "The data cannot tell any two of the arms apart. "
-    return f"{none}{_why(metrics, behind)} {trained}"
+def amount(metrics: Metrics, score: float) -> str:
+    """Format a score of the verdict's metric: accuracy in percent, others with three decimals."""
+    return percent(score) if metrics.verdict.metric == "accuracy" else f"{score:.3f}"
 
 
-def _why(metrics: Metrics, behind: list[Lead]) -> str:
-    """Why the rule names this arm."""
-    best, chosen = metrics.best, metrics.recommended
-    images = count(metrics.splits["test"], "test image")
-    trains = {arm: parameters(it.parameters.trainable) for arm, it in metrics.arms.items()}
-    if few := too_few(metrics):
-        gap, level = behind[0].gap, named(behind[0].over)
-        return f"{f'The most accurate by {points(gap)}' if gap else f'As accurate as {level}'}, but {few}."
-    if chosen != best:
-        lead = next(lead for lead in behind if lead.over == chosen)
-        if not lead.gap:
-            return f"{named(best)} is right on as many, and trains {trains[best]} parameters against {trains[chosen]}."
-        return (
-            f"{named(best)} is right on {points(lead.gap)} more, but {images} cannot tell the two apart "
-            f"({_evidence(lead)}), and it trains {trains[best]} parameters against {trains[chosen]}.{_needed([lead])}"
-        )
-    closest, unclear = behind[0], [lead for lead in behind if not lead.clear]
-    if not unclear:
-        every = named(closest.over) if len(behind) == 1 else f"every other arm; the closest, {named(closest.over)}, is"
-        by = f"by {points(closest.gap)}" if len(behind) == 1 else f"{points(closest.gap)} behind"
-        return f"Significantly more accurate than {every} {by} ({_evidence(closest)})."
-    return (
-        f"The most accurate, and of the arms that {images} cannot tell from it, "
-        f"{listed([named(lead.over) for lead in unclear])}, none trains fewer parameters.{_needed(unclear)}"
-    )
+def apart(metrics: Metrics, difference: float) -> str:
+    """Format a difference of scores, without its sign: of accuracies in points."""
+    return points(difference) if metrics.verdict.metric == "accuracy" else f"{abs(difference):.3f}"
+
+
+def gap_between(metrics: Metrics, lead: Lead) -> str:
+    """Format the 95% interval of a lead."""
+    low, high = (_signed(metrics, end) for end in lead.interval)
+    return f"95% interval {low} to {high}" + (" points" if metrics.verdict.metric == "accuracy" else "")
 
 
 def too_few(metrics: Metrics) -> str:
@@ -116,16 +94,21 @@ def too_few(metrics: Metrics) -> str:
 def ranking(metrics: Metrics) -> str:
     """Say how many images the best arm classifies correctly, and how far behind the others are."""
     best, images, behind = metrics.best, metrics.splits["test"], leads(metrics)
-    right = (
-        f"{named(best)} labels {percent(mean_accuracies(metrics)[best])} of the {count(images, 'test image')} correctly"
-    )
+    plain, score = metrics.verdict.metric == "accuracy", amount(metrics, metrics.verdict.arms[metrics.best].score)
+    if plain:
+        right = f"{named(best)} labels {score} of the {count(images, 'test image')} correctly"
+    else:
+        right = f"{named(best)} has the best {METRICS[metrics.verdict.metric]}, {score}"
     if not behind:
         return f"{right}. It is the only arm of this study, so there is nothing to compare it with."
     level = [named(lead.over) for lead in behind if not lead.gap]
     if level:
         return f"{right}, {'and so does' if len(level) == 1 else 'and so do'} {listed(level)}."
     shown = behind if len(behind) <= 3 else [behind[0], behind[-1]]
-    gaps = [f"{named(lead.over)} by {points(lead.gap)} ({count(lead.images, 'image')})" for lead in shown]
+    gaps = [
+        f"{named(lead.over)} by {apart(metrics, lead.gap)}" + (f" ({count(lead.images, 'image')})" if plain else "")
+        for lead in shown
+    ]
     return f"{right}, which puts it ahead of {listed(gaps)}."
 
 
@@ -137,7 +120,7 @@ def certainty(metrics: Metrics) -> str:
     if group:
         sentences[0] += f", with images that share a value of {short(group)} counted as alike as they turned out"
     for clear, verb in ((True, "tells it apart from"), (False, "cannot tell it apart from")):
-        told = [f"{named(lead.over)} ({_evidence(lead)})" for lead in behind if lead.clear == clear]
+        told = [f"{named(lead.over)} ({_evidence(metrics, lead)})" for lead in behind if lead.clear == clear]
         if told:
             sentences.append(f"The test set {verb} {listed(told)}")
     return ". ".join(sentences) + "." + _needed([lead for lead in behind if not lead.clear])
@@ -156,8 +139,9 @@ def seeds(metrics: Metrics) -> str:
         return f"{sentence}."
     ahead = sum(own > other for own, other in zip(by_arm[best], by_arm[behind[0].over], strict=True))
     return (
-        f"{sentence}; {named(best)} is ahead of {named(behind[0].over)} with {ahead} of the {trials} seeds. "
-        "Intervals and tests are about other test images, for the models that these seeds gave."
+        f"{sentence}; {named(best)} is ahead of {named(behind[0].over)} in accuracy with {ahead} of the {trials} "
+        "seeds. "
+        "Intervals of accuracy and of differences, and the tests, are about other test images and other seeds."
     )
 
 
@@ -183,10 +167,13 @@ def costs(metrics: Metrics) -> str:
     return f"Going {'; '.join(told)}." if told else ""
 
 
-def _evidence(lead: Lead) -> str:
-    low, high = (signed(end) for end in lead.interval)
+def _evidence(metrics: Metrics, lead: Lead) -> str:
     p = probability(lead.p)
-    return f"95% interval {low} to {high} points, corrected p {p if p.startswith('<') else f'= {p}'}"
+    return f"{gap_between(metrics, lead)}, corrected p {p if p.startswith('<') else f'= {p}'}"
+
+
+def _signed(metrics: Metrics, difference: float) -> str:
+    return signed(difference) if metrics.verdict.metric == "accuracy" else f"{difference:.3f}".replace("-", "−")
 
 
 def _needed(unclear: list[Lead]) -> str:

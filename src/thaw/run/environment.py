@@ -1,4 +1,4 @@
-"""`environment.json`: versions and the machine."""
+"""`environment.json`: versions, the machine and its looks at the test set."""
 
 import os
 import platform
@@ -18,8 +18,8 @@ PACKAGES = (
 )
 
 
-def write_environment(run: Path, compute: Compute) -> None:
-    """Write `environment.json`: versions and the machine."""
+def write_environment(run: Path, compute: Compute, looks: int | None) -> None:
+    """Write `environment.json`: versions, the machine, and how many studies on it have looked at this test set."""
     packages = versions(*PACKAGES)
     write_json(
         run / "environment.json",
@@ -36,6 +36,7 @@ def write_environment(run: Path, compute: Compute) -> None:
             else compute.device.type,
             "precision": compute.precision,
             "packages": packages,
+            "looks": looks,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )

@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import StringConstraints, ValidationError, model_validator
 
 from thaw.audit.label_errors import LabelErrorSummary
 from thaw.audit.results import Audit, Split
 from thaw.data.skipped import Skipped
 from thaw.errors import StorageError
-from thaw.recipe import ARM_NAME
+from thaw.recipe import ARM_NAME, Metric
+from thaw.recipe import Verdict as VerdictSettings
 from thaw.record import Record
 from thaw.run.results import StudyResult
 from thaw.scoring.agreement import Agreement, measure_agreement
 from thaw.scoring.calibration import Calibration, calibrate
-from thaw.scoring.comparison import RULE, Comparison, CostStep, compare, cost_steps, recommend
+from thaw.scoring.comparison import Comparison, CostStep, compare, cost_steps
+from thaw.scoring.contributions import contributions
 from thaw.scoring.metrics import Scores
 from thaw.scoring.slices import ColumnScores, score_slices
 from thaw.scoring.statistics import ScoreIntervals, score_intervals
+from thaw.scoring.verdict import Verdict, judge
 from thaw.training.results import (
     Attempt,
     Epoch,
@@ -37,6 +41,22 @@ from thaw.versions import versions
 FILE = "metrics.json"
 FORMAT: Literal[1] = 1
 """Changes when a required key is added, or a key is renamed, removed or means something else."""
+
+METRICS: dict[Metric, str] = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "log_loss": "log likelihood",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+}
+"""The verdict's metrics in words; more is better, so the log loss is told as the log likelihood."""
+COSTS = {
+    "train seconds": "time of search and training",
+    "inference": "parameters at inference",
+    "trained parameters": "trained parameters",
+}
+"""What may make an arm cheaper, in words."""
 
 ArmName = Annotated[str, StringConstraints(pattern=f"^(?:{ARM_NAME.pattern})$")]
 Precision = Literal["fp32", "bf16"]
@@ -226,13 +246,15 @@ class Metrics(Record):
     arms: dict[ArmName, ArmMetrics]
     """Each arm, in the order of the recipe."""
     best: str
-    """The arm with the highest accuracy on the test images, the mean over its seeds."""
+    """The arm that is best on the test images by the verdict's metric, the mean over its seeds."""
     comparisons: list[Comparison]
     """Every pair of arms."""
     recommended: str
     """The arm to use."""
     rule: str
     """The rule that recommends it."""
+    verdict: Verdict
+    """How sure it is that the arm to use is the best, what it should score on new images, and what the others lose."""
     costs: list[CostStep]
     """What each further point of accuracy costs, from the cheapest arm to the most accurate."""
     slices: list[ColumnScores]
@@ -272,7 +294,12 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
     accuracy = {arm: float(of_seeds.mean()) for arm, of_seeds in right.items()}
     trained = {arm: of_arm[0].record.network.parameters.trainable for arm, of_arm in trials.items()}
     spent = {arm: mean_fit_seconds([one.record.seconds for one in of_arm]) for arm, of_arm in trials.items()}
-    best, comparisons = max(trials, key=accuracy.__getitem__), compare(right, groups)
+    metric = recipe.verdict.metric
+    values = {
+        arm: np.stack([contributions(metric, labels, one.logits) for one in of_arm]) for arm, of_arm in trials.items()
+    }
+    commonest = contributions(metric, labels, np.tile(_class_logits(result), (len(labels), 1)))
+    judged = judge(values, _costs(recipe.verdict, trials), recipe.verdict.margin, commonest, groups)
     return Metrics(
         format=FORMAT,
         thaw=versions("thaw-vision")["thaw-vision"],
@@ -311,10 +338,16 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
             )
             for arm in trials
         },
-        best=best,
-        comparisons=comparisons,
-        recommended=recommend(best, accuracy, trained, comparisons),
-        rule=RULE,
+        best=judged.best,
+        comparisons=compare(values, groups),
+        recommended=judged.recommended,
+        rule=rule(recipe.verdict),
+        verdict=Verdict(
+            **recipe.verdict.model_dump(),
+            expected=judged.expected,
+            baseline=float(commonest.mean()),
+            arms=judged.arms,
+        ),
         costs=cost_steps(accuracy, trained, spent),
         slices=score_slices(result.test_slices(), right, groups),
         agreement=measure_agreement(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),
@@ -342,6 +375,17 @@ def read_metrics(folder: Path) -> Metrics:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise StorageError(f"{path} is damaged: {where}: {first['msg']}; run the study again.") from error
+
+
+def rule(settings: VerdictSettings) -> str:
+    """Say in a clause which arm a recipe's `[verdict]` recommends."""
+    best = f"the best arm by {METRICS[settings.metric]}"
+    if settings.cost == "none":
+        return best
+    return (
+        f"the arm with the least {COSTS[settings.cost]} of those shown to lose no more than {settings.margin:g} "
+        f"of {METRICS[settings.metric]} against every other, each with a certainty of 95%; without one, {best}"
+    )
 
 
 def mean_fit_seconds(seconds: list[TrialSeconds]) -> float:
@@ -375,6 +419,29 @@ def _arm(result: StudyResult, trials: list[TrialResult], intervals: ScoreInterva
         ),
         trials=metrics,
     )
+
+
+def _class_logits(result: StudyResult) -> NDArray[np.float32]:
+    """What answers the commonest class of the training images, with the classes' fractions as probabilities."""
+    labels = result.dataset.source.labels[result.dataset.splits.train]
+    counts = np.bincount(labels, minlength=len(result.dataset.source.classes))
+    return np.asarray(np.log((counts + 1) / (counts.sum() + len(counts))), np.float32)
+
+
+def _costs(settings: VerdictSettings, trials: dict[str, list[TrialResult]]) -> dict[str, float] | None:
+    """What each arm costs by `verdict.cost`; None where nothing is counted."""
+    records = {arm: [one.record for one in of_arm] for arm, of_arm in trials.items()}
+    if settings.cost == "none":
+        return None
+    if settings.cost == "train seconds":
+        return {arm: mean_fit_seconds([one.seconds for one in of_arm]) for arm, of_arm in records.items()}
+    if settings.cost == "inference":
+        # adapters are merged into their layers before a model is written
+        return {
+            arm: sum(row.parameters for row in of_arm[0].network.modules if row.kind != "LoRALinear")
+            for arm, of_arm in records.items()
+        }
+    return {arm: of_arm[0].network.parameters.trainable for arm, of_arm in records.items()}
 
 
 def _trial(record: TrialRecord) -> TrialMetrics:

@@ -6,6 +6,7 @@ from pathlib import Path
 from thaw.cache.files import write_json
 from thaw.run.environment import write_environment
 from thaw.run.gallery import Gallery
+from thaw.run.looks import count_looks
 from thaw.run.metrics import FILE, Metrics
 from thaw.run.results import StudyResult
 from thaw.run.tables import write_examples, write_gallery, write_label_errors, write_predictions
@@ -24,5 +25,5 @@ def write_run(folder: Path, result: StudyResult, metrics: Metrics, gallery: Gall
         arm: [asdict(row) for row in of_arm[0].record.network.modules] for arm, of_arm in result.trials().items()
     }
     write_json(folder / "modules.json", modules)
-    write_environment(folder, result.compute)
+    write_environment(folder, result.compute, count_looks(result))
     write_json(folder / FILE, metrics.model_dump(mode="json"))

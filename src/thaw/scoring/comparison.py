@@ -1,50 +1,56 @@
-"""Which arm to use: every pair compared on the same test images, and the arm that a stated rule recommends."""
+"""Every pair of arms compared on the same test images, and what a further point costs."""
 
+import math
 from collections.abc import Mapping
 from itertools import combinations, pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from thaw.record import Record
-from thaw.scoring.statistics import Codes, Interval, bootstrap_difference, holm, images_needed, mcnemar, sign_flips
+from thaw.scoring.statistics import (
+    Codes,
+    Interval,
+    difference_part,
+    difference_reach,
+    holm,
+    images_needed,
+    images_to_settle,
+    mcnemar,
+    sign_flips,
+)
 
 ALPHA = 0.05
 """A pair whose corrected p is below this differs significantly."""
-RULE = (
-    "the arm with the fewest trained parameters that is not significantly less accurate than the best "
-    f"(p of {ALPHA} or more, corrected by Holm's method for all pairs of arms); of equally many, the most accurate; "
-    "where test images, or groups of them, are too few for any difference to be significant, the best"
-)
 
-
-Test = Literal["exact McNemar", "image permutation", "group permutation"]
+Test = Literal["exact McNemar", "group permutation", "t"]
 
 
 class Comparison(Record):
-    """The difference in test accuracy between two arms, and whether it is significant."""
+    """The difference between two arms on the test images, and whether it is significant."""
 
     arms: tuple[str, str]
     """The two arms."""
     difference: float
-    """Accuracy of the first minus that of the second."""
+    """The metric of the first minus that of the second, more being better."""
     interval: Interval
-    """95% bootstrap interval of the difference."""
+    """95% interval of the difference, over images (or groups) and seeds."""
     p: float
-    """p of the test that both arms are equally accurate on other test images; training again is not considered."""
+    """p of the test that both are equally good on other images and, where there are several seeds, with other seeds."""
     p_holm: float
     """p corrected for the number of pairs by Holm's method."""
     test: Test
-    """The exact McNemar test for one seed without groups; otherwise a permutation test that flips the sign of each
-    image's or each group's lead, summed over the seeds."""
+    """For accuracy with one seed the exact McNemar test, with groups an exact permutation test that flips the sign of
+    each group's lead; otherwise Student's t over images (or groups) and seeds."""
     groups: int | None
     """Groups among the test images; None without a group column."""
     p_least: float
     """The smallest `p_holm` that so many images or groups can give at all."""
     images_needed: int | None
     """Test images that would show a difference of this size, even as the smallest p of all; None where the difference
-    is significant already, or 0."""
+    is significant already, or 0, or where only more seeds would help."""
 
 
 class CostStep(Record):
@@ -66,13 +72,14 @@ class CostStep(Record):
     """`seconds` over `points`."""
 
 
-def compare(right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None) -> list[Comparison]:
-    """Compare each pair of arms: the difference in accuracy, its 95% interval and a test.
+def compare(values: Mapping[str, NDArray[np.float64]], groups: Codes | None = None) -> list[Comparison]:
+    """Compare each pair of arms: the difference, its 95% interval and a test.
 
     Parameters
     ----------
-    right
-        For each arm which test images it classifies correctly, (seeds, n), the seeds the same for all.
+    values
+        For each arm what each test image adds to the metric, (seeds, n), see `scoring.contributions`; for accuracy 0
+        or 1. The seeds are the same for all.
     groups
         (n,) codes from 0 with none left out, where images of a group are alike.
 
@@ -81,50 +88,35 @@ def compare(right: Mapping[str, NDArray[np.bool_]], groups: Codes | None = None)
     list of Comparison
         One for each pair, p corrected for their number.
     """
-    pairs = list(combinations(right, 2))
-    seeds, images = next(iter(right.values())).shape
+    pairs = list(combinations(values, 2))
+    seeds, images = next(iter(values.values())).shape
     units = images if groups is None else int(groups.max()) + 1
-    leads = [right[first].sum(0) - right[second].sum(0) for first, second in pairs]
-    p = np.array([_test(lead, seeds, groups) for lead in leads])
-    corrected = holm(p)
-    alone: Test = "exact McNemar" if seeds == 1 else "image permutation"
+    exact = seeds == 1 and all(((of == 0) | (of == 1)).all() for of in values.values())
+    test: Test = "t" if not exact else "exact McNemar" if groups is None else "group permutation"
+    leads = [values[first].mean(0) - values[second].mean(0) for first, second in pairs]
+    reaches = [difference_reach(values[first], values[second], groups) for first, second in pairs]
+    p = np.array(
+        [
+            _exact(lead.astype(np.int64), groups) if exact else _student(values[first], values[second], groups)
+            for (first, second), lead in zip(pairs, leads, strict=True)
+        ]
+    )
     return [
         Comparison(
             arms=pair,
-            difference=float(lead.mean() / seeds),
-            interval=bootstrap_difference(lead / seeds, groups),
+            difference=float(lead.mean()),
+            interval=(float(lead.mean()) - far, float(lead.mean()) + far) if math.isfinite(far) else (-1.0, 1.0),
             p=float(own),
             p_holm=float(of_all),
-            test=alone if groups is None else "group permutation",
+            test=test,
             groups=None if groups is None else units,
             p_least=min(1.0, len(pairs) * 2 * 0.5**units),
-            images_needed=images_needed(lead, groups, ALPHA / len(pairs)) if of_all >= ALPHA else None,
+            images_needed=_needed(values[pair[0]], values[pair[1]], ALPHA / len(pairs), groups)
+            if of_all >= ALPHA
+            else None,
         )
-        for pair, lead, own, of_all in zip(pairs, leads, p, corrected, strict=True)
+        for pair, lead, far, own, of_all in zip(pairs, leads, reaches, p, holm(p), strict=True)
     ]
-
-
-def recommend(
-    best: str, accuracy: Mapping[str, float], trained: Mapping[str, int], comparisons: list[Comparison]
-) -> str:
-    """Return the arm that `RULE` names, from the accuracy and the number of trained parameters of each.
-
-    Parameters
-    ----------
-    best
-        The most accurate arm.
-    accuracy
-        Of each arm on the test images, the mean over the seeds, from 0 to 1.
-    trained
-        How many parameters each arm trains.
-    comparisons
-        Every pair of arms, see `compare`.
-    """
-    if all(it.p_least >= ALPHA for it in comparisons):
-        return best
-    level = {best}
-    level.update(arm for it in comparisons if best in it.arms and it.p_holm >= ALPHA for arm in it.arms)
-    return min((arm for arm in accuracy if arm in level), key=lambda arm: (trained[arm], -accuracy[arm]))
 
 
 def cost_steps(
@@ -170,7 +162,26 @@ def cost_steps(
     return steps
 
 
-def _test(lead: Codes, seeds: int, groups: Codes | None) -> float:
-    if seeds == 1 and groups is None:
+def _needed(first: NDArray[np.float64], second: NDArray[np.float64], alpha: float, groups: Codes | None) -> int | None:
+    if len(first) == 1:
+        return images_needed(first[0] - second[0], groups, alpha)
+    return images_to_settle(first, second, float(first.mean() - second.mean()), alpha / 2, groups)
+
+
+def _exact(lead: Codes, groups: Codes | None) -> float:
+    if groups is None:
         return mcnemar(int((lead == 1).sum()), int((lead == -1).sum()))
     return sign_flips(lead, groups)
+
+
+def _student(first: NDArray[np.float64], second: NDArray[np.float64], groups: Codes | None) -> float:
+    """p of Student's t, and never below the least that the exact test of so many images or groups can have."""
+    chance = difference_part(first, second, groups)
+    gap = abs(float(first.mean() - second.mean()))
+    if gap == 0 or chance.freedom == 0:
+        return 1.0
+    units = first.shape[1] if groups is None else int(groups.max()) + 1
+    least = 2 * 0.5**units
+    if chance.variance == 0:
+        return least
+    return max(least, float(2 * stats.t.sf(gap / math.sqrt(chance.variance), chance.freedom)))

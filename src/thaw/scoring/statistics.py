@@ -1,6 +1,8 @@
 """Intervals and tests over test images: what the choice of test images, or groups, leaves to chance."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ RESAMPLES = 2000
 """Resamples of a bootstrap, drawn with a fixed seed, so that a study gives the same interval every time."""
 POWER = 0.8
 """Probability that a test set of the size asked for shows an existing difference."""
+MOST_IMAGES = 10_000_000
+"""More test images than this are not called an answer."""
 CHUNK = 1 << 21
 """Numbers held at once while resampling."""
 
@@ -26,7 +30,7 @@ class ScoreIntervals(Record):
     """95% intervals of an arm's scores, each the mean over the seeds."""
 
     accuracy: Interval
-    """Wilson's, with groups or seeds counted as the independent images that they are worth."""
+    """Wilson's, with groups and seeds counted as the independent images that they are worth."""
     precision: Interval
     """By resampling test images, or groups."""
     recall: Interval
@@ -58,16 +62,151 @@ def wilson(fraction: float, images: float) -> Interval:
     return low, 1.0 if fraction == 1 else min(1.0, (centre + reach) / shrink)
 
 
+class Part(NamedTuple):
+    """A part of what chance leaves of a mean: from the choice of images or groups, or from the seeds."""
+
+    variance: float
+    """Of the mean."""
+    freedom: float
+    """Degrees of freedom of the variance's estimate."""
+
+
+def image_part(values: NDArray[np.float64], groups: Codes | None = None) -> Part:
+    """Estimate what the choice of images, or of whole groups of them, leaves to chance in the mean of `values`.
+
+    Without groups the variance over n, with n - 1 degrees of freedom. With groups the jackknife that leaves out one
+    group at a time, which is not fooled by a few large groups, and the degrees of freedom of Satterthwaite for groups
+    whose images are as alike as they turned out: Bell and McCaffrey, Bias reduction in standard errors for linear
+    regression with multi-stage samples (Survey Methodology 28, 2002); MacKinnon, Nielsen and Webb, Fast and reliable
+    jackknife and bootstrap methods for cluster-robust inference (Journal of Applied Econometrics 38, 2023). Groups of
+    one size give what the variance of their means gives, with groups - 1.
+
+    In simulation (1,000 studies) Wilson's interval of 0.85 with 40 groups whose sizes follow Pareto's law held the
+    truth in 97 to 98%, where groups - 1 degrees of freedom and no jackknife held it in 82 to 88%.
+
+    Parameters
+    ----------
+    values
+        (n,), one for each image.
+    groups
+        (n,) codes from 0 with none left out, where images of a group are alike.
+
+    Returns
+    -------
+    Part
+        With infinite variance and no degrees of freedom where there is a single image or group.
+    """
+    images = len(values)
+    sizes = np.ones(images) if groups is None else np.bincount(groups).astype(np.float64)
+    count = len(sizes)
+    if count == 1:
+        return Part(math.inf, 0.0)
+    moved = influences(values[:, None], groups)[:, 0]
+    variance = float(moved @ moved)
+    if groups is None:
+        return Part(variance, images - 1)
+    # the matrix of the covariances of `moved` is V xx' - xy' - yx' and a diagonal; only its trace and norm are needed
+    alike = _alike(values, groups, sizes)
+    own = sizes * (1 + (sizes - 1) * alike)
+    without = 1 / (images - sizes)
+    x, y, whole = without * sizes / images, without * own, float(own.sum())
+    across = whole * x * x - 2 * x * y
+    diagonal = without * y + across
+    norm = whole**2 * (x @ x) ** 2 + 2 * (x @ x) * (y @ y) + 2 * (x @ y) ** 2 - 4 * whole * (x @ x) * (x @ y)
+    norm += diagonal @ diagonal - across @ across
+    return Part(variance, float(diagonal.sum() ** 2 / norm))
+
+
+def influences(values: NDArray[np.float64], groups: Codes | None = None) -> NDArray[np.float64]:
+    """Compute how far each image, or whole group, moves the means of `values`, (n, k), by being left out.
+
+    Returns
+    -------
+    array of float64, shape (images or groups, k)
+        Scaled such that its columns' products are the jackknife's covariances of the means; 0 for a single group.
+    """
+    images = len(values)
+    away = values - values.mean(0)
+    if groups is None:
+        return np.asarray(away / math.sqrt(images * max(1, images - 1)))
+    sizes = np.bincount(groups)
+    count = len(sizes)
+    order = np.argsort(groups, kind="stable")
+    sums = np.add.reduceat(away[order], np.cumsum(sizes) - sizes)
+    return np.asarray(sums * (math.sqrt((count - 1) / count) / np.maximum(1, images - sizes))[:, None])
+
+
+def seed_part(values: NDArray[np.float64]) -> Part:
+    """Estimate what the seeds leave to chance in the mean of `values`, (seeds, n): nothing known, so 0, with one seed.
+
+    The variance of the seeds' means over the seeds, less the part of it that comes from the choice of images, which
+    `image_part` of their mean has already: two-way random effects.
+    """
+    seeds, images = values.shape
+    if seeds == 1:
+        return Part(0.0, 1.0)
+    means = values.mean(1)
+    raw = float(means.var(ddof=1)) / seeds
+    rest = values - values.mean(0) - means[:, None] + means.mean()
+    variance = max(0.0, raw - float((rest**2).sum()) / ((seeds - 1) * max(1, images - 1) * seeds * images))
+    return Part(variance, (seeds - 1) * (variance / raw) ** 2 if variance > 0 else 1.0)
+
+
+def together(parts: Sequence[Part]) -> Part:
+    """Add independent parts.
+
+    Satterthwaite, An approximate distribution of estimates of variance components (Biometrics Bulletin 2, 1946).
+    """
+    variance = sum(part.variance for part in parts)
+    if not 0 < variance < math.inf:
+        return Part(variance, 1.0 if variance == 0 else 0.0)
+    spread = sum(part.variance**2 / part.freedom for part in parts if part.variance > 0)
+    return Part(variance, variance**2 / spread)
+
+
+def reach(part: Part, units: float, level: float = LEVEL) -> float:
+    """Return how far an estimate may be from the truth on either side: the half-width of an interval of that level.
+
+    Student's t times the standard error. Where nothing varies, what Wilson's interval leaves of an event that none of
+    so many images showed: images that all say the same may be otherwise elsewhere.
+
+    Parameters
+    ----------
+    part
+        What chance leaves of the estimate.
+    units
+        How many images, or groups' worth of them, the estimate rests on.
+    level
+        Fraction of intervals that hold the truth.
+
+    Returns
+    -------
+    float
+        Infinite where a single group says nothing.
+    """
+    if part.freedom == 0:
+        return math.inf
+    if part.variance == 0:
+        z = float(stats.norm.ppf((1 + level) / 2))
+        return z**2 / (units + z**2)
+    return float(stats.t.ppf((1 + level) / 2, part.freedom)) * math.sqrt(part.variance)
+
+
+def whole_units(images: int, groups: Codes | None) -> float:
+    """Return how many groups of one size weigh as much as these, (sum of sizes)^2 / sum of squares; else images."""
+    sizes = np.ones(images) if groups is None else np.bincount(groups).astype(np.float64)
+    return float(images**2 / (sizes @ sizes))
+
+
 def effective_images(right: NDArray[np.bool_], groups: Codes | None = None) -> float:
     """Return how many independent answers, each right or wrong, tell as much about accuracy as `right`, (seeds, n).
 
     With one seed and no groups n. Seeds that are right on the same images, or groups of images that an arm gets right
-    together, tell less than their number.
+    together, tell less than their number; so do seeds whose accuracies differ.
 
-    p (1 - p) over the variance of the mean of whole groups (linearised ratio), times the squared ratio of Student's t
-    at n - 1 and at groups - 1 degrees of freedom: Korn and Graubard, Confidence intervals for proportions with small
-    expected number of positive counts estimated from survey data (Survey Methodology 24, 1998). Without groups each
-    image is one.
+    p (1 - p) over the variance of the mean, times the squared ratio of Student's t at n - 1 and at its own degrees of
+    freedom: Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data (Survey Methodology 24, 1998).
 
     Parameters
     ----------
@@ -79,28 +218,52 @@ def effective_images(right: NDArray[np.bool_], groups: Codes | None = None) -> f
     Returns
     -------
     float
-        Never above seeds times n; the number of groups where all is right or all wrong, which shows no variance; 0 for
-        a single group.
+        Never above seeds times n; where all is right or all wrong, which shows no variance, the number of groups that
+        would weigh as much if they were of one size; 0 for a single group.
     """
     seeds, images = right.shape
     if groups is None and seeds == 1:
         return float(images)
-    groups = np.arange(images) if groups is None else groups
-    count, mean = int(groups.max()) + 1, float(right.mean())
-    if count == 1:
-        return 0.0
+    mean = float(right.mean())
     if mean in (0.0, 1.0):
-        return float(count)
-    residuals = np.bincount(groups, right.mean(0) - mean)
-    variance = count / (count - 1) * float(residuals @ residuals) / images**2
-    wider = (_student(images) / _student(count)) ** 2
-    return min(float(right.size), wider * mean * (1 - mean) / variance) if variance > 0 else float(right.size)
+        return 0.0 if groups is not None and not groups.any() else whole_units(images, groups)
+    values = right.astype(np.float64)
+    found = together([image_part(values.mean(0), groups), seed_part(values)])
+    if found.freedom == 0:
+        return 0.0
+    if found.variance == 0:
+        return float(right.size)
+    wider = float(stats.t.ppf((1 + LEVEL) / 2, images - 1) / stats.t.ppf((1 + LEVEL) / 2, found.freedom)) ** 2
+    return min(float(right.size), wider * mean * (1 - mean) / found.variance)
+
+
+def difference_part(first: NDArray[np.float64], second: NDArray[np.float64], groups: Codes | None = None) -> Part:
+    """Estimate what chance leaves of the difference between two arms' means on the same images.
+
+    Images, or groups, are paired; the seeds of the two arms are independent, and count where there are several.
+
+    Parameters
+    ----------
+    first, second
+        (seeds, n) of each arm: what each image adds to the metric, see `scoring.contributions`.
+    groups
+        (n,) codes from 0 with none left out, where images of a group are alike.
+    """
+    return together([image_part(first.mean(0) - second.mean(0), groups), seed_part(first), seed_part(second)])
+
+
+def difference_reach(
+    first: NDArray[np.float64], second: NDArray[np.float64], groups: Codes | None = None, level: float = LEVEL
+) -> float:
+    """Return the half-width of the interval of the difference between two arms, see `difference_part` and `reach`."""
+    return reach(difference_part(first, second, groups), whole_units(first.shape[1], groups), level)
 
 
 def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> ScoreIntervals:
     """Compute the 95% intervals of an arm's accuracy, precision, recall and F1: Wilson's of accuracy, else bootstrap.
 
-    The seeds' models are taken as they are: the interval is about other images, not about training again.
+    With several seeds the interval of accuracy is about other images and other seeds. Those of precision, recall and F1
+    take the seeds' models as they are.
 
     Parameters
     ----------
@@ -171,34 +334,6 @@ def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Code
     }
 
 
-def bootstrap_difference(differences: NDArray[np.float64], groups: Codes | None = None) -> Interval:
-    """Compute the 95% interval of the mean of `differences`, (n,), one for each test image, by resampling.
-
-    Where all images, or groups, differ alike, so does every resample: then as many of them may be otherwise, by as much
-    as can be, as the Wilson interval of a fraction of 0 allows; a single group says nothing. For the method see
-    `_interval`.
-
-    Parameters
-    ----------
-    differences
-        From -1 to 1, means over the seeds.
-    groups
-        (n,) codes from 0 with none left out, whole groups of which are resampled.
-    """
-    draws = _draws(groups, len(differences))
-    if groups is None:
-        groups = np.arange(len(differences))
-    sums, sizes = np.bincount(groups, differences), np.bincount(groups)
-    if draws == 1 or np.allclose(sums / sizes, sums[0] / sizes[0]):
-        reach = wilson(0.0, draws if draws > 1 else 0)[1]
-        alike = float(sums[0] / sizes[0])
-        return alike - reach * (1 + alike), alike + reach * (1 - alike)
-    # groups of the same size and sum are alike, so it is enough to draw how many there are of each kind
-    kinds, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
-    weights = np.random.default_rng(0).multinomial(draws, counts / draws, RESAMPLES)
-    return _interval((weights @ kinds[0]) / (weights @ kinds[1]), draws)
-
-
 def mcnemar(only_first: int, only_second: int) -> float:
     """Compute the exact two-sided p of McNemar's test from the images that only one of two arms gets right.
 
@@ -257,7 +392,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | None:
+def images_needed(leads: NDArray[np.float64], groups: Codes | None, alpha: float) -> int | None:
     """Return how many test images would show the mean of `leads`, (n,), at `alpha` with 80% power.
 
     n = (z_alpha/2 sqrt(q) + z_power sqrt(q - d^2))^2 / d^2 with d the mean lead and q the mean of its square: Connor,
@@ -268,7 +403,7 @@ def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | Non
     Parameters
     ----------
     leads
-        By how many seeds the first arm is ahead on each image.
+        By how much the first arm is ahead on each image, the mean over the seeds.
     groups
         (n,) codes from 0 with none left out, where images of a group are alike.
     alpha
@@ -290,6 +425,37 @@ def images_needed(leads: Codes, groups: Codes | None, alpha: float) -> int | Non
     return math.ceil(units * len(leads) / len(sums))
 
 
+def images_to_settle(
+    first: NDArray[np.float64], second: NDArray[np.float64], gap: float, alpha: float, groups: Codes | None = None
+) -> int | None:
+    """Return how many test images would show on which side of a value the difference of two arms is, with 80% power.
+
+    (z_alpha + z_power)^2 times the variance of an image's difference over the squared gap, less what seeds leave to
+    chance, which more images do not lessen. It takes what is observed for the truth.
+
+    Parameters
+    ----------
+    first, second
+        (seeds, n) of each arm: what each image adds to the metric, see `scoring.contributions`.
+    gap
+        How far the difference is from that value.
+    alpha
+        The one-sided p to reach.
+    groups
+        (n,) codes from 0 with none left out, where images of a group are alike.
+
+    Returns
+    -------
+    int or None
+        None where no number of images would, or over ten million.
+    """
+    images = image_part(first.mean(0) - second.mean(0), groups).variance * first.shape[1]
+    z = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(POWER))
+    room = (gap / z) ** 2 - seed_part(first).variance - seed_part(second).variance
+    needed = images / room if room > 0 else math.inf
+    return math.ceil(needed) if 0 < needed < MOST_IMAGES else None
+
+
 def _interval(resampled: NDArray[np.float64], draws: int) -> Interval:
     """The expanded percentile interval of a bootstrap that draws `draws` images or groups.
 
@@ -309,6 +475,19 @@ def _interval(resampled: NDArray[np.float64], draws: int) -> Interval:
 def _student(count: int) -> float:
     """The two-sided 95% point of Student's t for a mean of `count` values."""
     return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+
+
+def _alike(values: NDArray[np.float64], groups: Codes, sizes: NDArray[np.float64]) -> float:
+    """The intraclass correlation of `values`, by analysis of variance, from 0 to 1."""
+    count, images = len(sizes), len(values)
+    if count == images:
+        return 0.0
+    means = np.bincount(groups, values) / sizes
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (count - 1)
+    within = float(((values - means[groups]) ** 2).sum()) / (images - count)
+    size = (images - float(sizes @ sizes) / images) / (count - 1)
+    whole = between + (size - 1) * within
+    return min(1.0, max(0.0, (between - within) / whole)) if whole > 0 else 0.0
 
 
 def _draws(groups: Codes | None, images: int) -> int:
