@@ -13,7 +13,7 @@ from typing import Any
 from thaw.recipe import Recipe, validate
 from thaw.study import run_study
 
-TRAIN = {"batch_size": 64, "epochs": 3, "refit": "train", "schedule": "cosine", "warmup": 0.1, "flips": True}
+TRAIN = {"batch_size": 64, "epochs": 3, "refit": "train", "schedule": "cosine", "warmup": 0.1}
 SEARCH = {"method": "halving", "range": [1e-5, 1e-1], "candidates": 6, "steps": 6}
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {"train": "all", "weights": "random"},
@@ -48,6 +48,7 @@ def main() -> None:
                 "images": {"size": size, "resize": "squash"},
                 "model": {"backbone": f"torchvision/{backbone}", "weights": given},
                 "search": SEARCH,
+                "augment": {"policy": "flip", "views": TRAIN["epochs"]},
                 "train": TRAIN | {"seeds": list(range(options.seeds)), "precision": "fp32" if size < 100 else "auto"},
                 "arms": {arm: ARMS[arm] for arm in arms},
             },

@@ -130,15 +130,15 @@ def test_what_cannot_be_fitted(images: tuple[list[bytes], list[str]]) -> None:
     for seed in (-1, 2**80):
         with pytest.raises(ValueError, match=r"between 0 and 2\*\*32 - 1"):
             small(random_state=seed).fit(X, y)
-    with pytest.raises(thaw.ThawError, match="did you mean 'flips'"):
-        small(settings={"train.flip": True}).fit(X, y)
+    with pytest.raises(thaw.ThawError, match="did you mean 'policy'"):
+        small(settings={"augment.polcy": "flip"}).fit(X, y)
 
 
 def test_settings_are_taken_as_numpy_and_tables_have_them(images: tuple[list[bytes], list[str]]) -> None:
     X, y = images
-    fitted = small(epochs=np.int64(2), batch_size=np.int32(8), settings={"train": {"flips": True}}).fit(X, y)
+    fitted = small(epochs=np.int64(2), batch_size=np.int32(8), settings={"augment": {"policy": "flip"}}).fit(X, y)
     assert len(fitted.epochs_) == 2
-    assert "flips = true" in fitted.bundle_.config["recipe"]
+    assert 'policy = "flip"' in fitted.bundle_.config["recipe"]
 
 
 def small(**changes: Any) -> thaw.Classifier:

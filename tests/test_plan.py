@@ -85,12 +85,13 @@ def test_activations_go_on_from_the_longest_prefix_with_the_bits_of_the_pixels(
     """What comes before the longest cached prefix sees the first and the last batch alone, which are compared."""
     dataset = load_dataset(recipe, FP32, Clock())
     longest, network = prefix_of(recipe, "head", dataset)
-    expected = cached_activations(longest, network, dataset, FP32).arrays
+    given = dataset.seen()[0], dataset.preprocessing
+    expected = cached_activations(longest, network, *given, FP32).arrays
     monkeypatch.setenv("THAW_CACHE", str(tmp_path))
     known = []
     for arm in shorter:
         prefix, own = prefix_of(recipe, arm, dataset)
-        cached_activations(prefix, own, dataset, FP32)
+        cached_activations(prefix, own, *given, FP32)
         known.append(prefix)
     last = known[0] if len(shorter) == 1 else max(known, key=lambda one: one.cut.macs)
     seen: dict[str, int] = {"before": 0, "after": 0}
@@ -104,7 +105,7 @@ def test_activations_go_on_from_the_longest_prefix_with_the_bits_of_the_pixels(
 
     count("before")
     count("after")
-    found = cached_activations(longest, network, dataset, FP32, known).arrays
+    found = cached_activations(longest, network, *given, FP32, known).arrays
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     compared = 256 + 8
@@ -116,7 +117,8 @@ def test_activations_go_on_from_the_longest_prefix_with_the_bits_of_the_pixels(
 def test_the_key_of_activations_does_not_depend_on_other_arms(recipe: Recipe) -> None:
     dataset = load_dataset(recipe, FP32, Clock())
     alone = recipe.model_copy(update={"arms": {"head": recipe.arms["head"]}})
-    keys = {prefix_of(one, "head", dataset)[0].key(dataset, FP32) for one in (recipe, alone)}
+    given = dataset.seen()[0], dataset.preprocessing, FP32
+    keys = {prefix_of(one, "head", dataset)[0].key(*given) for one in (recipe, alone)}
     assert len(keys) == 1
 
 

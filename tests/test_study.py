@@ -303,9 +303,12 @@ def test_every_way_of_training_goes_through(
         warmup = 0.2
         label_smoothing = 0.1
         class_weights = "balanced"
-        flips = true
         refit = "train"
         patience = 1
+        [augment]
+        policy = "crop"
+        views = 2
+        test_views = 2
         [arms]
         head = { train = "head" }
         linear = { train = "head", head = "linear" }

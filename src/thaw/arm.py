@@ -158,7 +158,7 @@ def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, 
     if work:
         require_room(work, sum(tensor.nbytes for tensor in network.model.state_dict().values()))
     labels = dataset.labels(compute.device)
-    setup = Setup(network, trial.spec, trial.seed, labels, dataset.splits, compute, work, tell)
+    setup = Setup(network, trial.spec, trial.seed, labels, dataset.splits, compute, work, tell, dataset.tested)
     prepared = clock.seconds()["prepare"]
     if trial.spec.head != "trained":
         return _fit(setup, trial.spec.head, prepared)
@@ -192,7 +192,7 @@ def _fit(setup: Setup, kind: Kind, prepared: float) -> Trained:
 
 def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal | None:
     """Where the recipe says so, teach the network on the training images alone and score it on validation."""
-    if not setup.spec.training.rehearse:
+    if not setup.spec.training.rehearse or setup.spec.training.refit == "train":
         return None
     folder = setup.work and setup.work / "rehearsal"
     done = load_state(folder / "done.safetensors") if folder else None
@@ -201,7 +201,7 @@ def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal 
     training = setup.spec.training.model_copy(update={"refit": "train", "rehearse": False})
     alone = replace(setup, spec=setup.spec.model_copy(update={"training": training}), work=folder)
     taught = teach(alone)
-    logits = alone.evaluate(setup.splits.validation)
+    logits = alone.test(setup.splits.validation)
     if folder:
         save_state(folder / "done.safetensors", {"validation": logits}, taught.model_dump())
     return Rehearsal(taught, logits.numpy())
@@ -211,13 +211,13 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
     """Look at the test set once, and write down the result and the model."""
     clock, setup, splits = Clock(), trained.setup, study.dataset.splits
     with clock("test"):
-        logits = setup.evaluate(splits.test).numpy()
+        logits = setup.test(splits.test).numpy()
     if not np.isfinite(logits).all():
         raise ModelError(
             f"arm {trial.spec.name} answers some test images with infinite numbers; lower the rates in [search]."
         )
     held_out = trial.spec.training.refit == "train"
-    validation_logits = setup.evaluate(splits.validation).numpy() if held_out else None
+    validation_logits = setup.test(splits.validation).numpy() if held_out else None
     if trained.rehearsal:
         validation_logits = trained.rehearsal.validation_logits
     merge_adapters(setup.network.model)

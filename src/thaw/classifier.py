@@ -31,6 +31,7 @@ from thaw.data.dataset import Dataset
 from thaw.data.load import preprocessing_of
 from thaw.data.source import Source
 from thaw.data.splits import Splits
+from thaw.data.views import add_views
 from thaw.errors import DataError, RecipeError
 from thaw.images.any import AnyImage, square
 from thaw.images.decode import BadImageError
@@ -82,7 +83,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     precision
         `auto`, `fp32` or `bf16`.
     settings
-        Any other keys of a recipe, such as `{"train.flips": True}`; those of its arm begin with `arms.classifier.`.
+        Any other keys of a recipe, such as `{"augment.policy": "flip"}`; those of its arm begin with
+        `arms.classifier.`. Views are cut from the images as the network sees them.
     random_state
         A seed, a numpy RandomState, or None.
 
@@ -178,6 +180,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         pixels = _pixels(pictures, preprocessing, settings.images.decode)
         splits = _hold_out(codes, self.validation, seed)
         dataset = _dataset(pixels, codes, self.classes_, preprocessing, splits, compute.device)
+        dataset = add_views(dataset, settings.augment, lambda row: Image.fromarray(pixels[row]))
         trained = train_trial(Trial(spec=spec, seed=seed, saved=False, prefixes=[]), dataset, compute)
         search = trained.search
         self.learning_rate_ = search.learning_rate if search else None
@@ -187,7 +190,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         model = merge_adapters(trained.setup.network.model).cpu().eval().requires_grad_(False)
         config = bundle_config(spec, dataset, settings)
         self.bundle_ = Bundle(
-            model, dataset.source.classes, preprocessing, settings.images.decode, None, config, trained.setup.compute
+            model,
+            dataset.source.classes,
+            preprocessing,
+            settings.images.decode,
+            None,
+            config,
+            trained.setup.compute,
+            settings.augment.test_views,
         )
         return self
 

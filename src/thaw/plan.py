@@ -1,6 +1,7 @@
 """A study as data: what is computed once, and the trials."""
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,10 @@ class Plan(Record):
     """Those that train most come first, since their prefixes are the shortest and longer ones go on from there."""
     networks: dict[str, NetworkFacts]
     """What each arm trains, freezes and computes once."""
+    views: int
+    """Views of images that are computed besides the images themselves."""
+    view_bytes: int
+    """What the pixels of these take in the cache; mirror images take none."""
 
 
 def arms_of(recipe: Recipe) -> list[ArmSpec]:
@@ -82,7 +87,9 @@ def check_batches(recipe: Recipe, side: int) -> None:
         check_batch(spec, side)
 
 
-def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Compute) -> Plan:
+def make_plan(
+    recipe: Recipe, classes: int, images: int, side: int, compute: Compute, views: Sequence[int] = ()
+) -> Plan:
     """Plan a study of so many images of `side` pixels, in so many classes.
 
     Every network is built, frozen and split once, so that what is wrong with any arm shows before one is trained; no
@@ -100,6 +107,8 @@ def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Com
         Pixels of each side of the square that the networks see.
     compute
         The device and precision of the study.
+    views
+        The images of each view that is stored, see `data.views.view_rows`.
 
     Returns
     -------
@@ -113,16 +122,18 @@ def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Com
     """
     arms, seeds = arms_of(recipe), recipe.train.seeds
     wanted = [(spec, seed) for spec in [*arms, *(head_only(arm) for arm in arms if arm.probe)] for seed in seeds]
+    drawn = sum(views[-recipe.augment.views :]) if recipe.augment.policy in ("crop", "strong") else 0
+    rows = images + sum(views)
     prefixes: dict[str, Prefix | None] = {}
     facts: dict[str, NetworkFacts] = {}
     for spec, seed in [*wanted, (feature_spec(recipe), 0)]:
         key = spec.network_key(seed)
         if key not in facts:
             built = build_network(spec, seed, classes, side, compute)
-            facts[key], prefixes[key] = built.facts(images), built.prefix
+            facts[key], prefixes[key] = built.facts(rows), built.prefix
             del built
             gc.collect()  # graphs and their networks hold each other
-    distinct = {prefix.model_dump_json(): prefix for prefix in prefixes.values() if prefix and prefix.fits(images)}
+    distinct = {prefix.model_dump_json(): prefix for prefix in prefixes.values() if prefix and prefix.fits(rows)}
     planned = sorted(distinct.values(), key=lambda prefix: prefix.cut.macs)
     networks = {arm.name: facts[arm.network_key(seeds[0])] for arm in arms}
     trials = [
@@ -130,11 +141,14 @@ def make_plan(recipe: Recipe, classes: int, images: int, side: int, compute: Com
         for arm in sorted(arms, key=lambda arm: -networks[arm.name].parameters.trainable)
         for seed in seeds
     ]
-    return Plan(prefixes=planned, trials=trials, networks=networks)
+    return Plan(
+        prefixes=planned, trials=trials, networks=networks, views=sum(views), view_bytes=3 * side * side * drawn
+    )
 
 
 def plan_study(study: Study) -> Plan:
     """Plan a study whose images are there. Raises ModelError."""
     dataset = study.dataset
-    side = dataset.preprocessing.size
-    return make_plan(study.recipe, len(dataset.source.classes), len(dataset.source.ids), side, study.compute)
+    classes, images, side = len(dataset.source.classes), len(dataset.source.ids), dataset.preprocessing.size
+    views = [len(view.rows) for view in dataset.views]
+    return make_plan(study.recipe, classes, images, side, study.compute, views)

@@ -180,8 +180,6 @@ class Train(Section):
     """`all` shows every image once an epoch; `balanced` draws as many, each class as often as the others."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """The norm that the gradient of a step is shortened to where it is longer."""
-    flips: bool = False
-    """Train on each image or its mirror image, drawn at random in every epoch; both views are cached."""
     batch_size: BatchSize = 512
     """Images per step, also in the search."""
     epochs: Passes = 3
@@ -193,7 +191,7 @@ class Train(Section):
     """The images that the final training uses, once the learning rate is chosen."""
     rehearse: bool = False
     """Train on the training images alone first, which gives validation curves and the temperature of the
-    probabilities, then anew on both; needs `refit = "train+validation"`."""
+    probabilities, then anew on both. With `refit = "train"` there is nothing to rehearse."""
     keep: Literal["last", "best", "average"] = "last"
     """The weights that training ends with: those of its last epoch, of the epoch with the best validation score, or the
     mean over the epochs of its last quarter; `best` needs `refit = "train"`."""
@@ -218,10 +216,6 @@ class Train(Section):
             raise ValueError(
                 'train.keep = "best" needs validation images that are not trained on; set train.refit = "train"'
             )
-        if self.rehearse and self.refit == "train":
-            raise ValueError(
-                'train.rehearse needs train.refit = "train+validation"; without it, training is no rehearsal'
-            )
         return self
 
     @field_validator("seeds")
@@ -230,6 +224,23 @@ class Train(Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"train.seeds = {seeds} should all differ")
         return seeds
+
+
+class Augment(Section):
+    """Random augmentation by cached views, shared by all arms, learning rates and seeds."""
+
+    policy: Literal["none", "flip", "crop", "strong"] = "none"
+    """How views are drawn: `flip`, each image or its mirror image; `crop`, a random part of at least 35% of the area,
+    resized, or its mirror image; `strong`, the same with one random change of colour or shape (TrivialAugment) and, in
+    one of ten, a rectangle erased. All three mirror, which text and left or right hands do not bear."""
+    views: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """The views of each image that are drawn: epoch e trains on view e modulo `views`. As many as there are epochs are
+    random augmentation; each costs the storage of a further data set, but for `flip`."""
+    seed: Seed = 0
+    """Seed for drawing the views."""
+    test_views: Literal[1, 2] = 1
+    """What is averaged at test, in `thaw predict`, `thaw serve` and exports: 1 is the image alone, 2 the image and its
+    mirror image."""
 
 
 class Cache(Section):
@@ -293,6 +304,8 @@ class Settings(Section):
     """The learning-rate search of every arm."""
     train: Train = Train()
     """The final training of every arm."""
+    augment: Augment = Augment()
+    """Random augmentation by cached views."""
     cache: Cache = Cache()
     """The cache of activations."""
     arms: Annotated[dict[str, Arm], Field(min_length=1)]

@@ -12,7 +12,8 @@ from thaw.audit.results import Audit, Finding
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset, preprocessing_of
 from thaw.data.source import read_source
-from thaw.data.splits import group_codes, used_splits
+from thaw.data.splits import group_codes, make_splits, used_splits
+from thaw.data.views import add_views, pictures_of, view_rows
 from thaw.engine import here
 from thaw.plan import Plan, Study, check_batches, make_plan, plan_study
 from thaw.progress import Clock, say
@@ -78,10 +79,13 @@ def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
     compute = replace(choose_compute(recipe.train.device, recipe.train.precision), layouts=folder / "work" / "layouts")
     check_batches(recipe, preprocessing_of(recipe).size)
     dataset = load_dataset(recipe, compute, clock)
-    study = Study(recipe, dataset, compute, folder)
     with clock("audit"):
         audited = audit(dataset, recipe.data)
     say_findings(audited.record.findings)
+    with clock("pixels"):
+        picture = pictures_of(dataset.source, dataset.preprocessing, recipe.images.decode)
+        dataset = add_views(dataset, recipe.augment, picture)
+    study = Study(recipe, dataset, compute, folder)
     with clock("plan"):
         plan = plan_study(study)
     with clock("trials"):
@@ -134,6 +138,7 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
     side = preprocessing_of(recipe).size
     check_batches(recipe, side)
     source = read_source(recipe.data)
-    images = len(used_splits(source, recipe.data))
+    used = used_splits(source, recipe.data)
+    views = [len(rows) for rows in view_rows(recipe.augment, make_splits(source.take(used), recipe.data))]
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    return make_plan(recipe, len(source.classes), images, side, compute), images
+    return make_plan(recipe, len(source.classes), len(used), side, compute, views), len(used)

@@ -101,7 +101,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "large JSON": (_text(" " * (9 << 20)), "larger than 8 MiB"),
     "a list": (_text("[]"), "has the format"),
     "another format": (_config(format=99), "has the format '99'"),
-    "a format without a digest": (_config(format=2), "has the format '2', but this version of thaw reads 3"),
+    "a format without a digest": (_config(format=2), "has the format '2', but this version of thaw reads 4"),
     "no digest": (_config(sha256=None), "sha256"),
     "another digest": (_config(sha256="0" * 64), "is damaged"),
     "no classes": (_config(classes=[]), "classes"),

@@ -19,7 +19,7 @@ from thaw.nets.backbones import build_backbone
 
 BACKBONE = "torchvision/squeezenet1_1"
 SOUND: dict[str, Any] = {
-    "format": 3,
+    "format": 4,
     "sha256": "",
     "backbone": BACKBONE,
     "classes": ["cat", "dog"],

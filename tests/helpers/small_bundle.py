@@ -25,6 +25,7 @@ def small_config(**changes: Any) -> dict[str, Any]:
         },
         "decode": "exact",
         "temperature": None,
+        "test_views": 1,
     } | changes
 
 

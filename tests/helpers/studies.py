@@ -19,6 +19,14 @@ QUICK = (
 )
 """Settings of a study of seconds."""
 
+PLAIN = (
+    *("search.learning_rates=[1e-4,1e-3,1e-2]", "search.steps=15", "search.max_steps=", "search.schedule=constant"),
+    *("search.ties=exact", "train.optimizer=adam", "train.weight_decay=0.0", "train.schedule=constant"),
+    *("train.warmup=0.0", "train.epochs=8", "train.refit=train", "augment.policy=none", "augment.views=1"),
+    *("augment.test_views=1", "arms.head.head=trained"),
+)
+"""What makes the recipe `photos` train as a plain loop does."""
+
 
 def study(monkeypatch: pytest.MonkeyPatch, *arguments: object, settings: tuple[str, ...] = QUICK) -> int:
     """Run `thaw study`; return its exit code."""

@@ -153,9 +153,9 @@ def add_statistics(
     settings = Verdict.model_validate({"cost": cost})
     for arm, it in metrics["arms"].items():
         for score in it["over_seeds"]:
-            values = [trial["test"][score] for trial in it["trials"]]
-            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            it["over_seeds"][score] = {"mean": float(np.mean(values)), "deviation": deviation}
+            scored = [trial["test"][score] for trial in it["trials"]]
+            deviation = float(np.std(scored, ddof=1)) if len(scored) > 1 else None
+            it["over_seeds"][score] = {"mean": float(np.mean(scored)), "deviation": deviation}
         it["intervals"] = score_intervals(labels, predicted[arm], len(metrics["classes"]), groups).model_dump()
     accuracy = {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in metrics["arms"].items()}
     trained = {arm: it["parameters"]["trainable"] for arm, it in metrics["arms"].items()}

@@ -50,9 +50,11 @@ def dataset(class_folder: Path) -> Dataset:
 
 def made(prefix: fx.GraphModule, dataset: Dataset, compute: Compute = FP32) -> CachedArrays:
     split = Split(prefix, prefix, prefix, Cut("g", ("first",), (), 1), (), 1, "")
-    described = describe_prefix(split, 8, 1, compute)
+    described = describe_prefix(split, 8, compute)
     assert described is not None
-    return cached_activations(described, nn.Sequential(Floats(), prefix), dataset, compute)
+    return cached_activations(
+        described, nn.Sequential(Floats(), prefix), dataset.seen()[0], dataset.preprocessing, compute
+    )
 
 
 def test_they_are_what_the_prefix_computes_and_are_computed_once(dataset: Dataset) -> None:

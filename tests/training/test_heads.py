@@ -301,7 +301,7 @@ def test_a_stopped_study_goes_on_to_the_same(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped in the first epoch of the arm with a probe, then in the fit of the head, and once not at all."""
-    settings = ("arms.scratch=", "arms.last-stage=", "arms.everything.probe=true", "arms.head.head=linear")
+    settings = ("arms.last-stage=", "arms.everything.probe=true", "arms.head.head=linear")
     recipe = load_recipe(
         "photos",
         str(class_folder),

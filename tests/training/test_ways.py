@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from helpers.records import FACTS
+from helpers.studies import PLAIN
 from thaw.cache.checkpoint import load_state, save_state
 from thaw.compute.batches import Inputs, _upload, balanced, consecutive, shuffled
 from thaw.compute.device import Compute
@@ -88,7 +89,7 @@ class Toys:
 
     def setup(self, *settings: str, work: Path | None = None, network: Network | None = None) -> Setup:
         """A toy network, or the given one, ready to train as the recipe with these settings says."""
-        recipe = load_recipe("photos", "pictures", ("train.batch_size=8", "train.refit=train", *settings))
+        recipe = load_recipe("photos", "pictures", (*PLAIN, "train.batch_size=8", *settings))
         spec = resolve_arm("head", recipe.arms["head"], recipe)
         return Setup(network or toy_network(self.pixels), spec, 0, self.labels, self.splits, CPU, work)
 
@@ -160,21 +161,6 @@ def test_a_step_in_pieces_is_the_step_of_the_whole_batch(
     assert (ends[0][1] == ends[1][1]).all()
     for one, other in zip(ends[0][2], ends[1][2], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-
-
-def test_mirror_images_follow_the_images(pixels: np.ndarray) -> None:
-    inputs = Inputs((pixels,), CPU.device, mirrors=True)
-    assert len(inputs) == 2 * IMAGES
-    ((batch,),) = inputs.batches([np.array([3, IMAGES + 3, IMAGES])])
-    np.testing.assert_array_equal(batch, np.stack([pixels[3], pixels[3][:, ::-1], pixels[0][:, ::-1]]))
-    assert (pixels == np.array(inputs.arrays[0])).all()
-
-
-def test_an_epoch_with_mirror_images_has_each_image_once() -> None:
-    rows = np.concatenate(shuffled(np.arange(20, 50), 8, 0, 0, mirrored=100))
-    assert sorted(rows % 100) == list(range(20, 50))
-    assert 5 < (rows >= 100).sum() < 25
-    assert (np.concatenate(shuffled(np.arange(20, 50), 8, 0, 0)) == rows % 100).all()
 
 
 def tried(rate: float, steps: int = 1) -> Tried:
@@ -356,11 +342,15 @@ def test_patience_without_held_out_images_is_refused() -> None:
 
 def test_arrays_on_the_device_give_the_batches_of_mapped_ones(pixels: np.ndarray) -> None:
     index = np.random.default_rng(0).permutation(IMAGES)[: IMAGES - 3]
-    batches = shuffled(np.arange(len(index)), 7, 0, 0, mirrored=len(index))
-    mapped = Inputs((pixels,), CPU.device, index, mirrors=True)
-    resident = Inputs((pixels,), CPU.device, index, (_upload(pixels, CPU.device, chunk=11),), mirrors=True)
-    for one, other in zip(mapped.batches(batches), resident.batches(batches), strict=True):
+    batches = shuffled(np.arange(2 * len(index)), 7, 0, 0)
+    mirror = pixels[:, :, ::-1]
+    mapped = Inputs((pixels,), CPU.device, index, views=(Inputs((mirror,), CPU.device, index),))
+    held = Inputs((mirror,), CPU.device, index, (_upload(mirror, CPU.device, chunk=11),))
+    resident = Inputs((pixels,), CPU.device, index, (_upload(pixels, CPU.device, chunk=11),), (held,))
+    for rows, one, other in zip(batches, mapped.batches(batches), resident.batches(batches), strict=True):
+        both = np.concatenate([pixels[index], mirror[index]])
         assert torch.equal(one[0], other[0])
+        np.testing.assert_array_equal(one[0], both[rows])
     assert list(resident.batches([])) == []
 
 

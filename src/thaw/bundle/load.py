@@ -22,7 +22,7 @@ from thaw.nets.backbones import build_backbone
 from thaw.nets.heads import HeadForm, install_head
 from thaw.nets.weights import check_header, sha256
 
-FORMAT = 3
+FORMAT = 4
 """The format of a bundle; counts up when other versions can no longer read it."""
 MAX_CONFIG = 8 << 20
 """Largest size of a `config.json` in bytes; a thousand classes take a tenth of this."""
@@ -43,6 +43,7 @@ class _Config(BaseModel):
     decode: Literal["exact", "fast"]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     head: HeadForm = HeadForm()
+    test_views: Literal[1, 2]
 
     @model_validator(mode="after")
     def _sound(self) -> "_Config":
@@ -123,6 +124,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
         needed.temperature,
         config,
         choose_compute(device, precision),
+        needed.test_views,
     )
 
 

@@ -20,6 +20,7 @@ from thaw.compute.device import Compute
 from thaw.errors import DataError
 from thaw.images.any import AnyImage, listed, square
 from thaw.images.decode import BadImageError
+from thaw.images.mirror import average_views
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.fold import fold_batch_norm
 from thaw.nets.layout import choose_layout, hold_frozen
@@ -87,6 +88,8 @@ class Bundle:
     """The content of `config.json`: provenance, metrics, versions."""
     compute: Compute
     """The device and precision of `predict` and `predict_proba`."""
+    test_views: int = 1
+    """What the logits are averaged over: 1 is the image alone, 2 the image and its mirror image."""
 
     def predict(self, images: Any) -> NDArray[np.str_]:
         """Return the most probable class of each image.
@@ -219,7 +222,7 @@ class Bundle:
 
         with contextlib.suppress(OSError):  # a cache that cannot be written only means another trial next time
             choose_layout(network, step, compute, f"bundle of {type(model).__name__}, {side} px")
-        return network
+        return average_views(network, self.test_views)
 
     def _answer(self, few: list[Named], squares: Iterable[NDArray[np.uint8] | str]) -> Batch:
         names, pixels, bad = [], [], []

@@ -75,6 +75,7 @@ def bundle_config(spec: ArmSpec, dataset: Dataset, settings: Settings, test: Sco
         "preprocessing": asdict(dataset.preprocessing),
         "decode": settings.images.decode,
         "temperature": None,
+        "test_views": settings.augment.test_views,
         "arm": spec.name,
         "weights": {"name": _last(weights), **origin(spec.backbone, EMBEDDED_NAMES.get(weights, weights))},
         "data": {"source": source, **dataset.identity()},

@@ -62,13 +62,21 @@ def print_plan(plan: "Plan", images: int) -> None:
         told = ["[bold]trained[/]" if row.module in trained[arm] else "frozen" for arm in plan.networks]
         table.add_row(row.module, row.kind, f"{row.parameters:,}", *told)
     console.print(table)
+    rows, whole = images + plan.views, f"all {images:,}"
+    if plan.views:
+        whole += f" and {plan.views:,} views of them"
+        console.print(
+            f"augmentation: {plan.views:,} views besides the {images:,} images, drawn once for all arms, learning "
+            f"rates and seeds; {format_bytes(plan.view_bytes)} of pixels",
+            soft_wrap=True,
+        )
     for arm, facts in plan.networks.items():
         parameters, frontier = facts.parameters, facts.frontier
         lines = [f"{arm}: trains {parameters.trainable:,} of {parameters.total:,} parameters"]
         if frontier.nodes:
             each = frontier.bytes_per_image
             lines.append(f"computed once per image, up to {', '.join(frontier.nodes)}")
-            lines.append(f"cached: {format_bytes(each)} per image, {format_bytes(each * images)} for all {images:,}")
+            lines.append(f"cached: {format_bytes(each)} per image, {format_bytes(each * rows)} for {whole}")
             lines.append(f"saves {frontier.fraction_saved:.1%} of the arithmetic of each pass")
         else:
             lines.append(f"runs whole: {frontier.reason or 'nothing is frozen'}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,32 +13,47 @@ from thaw.cache.arrays import Array, release
 
 Rows = NDArray[np.int64]
 
+MISSING = np.iinfo(np.int64).max
+"""The row of an image that is not there: beyond every array, so that reading it fails."""
 READ = 32
 """Rows that are read together: for each the system may map a MiB of the file around it (ext4's large folios)."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network takes, for every image of the study: arrays with first dimension n."""
+    """What a network takes, for every image of the study: arrays with first dimension n.
+
+    Rows 0 to n - 1 are the images themselves, the next n are the first of `views`, and so on.
+    """
 
     arrays: tuple[Array, ...]
     """uint8 pixels, float32 activations, or bfloat16 ones stored as uint16."""
     device: torch.device
     index: Rows | None = None
-    """(images,) the row of the arrays that holds each image; None when they are the same."""
+    """(images,) the row of the arrays that holds each image, MISSING for none; None when they are the same."""
     resident: tuple[Tensor, ...] = ()
     """The same on the device, where they fit."""
-    mirrors: bool = False
-    """Whether as many rows again follow, made on the way: the pixels' mirror images, in the same order."""
+    views: tuple["Inputs", ...] = ()
+    """The same images seen otherwise, as augmentation draws them."""
+    drawn: Rows | None = None
+    """(K, images) what each image is seen as in epoch e, in row e mod K: 0 for itself, v for the v-th of `views`. None:
+    always as itself."""
 
     def __len__(self) -> int:
-        """The number of rows: one for each image, two with its mirror image."""
-        return self._images() * (2 if self.mirrors else 1)
+        """The number of images, in however many views."""
+        return len(self.arrays[0] if self.index is None else self.index)
 
     def image(self, row: int) -> Array:
         """The first array's row for one image."""
-        (found,) = read_rows(self.arrays[0], self._rows(np.array([row])))
+        (found,) = read_rows(self.arrays[0], self._held(np.array([row])))
         return np.asarray(found)
+
+    def seen(self, images: Rows, epoch: int) -> Rows:
+        """The rows of images as they are seen in an epoch."""
+        if self.drawn is None:
+            return images
+        rows: Rows = images + len(self) * self.drawn[epoch % len(self.drawn), images]
+        return rows
 
     def batches(self, batches: list[Rows]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch of rows, the next one gathered while the last is computed.
@@ -46,7 +61,7 @@ class Inputs:
         Parameters
         ----------
         batches
-            Numbers of rows, from 0 to below `len(self)`, in any order.
+            Numbers of rows, from 0 to below `len(self) * (1 + len(self.views))`, in any order.
 
         Yields
         ------
@@ -55,38 +70,40 @@ class Inputs:
         """
         if not batches:
             return
-        if self.resident:
-            places = on_device([self._rows(rows) for rows in batches], self.device)
-            turned = on_device([self._turned(rows) for rows in batches], self.device)
-            for where, mirrored in zip(places, turned, strict=True):
-                yield _mirror(mirrored, tuple(tensor[where] for tensor in self.resident))
+        taken = [self._taken(rows) for rows in batches]
+        if all(view.resident for parts, _ in taken for view, _ in parts):
+            places = iter(on_device([rows for parts, _ in taken for _, rows in parts], self.device))
+            orders = iter(on_device([order for _, order in taken if order is not None], self.device))
+            for parts, order in taken:
+                pieces = [
+                    tuple(tensor[where] for tensor in view.resident)
+                    for (view, _), where in zip(parts, places, strict=False)
+                ]
+                yield _joined(pieces, None if order is None else next(orders))
             return
         pinned = self.device.type == "cuda"  # what is not may be gone before a copy has begun
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._gather, batches[0])
-            for following in [*batches[1:], None]:
+            ahead = pool.submit(_gather, taken[0], pinned)
+            for following in [*taken[1:], None]:
                 gathered = ahead.result()
                 if following is not None:
-                    ahead = pool.submit(self._gather, following)
+                    ahead = pool.submit(_gather, following, pinned)
                 yield tuple(tensor.to(self.device, non_blocking=pinned) for tensor in gathered)
 
-    def _gather(self, rows: Rows) -> tuple[Tensor, ...]:
-        gathered = tuple(_tensor(read_rows(array, self._rows(rows))) for array in self.arrays)
-        tensors = _mirror(torch.from_numpy(self._turned(rows)), gathered)
-        if self.device.type == "cuda":
-            return tuple(tensor.pin_memory() for tensor in tensors)
-        return tensors
+    def _taken(self, rows: Rows) -> "Taken":
+        numbers, images = np.divmod(rows, len(self))
+        views = (self, *self.views)
+        parts = [(views[number], views[number]._held(images[numbers == number])) for number in np.unique(numbers)]
+        return parts, None if len(parts) == 1 else np.argsort(np.argsort(numbers, kind="stable"))
 
-    def _images(self) -> int:
-        return len(self.arrays[0] if self.index is None else self.index)
-
-    def _rows(self, rows: Rows) -> Rows:
-        images = rows % self._images() if self.mirrors else rows
+    def _held(self, images: Rows) -> Rows:
+        """The rows of the arrays that hold images."""
         return images if self.index is None else self.index[images]
 
-    def _turned(self, rows: Rows) -> Rows:
-        """The places in a batch that hold mirror images."""
-        return np.flatnonzero(rows >= self._images()) if self.mirrors else np.empty(0, np.int64)
+
+Taken = tuple[list[tuple[Inputs, Rows]], Rows | None]
+"""What a batch takes of each view in it, as rows of its arrays, and where each row of the batch is among all of these;
+None where they are in order."""
 
 
 def make_inputs(arrays: tuple[Array, ...], device: torch.device, index: Rows | None = None) -> Inputs:
@@ -108,12 +125,41 @@ def make_inputs(arrays: tuple[Array, ...], device: torch.device, index: Rows | N
     return Inputs(arrays, device, index)
 
 
+def with_views(inputs: Inputs, views: list[Inputs], drawn: Rows | None) -> Inputs:
+    """Inputs in several views, which live on the device where half of its free memory holds all of them.
+
+    Parameters
+    ----------
+    inputs
+        The images themselves.
+    views
+        The same images seen otherwise.
+    drawn
+        See `Inputs.drawn`.
+    """
+    arrays = [array for view in views for array in view.arrays]
+    if inputs.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(inputs.device)
+        if sum(array.nbytes for array in arrays) < free // 2:
+            views = [
+                replace(view, resident=tuple(_upload(array, view.device) for array in view.arrays)) for view in views
+            ]
+    return replace(inputs, views=tuple(views), drawn=drawn)
+
+
+def places_of(rows: Rows, images: int) -> Rows:
+    """(images,) the place of each image among `rows`, MISSING for others: the index of arrays that hold these alone."""
+    places = np.full(images, MISSING)
+    places[rows] = np.arange(len(rows))
+    return places
+
+
 def consecutive(rows: Rows, size: int) -> list[Rows]:
     """Rows in batches of `size`, in order."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) -> list[Rows]:
+def shuffled(rows: Rows, size: int, seed: int, epoch: int) -> list[Rows]:
     """One epoch: the rows in an order that depends on the seed and the epoch alone, in batches of `size`.
 
     The last batch is smaller; a single image left over joins the batch before it, since batch normalisation has no
@@ -127,13 +173,8 @@ def shuffled(rows: Rows, size: int, seed: int, epoch: int, mirrored: int = 0) ->
         Images of a batch.
     seed, epoch
         0 or more.
-    mirrored
-        Half of the rows, drawn anew each epoch, are the row so many further on: the mirror image. 0 mirrors none.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(rows)
-    if mirrored:
-        order += mirrored * random.integers(0, 2, len(order))
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
     batches = consecutive(order, size)
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
@@ -176,12 +217,16 @@ def on_device(batches: list[Rows], device: torch.device) -> list[Tensor]:
     return list(torch.split_with_sizes(together, [len(rows) for rows in batches]))
 
 
-def _mirror(turned: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Turn those of a batch's pixels (n, height, width, 3) round, in place."""
-    if len(turned):
-        for tensor in tensors:
-            tensor[turned] = tensor[turned].flip(2)
-    return tensors
+def _gather(taken: Taken, pinned: bool) -> tuple[Tensor, ...]:
+    parts, order = taken
+    pieces = [tuple(_tensor(read_rows(array, rows)) for array in view.arrays) for view, rows in parts]
+    tensors = _joined(pieces, None if order is None else torch.from_numpy(order))
+    return tuple(tensor.pin_memory() for tensor in tensors) if pinned else tensors
+
+
+def _joined(pieces: list[tuple[Tensor, ...]], order: Tensor | None) -> tuple[Tensor, ...]:
+    """The pieces of a batch, one of each view, as one, with its rows in their order."""
+    return pieces[0] if order is None else tuple(torch.cat(piece)[order] for piece in zip(*pieces, strict=True))
 
 
 def _tensor(array: Array) -> Tensor:

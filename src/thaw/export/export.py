@@ -178,6 +178,7 @@ def _describe(bundle: Bundle, to: str) -> dict[str, Any]:
         "classes": list(bundle.classes),
         "preprocessing": asdict(bundle.preprocessing),
         "temperature": bundle.temperature,
+        "test_views": bundle.test_views,
         "decode": bundle.decode,
         "format": to,
         **{key: bundle.config[key] for key in known if key in bundle.config},

@@ -10,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from thaw.bundle.model import Bundle
 from thaw.errors import ExportError, first_line
+from thaw.images.mirror import average_views
 from thaw.images.preprocessing import Normalise
 from thaw.images.resize import resize_to_square
 
@@ -46,12 +47,12 @@ class FromSquares(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.normalise = Normalise(bundle.preprocessing)
-        self.network = bundle.model
+        network = nn.Sequential(Normalise(bundle.preprocessing), bundle.model)
+        self.network = average_views(network, bundle.test_views)
         self.temperature = bundle.temperature or 1.0
 
     def forward(self, squares: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.normalise(squares))
+        logits: Tensor = self.network(squares)
         return torch.softmax(logits / self.temperature, 1)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from thaw.cache.budget import available_bytes, cache_folder, cache_limit
 from thaw.cache.files import no_room
 from thaw.compute.batches import Inputs, Rows, consecutive, make_inputs
 from thaw.compute.device import Compute
-from thaw.data.dataset import Dataset
+from thaw.data.dataset import View
+from thaw.images.preprocessing import Preprocessing
 from thaw.nets.prefix.extend import extend
 from thaw.nets.prefix.split import Cut, Split
 from thaw.progress import stage
@@ -30,8 +31,6 @@ class Prefix(Record):
     """Where it ends."""
     values: str
     """A digest of its parameters and buffers."""
-    views: int
-    """Views of each image that it sees: 2 with mirror images."""
     fields: tuple[Field, ...]
     """What is cached of each view."""
 
@@ -40,16 +39,15 @@ class Prefix(Record):
         """Bytes cached of each view of an image."""
         return sum(field.row_bytes() for field in self.fields)
 
-    def fits(self, images: int) -> bool:
-        """Whether the cache may hold the activations of so many images."""
-        return self.bytes_per_view * self.views * images <= cache_limit()
+    def fits(self, rows: int) -> bool:
+        """Whether the cache may hold its activations of so many images, each view of one counted."""
+        return self.bytes_per_view * rows <= cache_limit()
 
-    def key(self, dataset: Dataset, compute: Compute) -> str:
-        """The content key of its activations: of everything that determines them, and of nothing else."""
+    def key(self, view: View, preprocessing: Preprocessing, compute: Compute) -> str:
+        """The content key of its activations of a view: of everything that determines them, and of nothing else."""
         return key_of(
-            pixels=dataset.key,
-            preprocessing=asdict(dataset.preprocessing),
-            views=self.views,
+            pixels=view.key,
+            preprocessing=asdict(preprocessing),
             computation=self.cut.graph,
             values=self.values,
             fields=[asdict(field) for field in self.fields],
@@ -58,7 +56,7 @@ class Prefix(Record):
         )
 
 
-def describe_prefix(split: Split, side: int, views: int, compute: Compute) -> Prefix | None:
+def describe_prefix(split: Split, side: int, compute: Compute) -> Prefix | None:
     """Describe the prefix of a split network that takes images of `side` pixels; None where it runs whole.
 
     Parameters
@@ -67,8 +65,6 @@ def describe_prefix(split: Split, side: int, views: int, compute: Compute) -> Pr
         The network, on the device.
     side
         Pixels of each side of the square that it sees.
-    views
-        1, or 2 where mirror images are trained on too.
     compute
         The device and precision, on which the dtypes of the output depend.
     """
@@ -76,7 +72,7 @@ def describe_prefix(split: Split, side: int, views: int, compute: Compute) -> Pr
         return None
     sample = run(split.prefix, (torch.zeros(2, 3, side, side, device=compute.device),), compute)
     fields = tuple(Field(tuple(array.shape[1:]), array.dtype.str) for array in sample)
-    return Prefix(cut=split.cut, values=fingerprint(split.prefix), views=views, fields=fields)
+    return Prefix(cut=split.cut, values=fingerprint(split.prefix), fields=fields)
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -92,20 +88,23 @@ def fingerprint(network: nn.Module) -> str:
 def cached_activations(
     prefix: Prefix,
     network: nn.Sequential,
-    dataset: Dataset,
+    view: View,
+    preprocessing: Preprocessing,
     compute: Compute,
     shorter: Iterable[Prefix] = (),
 ) -> CachedArrays:
-    """The activations of a prefix for every view of every image, from the cache or computed now.
+    """The activations of a prefix for the images of a view, from the cache or computed now.
 
     Parameters
     ----------
     prefix
         What is computed.
     network
-        The normalisation, then the prefix itself: uint8 pixels to a tuple of tensors with a row for each view.
-    dataset
-        The n images.
+        The normalisation, then the prefix itself: uint8 pixels to a tuple of tensors with a row for each image.
+    view
+        The images, and how they are seen; each view is an entry of its own, so that more of them reuse the first.
+    preprocessing
+        What the normalisation normalises with.
     compute
         The device and precision.
     shorter
@@ -115,21 +114,21 @@ def cached_activations(
     Returns
     -------
     CachedArrays
-        An array (n x views, ...) for each of the prefix's fields: the images, then their mirror images.
+        An array (rows of the view, ...) for each of the prefix's fields.
 
     Raises
     ------
     StorageError
         The disk has no room for them.
     """
-    pixels = views_of(dataset, prefix.views)
-    count, key = len(pixels), prefix.key(dataset, compute)
+    count, key = len(view.rows), prefix.key(view, preprocessing, compute)
     found = opened("activations", key, count, prefix.fields)
     if found is not None:
         return found
     # those held are not removed to make room for the new ones
     held = [
-        (one, opened("activations", one.key(dataset, compute), count, one.fields)) for one in _before(prefix, shorter)
+        (one, opened("activations", one.key(view, preprocessing, compute), count, one.fields))
+        for one in _before(prefix, shorter)
     ]
     missing = prefix.bytes_per_view * count - entry_bytes("activations", key)
     if missing > available_bytes():
@@ -138,9 +137,9 @@ def cached_activations(
         raise no_room(cache_folder(), missing, 'free some space, or set cache.activations = "off",')
 
     def make(first: int) -> Chunks:
-        rest = (_go_on(start, entry, network, pixels, compute) for start, entry in held if entry is not None)
-        computation, inputs = next(filter(None, rest), (network, pixels))
-        batches = consecutive(np.arange(first, count), BATCH)
+        rest = (_go_on(start, entry, network, view, compute) for start, entry in held if entry is not None)
+        computation, inputs, order = next(filter(None, rest), (network, view.pixels, view.rows))
+        batches = consecutive(order[first:], BATCH)
         with stage("activations", count, "images", first) as advance:
             for rows, tensors in zip(batches, inputs.batches(batches), strict=True):
                 yield run(computation, tensors, compute), {}
@@ -151,13 +150,8 @@ def cached_activations(
 
 def _before(prefix: Prefix, others: Iterable[Prefix]) -> list[Prefix]:
     """Those of the others that a prefix may contain, the longest first."""
-    fitting = (one for one in others if one.views == prefix.views and one.cut.graph != prefix.cut.graph)
+    fitting = (one for one in others if one.cut.graph != prefix.cut.graph)
     return sorted((one for one in fitting if one.cut.macs <= prefix.cut.macs), key=lambda one: -one.cut.macs)
-
-
-def views_of(dataset: Dataset, views: int) -> Inputs:
-    """The pixels, followed by their mirror images where there are two views."""
-    return replace(dataset.pixels, mirrors=views == 2)
 
 
 def run(prefix: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> tuple[Array, ...]:
@@ -185,19 +179,23 @@ def run(prefix: nn.Module, tensors: tuple[Tensor, ...], compute: Compute) -> tup
 
 
 def _go_on(
-    start: Prefix, entry: CachedArrays, network: nn.Sequential, pixels: Inputs, compute: Compute
-) -> tuple[nn.Module, Inputs] | None:
-    """What computes the rest from the activations of a shorter prefix, and these; None where the bits would differ."""
+    start: Prefix, entry: CachedArrays, network: nn.Sequential, view: View, compute: Compute
+) -> tuple[nn.Module, Inputs, Rows] | None:
+    """What computes the rest from the activations of a shorter prefix, these, and their rows in order.
+
+    None where the bits would differ.
+    """
     prefix = network[-1]
     assert isinstance(prefix, fx.GraphModule)
     extension = extend(start.cut, prefix)
     if extension is None or fingerprint(extension[0]) != start.values:
         return None
     after, mapped = extension[1], Inputs(entry.arrays, compute.device)
-    batches: list[Rows] = consecutive(np.arange(len(pixels)), BATCH)
+    order = np.arange(len(view.rows))
+    batches: list[Rows] = consecutive(order, BATCH)
     for rows in {0: batches[0], len(batches) - 1: batches[-1]}.values():
-        (whole,), (rest,) = pixels.batches([rows]), mapped.batches([rows])
+        (whole,), (rest,) = view.pixels.batches([view.rows[rows]]), mapped.batches([rows])
         pairs = zip(run(network, whole, compute), run(after, rest, compute), strict=True)
         if not all(np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in pairs):
             return None
-    return after, make_inputs(entry.arrays, compute.device)
+    return after, make_inputs(entry.arrays, compute.device), order

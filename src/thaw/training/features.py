@@ -1,7 +1,7 @@
 """Features of every image: what enters the head of the pretrained backbone."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def extract_features(spec: ArmSpec, dataset: Dataset, compute: Compute, shorter:
     StorageError
         The cache cannot be written or its disk is full.
     """
-    network = prepare(spec, 0, dataset, compute, shorter)
+    network = prepare(spec, 0, replace(dataset, views=(), drawn=None), compute, shorter)
     installed = {"torch": torch.__version__, **versions("torchvision", "timm")}  # torch's own tells its builds apart
     how = [spec.backbone, compute.device.type, compute.precision, installed, BATCH]
     normalised = asdict(dataset.preprocessing)

@@ -74,13 +74,13 @@ def fit_head(setup: Setup, kind: Kind) -> HeadFit:
     """
     elapsed = stopwatch()
     splits = setup.splits
-    train, validation = _known(setup, splits.train), _known(setup, splits.validation)
+    train, held = _known(setup, splits.train), _known(setup, splits.validation, as_they_are=True)
     last = train
     if len(final_rows(setup)) > len(splits.train):
+        validation = _known(setup, splits.validation)
         features = np.concatenate([train.features, validation.features])
         labels = np.concatenate([train.labels, validation.labels])
         last = Known(features, labels, _class_weights(setup, final_rows(setup)))
-    held = validation.take(np.arange(len(splits.validation)))  # without mirror images
     value, attempts = _choose(setup, kind, [(train, held)])
     return _install(setup, kind, value, attempts, last, elapsed)
 
@@ -111,16 +111,18 @@ def fit_probe(setup: Setup) -> HeadFit:
     return _install(setup, "linear", value, attempts, known, elapsed)
 
 
-def _known(setup: Setup, rows: Rows) -> Known:
-    """What enters the head in evaluation mode: for `rows`, then for their mirror images if the arm trains on them."""
-    network, labels = setup.network, setup.labels.cpu().numpy()[rows]
-    name, views = network.facts.head, setup.spec.views
+def _known(setup: Setup, images: Rows, as_they_are: bool = False) -> Known:
+    """What enters the head in evaluation mode: for images as they are, then for each view that the arm trains on."""
+    network, labels = setup.network, setup.labels.cpu().numpy()[images]
+    inputs, name = network.inputs, network.facts.head
+    drawn = {0} if as_they_are or inputs.drawn is None else {0, *np.unique(inputs.drawn).tolist()}
+    views = sorted(drawn)
     trained = set(network.model.get_submodule(name).parameters())
     head = next(m for m in network.evaluation.modules() if trained & set(m.parameters(recurse=False)))
     extractor, found = FeatureExtractor(network.evaluation, head), []
-    batches = consecutive(np.concatenate([rows + view * setup.mirrored for view in range(views)]), BATCH)
-    with stage("features", len(rows) * views, "images") as advance:
-        for batch, tensors in zip(batches, network.inputs.batches(batches), strict=True):
+    batches = consecutive(np.concatenate([images + view * len(inputs) for view in views]), BATCH)
+    with stage("features", len(images) * len(views), "images") as advance:
+        for batch, tensors in zip(batches, inputs.batches(batches), strict=True):
             with torch.inference_mode(), setup.compute.autocast():
                 found.append(extractor(*tensors).cpu().numpy())
             advance(len(batch))
@@ -128,7 +130,7 @@ def _known(setup: Setup, rows: Rows) -> Known:
     features = np.concatenate(found)
     if not np.isfinite(features).all():
         raise DivergedError("a feature is infinite or NaN; look at the weights that the arm starts from.")
-    return Known(features, np.tile(labels, views), _class_weights(setup, rows))
+    return Known(features, np.tile(labels, len(views)), _class_weights(setup, images))
 
 
 def _class_weights(setup: Setup, rows: Rows) -> NDArray[np.float64]:

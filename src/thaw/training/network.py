@@ -83,22 +83,20 @@ class Setup:
     """The folder of checkpoints; None keeps none."""
     tell: Tell = silent
     """Told of every attempt and epoch."""
+    tested: tuple[int, ...] = (0,)
+    """What is averaged at test; see `Dataset.tested`."""
 
-    @property
-    def mirrored(self) -> int:
-        """How many rows further on an image's mirror image is; 0 without mirror images."""
-        return len(self.labels) if self.spec.views == 2 else 0
-
-    def batches(self, rows: Rows, epoch: int) -> list[Rows]:
-        """An epoch's batches of training images, as rows of the inputs; depends on seed and epoch alone."""
+    def batches(self, images: Rows, epoch: int) -> list[Rows]:
+        """Return one epoch's batches of `images`, as rows of the inputs: each image as it is seen in that epoch."""
         if self.spec.training.sampling == "balanced":
-            rows = balanced(rows, self.labels.cpu().numpy(), self.seed, epoch)
-        return shuffled(rows, self.spec.training.batch_size, self.seed, epoch, self.mirrored)
+            images = balanced(images, self.labels.cpu().numpy(), self.seed, epoch)
+        drawn = shuffled(images, self.spec.training.batch_size, self.seed, epoch)
+        return [self.network.inputs.seen(batch, epoch) for batch in drawn]
 
     def task(self, rows: Rows) -> Task:
         """What the network, or copies of it, are trained on; `rows`, the images trained on, weigh the classes."""
         criterion = make_criterion(self.spec.training, self.labels, rows)
-        labels = self.labels.repeat(self.spec.views)  # those of the mirror images follow
+        labels = self.labels.repeat(1 + len(self.network.inputs.views))
         clip = self.spec.training.clip
         return Task(self.network.middle, self.network.inputs, labels, criterion, self.compute, clip)
 
@@ -113,6 +111,16 @@ class Setup:
         """Logits (images, classes) on `rows`, by the network in evaluation mode."""
         batches = consecutive(rows, self.spec.training.batch_size)
         return logits_of(self.network.evaluation, self.network.inputs, batches, self.compute)
+
+    def test(self, rows: Rows) -> Tensor:
+        """Logits (images, classes) on `rows`, the means over the views that are averaged at test."""
+        batches = consecutive(rows, self.spec.training.batch_size)
+        inputs = self.network.inputs
+        seen = [
+            logits_of(self.network.evaluation, inputs, [batch + view * len(inputs) for batch in batches], self.compute)
+            for view in self.tested
+        ]
+        return torch.stack(seen).mean(0)
 
     def validate(self) -> Validated | None:
         """Score the network in evaluation mode on the validation images; None where a logit is infinite or NaN."""

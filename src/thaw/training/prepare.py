@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw.cache.arrays import CachedArrays
-from thaw.compute.batches import Inputs, make_inputs
+from thaw.compute.batches import Inputs, make_inputs, places_of, with_views
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import ModelError
@@ -25,7 +25,7 @@ from thaw.nets.prefix.middle import split_middle
 from thaw.nets.prefix.split import Split, split
 from thaw.nets.prefix.trace import EvalNetwork, twin
 from thaw.progress import say
-from thaw.training.activations import Prefix, cached_activations, describe_prefix, views_of
+from thaw.training.activations import Prefix, cached_activations, describe_prefix
 from thaw.training.network import Network
 from thaw.training.results import Frontier, NetworkFacts, Parameters
 from thaw.training.specs import ArmSpec
@@ -47,13 +47,13 @@ class BuiltNetwork:
     prefix: Prefix | None
     """None where the network runs whole."""
 
-    def facts(self, images: int, channels_last: bool = False) -> NetworkFacts:
+    def facts(self, rows: int, channels_last: bool = False) -> NetworkFacts:
         """What is written down of it, where it is to train on so many images.
 
         Parameters
         ----------
-        images
-            Rows of its inputs, which tell whether the activations of its prefix fit in the cache.
+        rows
+            The images, once for each view of each, which tell whether the activations of its prefix fit in the cache.
         channels_last
             The memory layout that was chosen for its convolutions.
         """
@@ -63,7 +63,7 @@ class BuiltNetwork:
             reason = "the recipe switches caches off"
         elif prefix is None:
             reason = self.split.reason
-        elif not prefix.fits(images):
+        elif not prefix.fits(rows):
             reason = "its activations are larger than the cache may be"
         else:
             nodes, bytes_per_image = list(prefix.cut.frontier), prefix.bytes_per_view
@@ -177,7 +177,7 @@ def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Co
         return BuiltNetwork(model, head, modules, None, None)
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(compute.device)
     parts = split(model, example)
-    return BuiltNetwork(model, head, modules, parts, describe_prefix(parts, side, spec.views, compute))
+    return BuiltNetwork(model, head, modules, parts, describe_prefix(parts, side, compute))
 
 
 def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Network:
@@ -211,15 +211,21 @@ def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorte
     side = dataset.preprocessing.size
     built = build_network(spec, seed, len(dataset.source.classes), side, compute)
     normalise = Normalise(dataset.preprocessing).to(compute.device)
-    entry = _activations(built, spec, dataset, compute, shorter)
+    seen, preprocessing = dataset.seen(), dataset.preprocessing
+    entries = _activations(built, spec, dataset, compute, shorter)
     middle: nn.Module | None
-    if entry is not None and built.split is not None and built.prefix is not None:
+    if entries and built.split is not None and built.prefix is not None:
         (middle, trainable), evaluation = split_middle(built.split.suffix), built.split.evaluation
-        inputs, key = make_inputs(entry.arrays, compute.device), built.prefix.key(dataset, compute)
+        own, key = make_inputs(entries[0].arrays, compute.device), built.prefix.key(seen[0], preprocessing, compute)
+        others = [
+            Inputs(entry.arrays, compute.device, places_of(view.rows, len(own)))
+            for entry, view in zip(entries[1:], seen[1:], strict=True)
+        ]
     else:
         middle, trainable = None, nn.Sequential(normalise, built.model)
         evaluation = nn.Sequential(normalise, EvalNetwork(twin(built.model)))
-        inputs, key = views_of(dataset, spec.views), dataset.key
+        own, key, others = dataset.pixels, dataset.key, [view.pixels for view in seen[1:]]
+    inputs = with_views(own, others, dataset.drawn)
     parts = [trainable] if middle is None else [middle, trainable]
     channels_last = _lay_out(nn.ModuleList(parts), inputs, spec, compute, _what(spec, dataset))
     middle = None if middle is None else hold_frozen(middle, compute)
@@ -229,23 +235,26 @@ def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorte
     scales = tuple(rates[parameter] for parameter in trained)
     decays = decayed_parameters(built.model)
     decayed = tuple(parameter in decays for parameter in trained)
-    facts = built.facts(len(dataset.pixels), channels_last)
+    facts = built.facts(dataset.rows(), channels_last)
     return Network(built.model, middle, trainable, evaluation, inputs, key, scales, decayed, facts)
 
 
 def _activations(
     built: BuiltNetwork, spec: ArmSpec, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix]
-) -> CachedArrays | None:
-    """The activations of a network's prefix; None where it runs whole."""
+) -> list[CachedArrays]:
+    """The activations of a network's prefix for the images and each view of them; none where it runs whole."""
     if built.split is None or built.split.prefix is None or built.prefix is None:
-        return None
-    if not built.prefix.fits(len(dataset.pixels)):
+        return []
+    if not built.prefix.fits(dataset.rows()):
         say(f"arm {spec.name}: the activations would be larger than the cache may be; the network runs whole")
-        return None
-    network, pixels = normalised(built, dataset, compute), views_of(dataset, spec.views)
+        return []
+    network = normalised(built, dataset, compute)
     # also where they are cached: a study that goes on without its cache computes them in the layout that it noted
-    _lay_out(nn.ModuleList([network]), pixels, spec, compute, f"prefix of {_what(spec, dataset)}")
-    return cached_activations(built.prefix, network, dataset, compute, shorter)
+    _lay_out(nn.ModuleList([network]), dataset.pixels, spec, compute, f"prefix of {_what(spec, dataset)}")
+    return [
+        cached_activations(built.prefix, network, view, dataset.preprocessing, compute, shorter)
+        for view in dataset.seen()
+    ]
 
 
 def normalised(built: BuiltNetwork, dataset: Dataset, compute: Compute) -> nn.Sequential:

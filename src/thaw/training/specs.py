@@ -35,15 +35,10 @@ class ArmSpec(Record):
     training: Train
     """The final training."""
 
-    @property
-    def views(self) -> int:
-        """Views of each image that the network trains on: itself, and its mirror image."""
-        return 2 if self.training.flips else 1
-
     def network_key(self, seed: int) -> str:
         """Names the network before training: arms and seeds with equal names have equal networks, but for the head."""
         drawn = seed if self.weights == "random" else None
-        how = (self.train, self.head, self.probe, self.rank, self.frozen, self.cached, self.views)
+        how = (self.train, self.head, self.probe, self.rank, self.frozen, self.cached)
         return repr((self.backbone, self.weights, *how, drawn))
 
 
@@ -72,7 +67,5 @@ def head_only(spec: ArmSpec) -> ArmSpec:
 
 def feature_spec(settings: Settings) -> ArmSpec:
     """The backbone that `model.weights` gives in evaluation mode, whose features describe the images."""
-    training = settings.train.model_copy(update={"flips": False})
     model = settings.model.model_copy(update={"frozen": "eval"})
-    update = {"model": model, "train": training}
-    return head_only(resolve_arm("features", Arm(train="head"), settings.model_copy(update=update)))
+    return head_only(resolve_arm("features", Arm(train="head"), settings.model_copy(update={"model": model})))
