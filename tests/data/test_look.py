@@ -138,7 +138,10 @@ def test_sizes_shapes_and_balance_are_told(tmp_path: Path) -> None:
     assert "1200 x 900 pixels in the median" in text
     assert 'resize = "crop"' in text
     assert 'decode = "fast"' in text
-    assert load_recipe(str(recipe)).images.size == 224
+    found = load_recipe(str(recipe))
+    assert found.images.size == 224
+    assert found.train.class_weights == "balanced"
+    assert "always answering 'cat\\x07' is right on 86.9%" in text
 
 
 def test_sources_that_cannot_be_guessed_say_so(class_folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Records of trials made for tests."""
 
+from helpers.small_metrics import TRIAL
 from thaw.scoring.metrics import Scores
 from thaw.training.results import (
     Attempt,
@@ -33,6 +34,6 @@ def small_record(arm: str, attempts: list[Attempt], epochs: list[Epoch], seconds
         probe=None,
         search=SearchResult(learning_rate=1e-3, edge=None, tied=[], attempts=attempts, seconds=0.0),
         training=TrainResult(epochs=epochs, stopped=None, seconds=0.0),
-        scores=Scores(accuracy=0.5, precision=0.5, recall=0.5, f1=0.5, loss=0.7, confusion=[[1, 1], [1, 1]]),
+        scores=Scores.model_validate(TRIAL["test"]),
         seconds=TrialSeconds(prepare=0.0, search=0.0, train=seconds, test=0.0, total=seconds),
     )

@@ -5,7 +5,19 @@ from typing import Any
 
 from thaw.run.metrics import FORMAT, Metrics
 
-INTERVALS: dict[str, Any] = {name: [0.8, 0.95] for name in ("accuracy", "precision", "recall", "f1")}
+NAMES = ("accuracy", "precision", "recall", "f1", "balanced_accuracy", "macro_f1", "auroc", "average_precision")
+SCORES: dict[str, Any] = {**dict.fromkeys(NAMES, 0.9), "log_loss": 0.3, "brier": 0.08, "top5": None}
+INTERVALS: dict[str, Any] = {
+    **{name: [0.8, 0.95] for name in NAMES},
+    "log_loss": [0.2, 0.4],
+    "brier": [0.05, 0.1],
+    "top5": None,
+}
+CLASS: dict[str, Any] = {
+    "support": 500,
+    **dict.fromkeys(("precision", "recall", "f1"), 0.9),
+    **{name: [0.87, 0.92] for name in ("precision_interval", "recall_interval", "f1_interval")},
+}
 TRIAL: dict[str, Any] = {
     "seed": 0,
     "learning_rate": 1e-3,
@@ -17,11 +29,7 @@ TRIAL: dict[str, Any] = {
     "rehearsal": None,
     "stopped": None,
     "probe": None,
-    "test": {
-        **dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.9),
-        "loss": 0.3,
-        "confusion": [[450, 50], [50, 450]],
-    },
+    "test": {**SCORES, "confusion": [[0, 0, 450], [0, 1, 50], [1, 0, 50], [1, 1, 450]]},
     "precision": "fp32",
     "seconds": {"prepare": 0.0, "search": 1.0, "train": 2.0, "test": 0.1, "total": 3.1},
 }
@@ -33,11 +41,18 @@ ARM: dict[str, Any] = {
     "frontier": {"nodes": [], "bytes_per_image": 0, "fraction_saved": 0.0, "reason": ""},
     "channels_last": False,
     "intervals": INTERVALS,
-    "over_seeds": {name: {"mean": 0.9, "deviation": None} for name in INTERVALS},
+    "over_seeds": {name: {"mean": value, "deviation": None} for name, value in SCORES.items() if value}
+    | {"top5": None},
+    "classes": [],
+    "curves": None,
     "calibration": {
         "ece": 0.0,
+        "ece_by_chance": 0.01,
+        "ece_limit": 0.02,
         "bins": [{"low": 0.0, "high": 1.0, "count": 1, "confidence": 0.9, "accuracy": 0.9}],
         "temperature": None,
+        "gain": None,
+        "gain_interval": None,
         "ece_after": None,
         "reason": "the final training saw the validation images",
     },
@@ -119,6 +134,11 @@ STUDY: dict[str, Any] = {
         "precision": "fp32",
         "features": "f",
     },
+    "baselines": {
+        "commonest_class": "disc",
+        "commonest": {**SCORES, "accuracy": 0.5, "log_loss": None},
+        "frequencies": {**SCORES, "accuracy": 0.5},
+    },
     "comparisons": [],
     "rule": "the best arm by accuracy",
     "verdict": {"metric": "accuracy", "margin": 0.01, "cost": "none", "expected": 0.9, "baseline": 0.5, "arms": {}},
@@ -136,6 +156,7 @@ def completed(part: dict[str, Any]) -> dict[str, Any]:
     whole["arms"] = {arm: _over(ARM, it) for arm, it in whole["arms"].items()}
     for it in whole["arms"].values():
         first = {name: it[name] for name in TRIAL}
+        it["classes"] = it["classes"] or [CLASS] * len(whole["classes"])
         it["trials"] = [_over(TRIAL, trial) for trial in it["trials"]] or [first]
     for only in ("only_right", "only_wrong"):
         whole["agreement"][only] = dict.fromkeys(whole["arms"], 0) | whole["agreement"][only]

@@ -16,7 +16,11 @@ from helpers.small_metrics import completed
 from helpers.synthetic_errors import add_errors, small_pictures
 from thaw.recipe import Verdict
 from thaw.run.metrics import rule
+from thaw.scoring.baselines import baselines
 from thaw.scoring.comparison import compare, cost_steps
+from thaw.scoring.curves import trace_curves
+from thaw.scoring.intervals import all_intervals, class_scores
+from thaw.scoring.metrics import score
 from thaw.scoring.statistics import score_intervals
 from thaw.scoring.verdict import judge
 
@@ -56,6 +60,7 @@ def make_run(
     codes = {split: np.sort(random.choice(len(classes), size=size, p=share)) for split, size in sizes.items()}
     found, predictions = {}, []
     answered: dict[str, NDArray[np.float64]] = {}
+    logits: dict[str, list[NDArray[np.float32]]] = {}
     guesses: dict[str, list[NDArray[np.int64]]] = {arm: [] for arm in arms}
     for arm in arms:
         weights, train, skill, trainable = ARMS[arm]
@@ -64,6 +69,7 @@ def make_run(
             probabilities = _probabilities(codes["test"], len(classes), skill, random)
             guesses[arm].append(probabilities.argmax(1))
             answered.setdefault(arm, probabilities)
+            logits.setdefault(arm, []).append(_logits(probabilities))
             predictions.append(_prediction_rows(arm, seed, codes["test"], probabilities, classes, text))
             runs.append(_run(seed, arm, skill, codes["test"], probabilities, epochs, refit, random))
         found[arm] = {
@@ -77,7 +83,7 @@ def make_run(
             "trials": runs,
         }
     mean = {arm: np.mean([run["test"]["accuracy"] for run in it["trials"]]) for arm, it in found.items()}
-    metrics = {
+    metrics: dict[str, Any] = {
         "thaw": "0.1.0",
         "recipe": f"celeba-hq-gender{text}",
         "command": "thaw study ../shared/celeba --recipe celeba-hq-gender --out runs/celeba --set data.test=validation"
@@ -122,6 +128,14 @@ def make_run(
     }
     metrics = completed(metrics)
     add_statistics(metrics, codes["test"], {arm: np.stack(of) for arm, of in guesses.items()}, group)
+    for arm, of_seeds in logits.items():
+        curves = trace_curves(codes["test"], of_seeds[0])
+        metrics["arms"][arm] |= {
+            "intervals": all_intervals(codes["test"], of_seeds, _fives(images) if group else None).model_dump(),
+            "curves": None if curves is None else curves.model_dump(),
+        }
+    counts = [np.bincount(codes[split], minlength=len(classes)) for split in ("train", "test")]
+    metrics["baselines"] = baselines(classes, *counts).model_dump()
     add_errors(folder, metrics, codes["test"], answered, small_pictures(codes["test"], draw_face, random), text)
     if not errors:
         metrics |= {name: completed({"arms": {}})[name] for name in ("audit", "slices", "label_errors")}
@@ -148,15 +162,20 @@ def add_statistics(
     `groups` (n,), where `group` names their column; of five images each where not given.
     """
     if group and groups is None:
-        groups = np.arange(len(labels)) // 5
+        groups = _fives(len(labels))
     metrics["data"]["group"] = group
     settings = Verdict.model_validate({"cost": cost})
     for arm, it in metrics["arms"].items():
-        for score in it["over_seeds"]:
-            scored = [trial["test"][score] for trial in it["trials"]]
+        for name in it["over_seeds"]:
+            scored = [trial["test"][name] for trial in it["trials"]]
+            if None in scored:
+                continue
             deviation = float(np.std(scored, ddof=1)) if len(scored) > 1 else None
-            it["over_seeds"][score] = {"mean": float(np.mean(scored)), "deviation": deviation}
-        it["intervals"] = score_intervals(labels, predicted[arm], len(metrics["classes"]), groups).model_dump()
+            it["over_seeds"][name] = {"mean": float(np.mean(scored)), "deviation": deviation}
+        it["intervals"] |= score_intervals(labels, predicted[arm], len(metrics["classes"]), groups).model_dump()
+        it["classes"] = [
+            one.model_dump() for one in class_scores(labels, predicted[arm], len(metrics["classes"]), groups)
+        ]
     accuracy = {arm: it["over_seeds"]["accuracy"]["mean"] for arm, it in metrics["arms"].items()}
     trained = {arm: it["parameters"]["trainable"] for arm, it in metrics["arms"].items()}
     seconds = {arm: it["seconds"]["search"] + it["seconds"]["train"] for arm, it in metrics["arms"].items()}
@@ -173,6 +192,10 @@ def add_statistics(
         "arms": {arm: it.model_dump() for arm, it in judged.arms.items()},
     }
     metrics["costs"] = [step.model_dump() for step in cost_steps(accuracy, trained, seconds)]
+
+
+def _fives(images: int) -> NDArray[np.int64]:
+    return np.arange(images) // 5
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -203,13 +226,6 @@ def _run(
     refit: str,
     random: np.random.Generator,
 ) -> dict[str, Any]:
-    predicted = probabilities.argmax(1)
-    classes = probabilities.shape[1]
-    confusion = np.zeros((classes, classes), dtype=int)
-    np.add.at(confusion, (labels, predicted), 1)
-    precision = np.diag(confusion) / np.maximum(confusion.sum(0), 1)
-    recall = np.diag(confusion) / np.maximum(confusion.sum(1), 1)
-    weight = confusion.sum(1) / len(labels)
     rate = 1e-4 if arm in ("scratch", "everything") else 1e-3
     search = [
         {
@@ -236,14 +252,7 @@ def _run(
         "learned": True,
         "rehearsal": None,
         "epochs": [{name: value + random.normal(0, 0.003) for name, value in row.items()} for row in curve],
-        "test": {
-            "accuracy": float(np.diag(confusion).sum() / len(labels)),
-            "precision": float(precision @ weight),
-            "recall": float(recall @ weight),
-            "f1": float((2 * precision * recall / np.maximum(precision + recall, 1e-9)) @ weight),
-            "loss": float(-np.log(probabilities[np.arange(len(labels)), labels]).mean()),
-            "confusion": confusion.tolist(),
-        },
+        "test": score(labels, _logits(probabilities)).model_dump(),
         "seconds": {
             "search": 12.4 if skill < 0.9 else 1.2,
             "train": 71.5 if skill < 0.9 else 2.31,
@@ -251,6 +260,10 @@ def _run(
             "total": 84.0,
         },
     }
+
+
+def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.log(probabilities).astype(np.float32)
 
 
 def _prediction_rows(

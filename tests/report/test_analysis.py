@@ -34,7 +34,11 @@ def confusion(right, images):
     """Half of the images of each class; of the mistakes, three in four take the first class for the second."""
     wrong = images - right
     first = round(0.75 * wrong)
-    return [[images // 2 - first, first], [wrong - first, images - images // 2 - (wrong - first)]]
+    return cells([[images // 2 - first, first], [wrong - first, images - images // 2 - (wrong - first)]])
+
+
+def cells(matrix):
+    return [[true, predicted, images] for true, row in enumerate(matrix) for predicted, images in enumerate(row)]
 
 
 def study(images=1000, classes=("cat", "dog"), cost="none", **arms):
@@ -58,10 +62,11 @@ def costed(cost, images=1000, **arms):
     return study(images, cost=cost, **arms)
 
 
-def guesses(labels, matrix, random):
+def guesses(labels, cells, random):
     predicted = labels.copy()
-    for code in (0, 1):
-        predicted[random.choice(np.flatnonzero(labels == code), matrix[code][1 - code], replace=False)] = 1 - code
+    for true, other, images in cells:
+        if true != other:
+            predicted[random.choice(np.flatnonzero(labels == true), images, replace=False)] = other
     return predicted
 
 
@@ -282,13 +287,13 @@ def test_mistakes_of_two_classes_are_told_both_ways():
     )
     assert "The commonest mistake of `head` is to take cat for dog (75 times, the reverse 25 times)." in text
     metrics = study(head=arm(900))
-    metrics["arms"]["head"]["trials"][0]["test"]["confusion"] = [[500, 0], [100, 400]]
+    metrics["arms"]["head"]["trials"][0]["test"]["confusion"] = cells([[500, 0], [100, 400]])
     assert "`head` takes dog for cat (100 times, 20.0% of dog) and cat for dog (never, 0.0% of cat)." in told(metrics)
 
 
 def test_mistakes_of_many_classes_name_the_pair_and_the_hardest():
     metrics = study(100, ("a", "b", "c"), head=arm(90, images=100))
-    metrics["arms"]["head"]["trials"][0]["test"]["confusion"] = [[40, 6, 0], [1, 39, 0], [1, 2, 11]]
+    metrics["arms"]["head"]["trials"][0]["test"]["confusion"] = cells([[40, 6, 0], [1, 39, 0], [1, 2, 11]])
     text = told(metrics)
     assert "In its 10 mistakes, `head` most often takes a for b (6 times, 13.0% of a)" in text
     assert "the hardest class is c, of which it misses 21.4%" in text

@@ -90,8 +90,12 @@ def test_calibration_is_grouped_by_its_verdict():
         metrics["arms"][arm]["calibration"] = calibration(sure, right)
     assert failures(as_metrics(metrics))["calibration"] == (
         "Overconfident on average: `head` (95.0% sure, 90.0% right) and `Last` (99.0% sure, 90.0% right); "
-        "even on average: `all` (90.5% sure, 90.0% right). No temperature was fitted: fitted on others."
+        "even on average: `all` (90.5% sure, 90.0% right). The calibration error is more than chance explains for "
+        "`head` (0.100; by chance 0.010, seldom above 0.020), `all` (0.100; by chance 0.010, seldom above 0.020) and "
+        "`Last` (0.100; by chance 0.010, seldom above 0.020). No temperature is used: fitted on others."
     )
+    metrics["arms"]["all"]["calibration"]["ece_limit"] = 0.1
+    assert "It may be chance alone for `all` (0.100; by" in failures(as_metrics(metrics))["calibration"]
     metrics["arms"]["head"]["calibration"] = calibration(0.8, 0.9)
     assert failures(as_metrics(metrics))["calibration"].startswith("Underconfident on average: `head`")
 
@@ -107,9 +111,7 @@ def test_what_temperatures_do_is_told(errors, of):
     told = f"A temperature, fitted on others, lowers the calibration error on test of {of}."
     assert failures(as_metrics(metrics))["calibration"].endswith(told)
     metrics["arms"]["third"] = {**metrics["arms"]["head"], "calibration": calibration(0.9, 0.9)}
-    assert failures(as_metrics(metrics))["calibration"].endswith(
-        f"{told} None was fitted for `third`: fitted on others."
-    )
+    assert failures(as_metrics(metrics))["calibration"].endswith(f"{told} None is used for `third`: fitted on others.")
 
 
 def test_intervals_of_small_test_sets_are_called_narrow():

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from thaw.report.error_figures import plot_cost, plot_reliability, plot_slices
+from thaw.report.error_figures import plot_cost, plot_precision_recall, plot_reliability, plot_roc, plot_slices
 from thaw.report.figures import (
     ARM_COLOURS,
     THEME,
@@ -22,6 +22,7 @@ from thaw.report.figures import (
 )
 from thaw.report.svg import inline_svg, png
 from thaw.scoring.calibration import ReliabilityBin
+from thaw.scoring.curves import Curves
 from thaw.scoring.slices import SliceScores
 
 
@@ -75,11 +76,22 @@ def test_confusion_writes_counts_and_shares_of_the_row():
     assert darkest.get_xy() == (0.5, 0.5)
 
 
-def test_confusion_of_many_classes_is_shade_alone():
-    ax = plot_confusion(np.eye(40, dtype=int), [f"class {number}" for number in range(40)])
-    assert not texts(ax)
-    assert len(ax.patches) == 40
-    assert not ax.get_xticklabels()
+def test_curves_mark_where_an_arm_answers():
+    curves = {
+        "head": Curves(
+            roc=[(0, 0), (0.1, 0.8), (1, 1)],
+            precision_recall=[(1, 0.2), (0.8, 0.7), (0, 1)],
+            roc_at_half=(0.1, 0.8),
+            precision_recall_at_half=(0.8, 0.7),
+        )
+    }
+    for ax, guessing, line, dot in (
+        (plot_roc(curves), ([0, 1], [0, 1]), ([0, 0.1, 1], [0, 0.8, 1]), (0.1, 0.8)),
+        (plot_precision_recall(curves, 0.2), ([0, 1], [0.2, 0.2]), ([1, 0.8, 0], [0.2, 0.7, 1]), (0.8, 0.7)),
+    ):
+        drawn = [(list(one.get_xdata()), list(one.get_ydata())) for one in ax.get_lines()]
+        assert drawn == [guessing, line, ([dot[0]], [dot[1]])]
+        assert [one.get_text() for one in ax.get_legend().get_texts()] == ["head"]
 
 
 def test_confusion_of_a_class_without_images_is_blank():

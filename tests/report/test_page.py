@@ -130,7 +130,7 @@ def test_tables_have_captions_and_scroll_by_keyboard(page):
 def test_every_picture_says_what_it_shows(page, metrics):
     assert all(image["alt"] for image in page.all("img"))
     figures = page.all("svg")
-    assert len(figures) == 7 + 2 * len(metrics["arms"])
+    assert len(figures) == 9 + 2 * len(metrics["arms"])
     assert all(figure["aria-label"] and figure["role"] == "img" for figure in figures)
 
 
@@ -220,6 +220,8 @@ def test_figures_are_written_as_png(page, run, metrics):
         "accuracy",
         "search",
         "classes",
+        "roc",
+        "precision-recall",
         *(f"{kind}-{arm}" for kind in ("confusion", "reliability") for arm in metrics["arms"]),
     }
     assert {path.stem for path in (run / "figures").iterdir()} == names
@@ -241,6 +243,28 @@ def test_several_seeds_and_classes(tmp_path):
     assert "Mean of 3 seeds; images and seeds both count." in page.text
     assert "No image was left out." in page.text
     assert re.search(r"last-two-fc (best|use this) (0\.\d{4} ± 0\.\d{4} 0\.\d{3}–0\.\d{3} ){4}", page.text)
+    assert re.search(r"last-two-fc (0\.\d{4} ± 0\.\d{4} 0\.\d{3}–0\.\d{3} ){6}", page.text)
+    assert "always anger 0." in page.text
+    assert "by class frequency 0." in page.text
+    assert "ROC curve" not in page.text
+    assert all(f"{name} " in page.text for name in SEVEN)
+
+
+def test_many_classes_are_listed_worst_first_without_a_matrix(tmp_path):
+    names = tuple(f"class {code:03d}" for code in range(120))
+    run = make_run(tmp_path, names, images=400, arms=("head", "everything"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    page = Page(write_report(run))
+    assert not list((run / "figures").glob("confusion-*"))
+    chosen = metrics["recommended"]
+    other = next(arm for arm in metrics["arms"] if arm != chosen)
+    for arm, listed in ((chosen, 120), (other, 100)):
+        table = page.source.split(f'id="tab-classes-{arm}"')[1].split("</table>")[0]
+        f1 = [float(re.findall(r'data-sort="([\d.]+)"', row)[2]) for row in table.split("<tr>")[2:]]
+        assert len(f1) == listed
+        assert f1 == sorted(f1)
+    assert "20 better classes are in metrics.json" in page.text
+    assert "the pairs of classes it confuses most often" in page.text
 
 
 def test_a_halving_early_stops_and_adapters(tmp_path):
@@ -288,8 +312,11 @@ def test_errors_and_audit_are_told(tmp_path, no_figures):
             ]
             assert f" {row['value']}{' small' if row['small'] else ''} {row['count']} {' '.join(cells)}" in page.text
     own = metrics["arms"]["head"]["calibration"]
-    assert f"head {own['ece']:.4f} 1.31 {own['ece_after']:.4f}" in page.text
-    assert "everything {:.4f} – –".format(metrics["arms"]["everything"]["calibration"]["ece"]) in page.text
+    assert f"head {own['ece']:.4f} 0.0210 up to 0.0350 0.0300 0.0100 to 0.0500 1.31 {own['ece_after']:.4f}" in page.text
+    assert (
+        "everything {:.4f} 0.0210 up to 0.0350 – – –".format(metrics["arms"]["everything"]["calibration"]["ece"])
+        in page.text
+    )
     for told in (
         "Error 44 test images are also in other splits; set data.group.",
         "a difference of 1.2 points (95% interval 0.4 to 2.0)",

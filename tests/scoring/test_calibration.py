@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional
 
-from thaw.scoring.calibration import calibrate, fit_temperature, reliability
+from thaw.scoring.calibration import calibrate, cross_fitted_gains, error_by_chance, fit_temperature, reliability
 
 
 def answers(images: int, classes: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +56,7 @@ def test_overconfidence_is_corrected_by_validation_alone() -> None:
     assert found.ece_after < 0.04 < 0.1 < found.ece
     without = calibrate(labels, logits, None)
     assert without.temperature is without.ece_after is None
-    assert "train.refit" in without.reason
+    assert "train.rehearse" in without.reason
     assert without.ece == found.ece
 
 
@@ -66,3 +67,53 @@ def test_an_arm_that_is_always_right_on_validation_gets_no_temperature() -> None
     assert found.temperature is found.ece_after is None
     assert found.reason.startswith("all 4 validation images are classified correctly")
     assert calibrate(labels, logits, (1 - labels, logits)).temperature > 1
+
+
+def test_a_temperature_that_does_not_help_other_images_is_left_out() -> None:
+    labels, logits = answers(400, 3, 1.0)
+    few, few_logits = answers(30, 3, 1.0, seed=4)
+    found = calibrate(labels, logits, (few, few_logits))
+    assert found.temperature is found.ece_after is None
+    assert found.gain_interval[0] <= 0
+    assert found.reason.startswith("it does not clearly lower the log loss")
+
+
+def test_gain_is_that_of_images_which_did_not_choose() -> None:
+    labels, logits = answers(60, 3, 3.0)
+    gain, (low, high) = cross_fitted_gains(labels, logits)
+    folds = np.random.default_rng(0).permutation(60) % 5
+    gains = np.empty(60)
+    for fold in range(5):
+        out = folds == fold
+        temperature = fit_temperature(labels[~out], logits[~out])
+        for row in np.flatnonzero(out):
+            losses = [
+                functional.cross_entropy(torch.from_numpy(logits[row] / by), torch.tensor(labels[row]))
+                for by in (1, temperature)
+            ]
+            gains[row] = losses[0] - losses[1]
+    assert gain == pytest.approx(gains.mean(), rel=1e-3)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 59, gains.mean(), stats.sem(gains)), rel=1e-3)
+    # copies in one group are left out together, and teach nothing
+    groups = np.repeat(np.arange(60), 4)
+    copied = cross_fitted_gains(np.repeat(labels, 4), np.repeat(logits, 4, 0), groups)
+    assert copied[0] == pytest.approx(gain, rel=1e-3)
+    assert copied[1] == pytest.approx((low, high), rel=1e-3)
+    assert cross_fitted_gains(labels, logits, np.zeros(60, np.int64)) is None
+    alone = calibrate(labels, logits, (labels, logits), np.zeros(60, np.int64))
+    assert alone.temperature is None
+    assert "all of one group" in alone.reason
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_error_by_chance_is_that_of_true_confidence(classes: int) -> None:
+    _, logits = answers(200, classes, 1.0)
+    mean, limit = error_by_chance(logits)
+    p = torch.softmax(torch.from_numpy(logits).double(), 1).numpy()
+    random, errors = np.random.default_rng(5), []
+    for _ in range(300):
+        labels = np.array([random.choice(classes, p=row / row.sum()) for row in p])
+        errors.append(reliability(labels, logits)[0])
+    assert mean == pytest.approx(np.mean(errors), abs=0.004)
+    assert limit == pytest.approx(np.quantile(errors, 0.95), abs=0.01)
+    assert calibrate(labels, logits, None).ece_by_chance == mean

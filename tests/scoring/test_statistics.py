@@ -27,7 +27,7 @@ from thaw.scoring.statistics import (
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-SCORES = ("precision", "recall", "f1")
+SCORES = ("precision", "recall", "f1", "balanced_accuracy", "macro_f1")
 
 
 @given(st.integers(1, 5000), st.floats(0, 1))
@@ -91,7 +91,10 @@ def test_bootstrap_of_images_is_scipys(seeds: int) -> None:
 
     def scores(rows: np.ndarray) -> np.ndarray:
         of_seeds = [
-            precision_recall_fscore_support(labels[rows], one[rows], average="weighted", zero_division=0)[:3]
+            [
+                *precision_recall_fscore_support(labels[rows], one[rows], average="weighted", zero_division=0)[:3],
+                *precision_recall_fscore_support(labels[rows], one[rows], average="macro", zero_division=0)[1:3],
+            ]
             for one in predicted
         ]
         return np.mean(of_seeds, axis=0)
@@ -233,6 +236,8 @@ def test_intervals_of_scores_hold_the_truth_as_often_as_stated() -> None:
         "precision": precision @ support,
         "recall": recall @ support,
         "f1": (2 * precision * recall / (precision + recall)) @ support,
+        "balanced_accuracy": recall.mean(),
+        "macro_f1": (2 * precision * recall / (precision + recall)).mean(),
     }
     studies, held = 600, dict.fromkeys(truth, 0)
     for _ in range(studies):

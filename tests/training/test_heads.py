@@ -27,6 +27,7 @@ from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.data.splits import Splits
+from thaw.data.views import add_views, pictures_of
 from thaw.errors import ModelError, RecipeError
 from thaw.export.export import export_bundle
 from thaw.nets.backbones import build_backbone
@@ -188,7 +189,7 @@ def test_a_class_without_training_images_is_never_the_answer(kind: str) -> None:
 
 
 def test_mirror_images_are_fitted_to_but_not_chosen_by(class_folder: Path) -> None:
-    fits = [fit_of(class_folder, "linear", f"train.flips={flips}")[1] for flips in ("false", "true")]
+    fits = [fit_of(class_folder, "linear", f"augment.policy={policy}")[1] for policy in ("none", "flip")]
     assert fits[1].images == 2 * fits[0].images
     assert fits[1].attempts[0].loss != fits[0].attempts[0].loss
 
@@ -196,6 +197,7 @@ def test_mirror_images_are_fitted_to_but_not_chosen_by(class_folder: Path) -> No
 def fit_of(folder: Path, kind: str, *settings: str) -> tuple:
     recipe = load_recipe("photos", str(folder), (*QUICK, f"arms.head.head={kind}", *settings))
     dataset = load_dataset(recipe, CPU, Clock())
+    dataset = add_views(dataset, recipe.augment, pictures_of(dataset.source, dataset.preprocessing, "exact"))
     spec = resolve_arm("head", recipe.arms["head"], recipe)
     trained = train_trial(Trial(spec=spec, seed=0, saved=False, prefixes=[]), dataset, CPU)
     assert trained.search is None
@@ -266,7 +268,6 @@ def test_a_bundle_of_a_fitted_head_is_the_trained_network(kind: str, class_folde
             *QUICK,
             "train.refit=train",
             f"arms.head.head={kind}",
-            "arms.scratch=",
             "arms.last-stage=",
             "arms.everything=",
         ),

@@ -40,7 +40,7 @@ def make_recipe(folder: Path, **augment: object) -> Recipe:
         *("images.size=32", "images.resize=squash", "model.backbone=timm/test_resnet", "model.weights=random"),
         *('arms.last-stage.train="head"', f"train.epochs={EPOCHS}", "train.batch_size=16", "train.precision=fp32"),
         *("train.optimizer=adam", "train.schedule=constant", "train.warmup=0", "data.test=20"),
-        *(f"augment.{key}={value}" for key, value in augment.items()),
+        *(f"augment.{key}={value}" for key, value in {"test_views": 1, **augment}.items()),
     )
     return load_recipe("photos", str(folder), settings)
 

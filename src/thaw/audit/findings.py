@@ -11,6 +11,7 @@ from thaw.audit.results import Audit, Finding
 from thaw.data.folder import NOT_NAMED, OF_SYSTEM
 from thaw.data.source import Source
 from thaw.data.splits import Splits
+from thaw.scoring.baselines import imbalance
 from thaw.scoring.comparison import ALPHA
 from thaw.scoring.statistics import fewest
 from thaw.text import count
@@ -128,7 +129,12 @@ def _files(audit: Audit, source: Source) -> Iterator[Finding]:
 
 def _classes(audit: Audit, source: Source, splits: Splits) -> Iterator[Finding]:
     least, most = (pick(audit.classes, key=audit.classes.__getitem__) for pick in (min, max))
-    if audit.classes[most] >= BALANCE * audit.classes[least]:
+    if why := imbalance(list(audit.classes), np.array(list(audit.classes.values()))):
+        yield Finding(
+            severity="warning",
+            what=f'{why}: judge by balanced accuracy, and try train.class_weights = "balanced"',
+        )
+    elif audit.classes[most] >= BALANCE * audit.classes[least]:
         yield Finding(
             severity="warning",
             what=f"class {most!r} has {audit.classes[most]:,} images and class {least!r} {audit.classes[least]:,}; "

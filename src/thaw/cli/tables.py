@@ -7,29 +7,36 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from thaw.text import escape_terminal, fitted, format_bytes
+from thaw.text import escape_terminal, fitted, format_bytes, short
 
 if TYPE_CHECKING:
     from thaw.audit.results import Audit
     from thaw.plan import Plan
     from thaw.run.metrics import Metrics, TrialMetrics
 
+SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auroc": "AUROC"}
+"""The scores that the table of results shows, and their headings; `metrics.json` and the report have the others."""
+
 
 def print_results(metrics: "Metrics") -> None:
-    """Print the scores of each arm of a finished study, and the verdict."""
+    """Print the scores of each arm of a finished study, and of rules without a network, and the verdict."""
     from thaw.report.verdict import headline, reasons
 
     seeds = max(len(it.trials) for it in metrics.arms.values())
     means = f", mean of {seeds} seeds; learning rate and seconds of the first" if seeds > 1 else ""
     title = Text(escape_terminal(f"{metrics.recipe}: {metrics.splits['test']:,} test images{means}"))
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for name in ("arm", "accuracy", "precision", "recall", "F1", "learning rate", "trained", "seconds"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    table.add_column("arm", min_width=len("by frequency"))
+    for name in (*SCORES.values(), "learning rate", "trained", "seconds"):
+        table.add_column(name, justify="right")
     for arm, it in metrics.arms.items():
-        means_of = (it.over_seeds.accuracy, it.over_seeds.precision, it.over_seeds.recall, it.over_seeds.f1)
-        row = [arm, *(f"{score.mean:.4f}" for score in means_of), _setting(it)]
+        row = [arm, *(f"{getattr(it.over_seeds, name).mean:.4f}" for name in SCORES), _setting(it)]
         row += [f"{it.parameters.trainable:,}", f"{it.seconds.total:.1f}"]
         table.add_row(*row, style="bold" if arm == metrics.best else "")
+    rules = metrics.baselines
+    always = f"always {escape_terminal(short(rules.commonest_class, 18))}"
+    for rule, of_rule in ((always, rules.commonest), ("by frequency", rules.frequencies)):
+        table.add_row(Text(rule), *(f"{getattr(of_rule, name):.4f}" for name in SCORES), "", "", "", style="dim")
     Console(highlight=False).print(table)
     click.echo(escape_terminal(f"{headline(metrics)}\n{reasons(metrics)}"))
 

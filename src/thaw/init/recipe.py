@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import tomlkit
+from numpy.typing import NDArray
 
 from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
 from thaw.init.guess import Look
-from thaw.recipe import recipe_text
+from thaw.recipe import Recipe, recipe_text
+from thaw.scoring.baselines import imbalance
 from thaw.text import escape_line
 
 STEPS_AN_EPOCH = 20
@@ -40,13 +42,24 @@ def suggest(look: Look, out: Path) -> str:
     photos = recipe_text("photos")
     model = "[model]" + photos.partition("[model]")[2].partition("[train]")[0]
     arms = "[arms." + photos.partition("[arms.")[2]
-    lines = [*_found(look, out), "", *_data(look, out), "", *_images(look), "", model.rstrip(), "", *_train(look)]
+    lines = [
+        *_found(look, out),
+        "",
+        *_data(look, out),
+        "",
+        *_images(look),
+        "",
+        model.rstrip(),
+        "",
+        *_train(look),
+        *_verdict(look),
+    ]
     return "\n".join([*lines, "", arms])
 
 
 def _found(look: Look, out: Path) -> Iterator[str]:
     source, names = look.source, look.source.classes
-    counts = np.bincount(source.labels, minlength=len(names))
+    counts = _counts(look)
     order = np.argsort(-counts, kind="stable")
     told = ", ".join(f"{names[code]} {counts[code]:,}" for code in order[:SHOWN_CLASSES])
     more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
@@ -135,6 +148,20 @@ def _train(look: Look) -> Iterator[str]:
     yield from _key("batch_size", batch, f"{images:,} images to train on are {steps:,} steps an epoch")
     yield from _key("epochs", epochs, f"{epochs * steps:,} steps; more may help where the report's curves still rise")
     yield from _key("refit", "train", "validation images, unseen, then calibrate the probabilities")
+    if why := imbalance(look.source.classes, _counts(look)):
+        yield from _key("class_weights", "balanced", f"{why}: errors on the rare class weigh as much in all")
+
+
+def _verdict(look: Look) -> Iterator[str]:
+    """What to judge by, where accuracy would mislead."""
+    why = imbalance(look.source.classes, _counts(look))
+    if why and "verdict" in Recipe.model_fields:
+        yield from ("", "[verdict]")
+        yield from _key("metric", "balanced_accuracy", f"{why}; balanced accuracy counts every class alike")
+
+
+def _counts(look: Look) -> NDArray[np.int64]:
+    return np.bincount(look.source.labels, minlength=len(look.source.classes))
 
 
 def _key(name: str, value: Any, why: str) -> Iterator[str]:

@@ -18,8 +18,10 @@ OVERFIT = 0.05
 
 def confusion(metrics: Metrics, arm: str) -> NDArray[np.int64]:
     """Sum the confusion matrices of an arm's trials on the test images, (classes, classes)."""
-    trials = metrics.arms[arm].trials
-    total: NDArray[np.int64] = np.sum([trial.test.confusion for trial in trials], axis=0)
+    total = np.zeros((len(metrics.classes),) * 2, np.int64)
+    for trial in metrics.arms[arm].trials:
+        for true, predicted, images in trial.test.confusion:
+            total[true, predicted] += images
     return total
 
 

@@ -14,6 +14,15 @@ from thaw.run.metrics import Metrics
 from thaw.text import count, escape_markdown, fitted
 
 SCORES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
+FURTHER = {
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+    "top5": "Top-5 accuracy",
+}
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "apple-ascl", "apple-amlr", "gemma")
 """Licences that the hub knows by the names that timm gives; any other is `other` there, with a name of its own."""
 
@@ -48,7 +57,7 @@ def card(config: dict[str, Any], metrics: Metrics) -> str:
         name=_name(config, metrics),
         trained=arm.train if isinstance(arm.train, str) else ", ".join(arm.train),
         seeds=len(arm.trials),
-        scores=SCORES,
+        scores={score: title for score, title in (SCORES | FURTHER).items() if config["test"][score] is not None},
     )
     return str(ModelCard(f"---\n{metadata(config, metrics).to_yaml()}\n---\n\n{body}\n"))
 
@@ -96,8 +105,8 @@ def _name(config: dict[str, Any], metrics: Metrics) -> str:
     return f"{metrics.recipe}-{config['arm']}"
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else "not known"
 
 
 def _code(text: str) -> str:

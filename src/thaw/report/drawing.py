@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from thaw import text as formats
 from thaw.cache.files import write_atomic, writing
 from thaw.report.analysis import confusion
-from thaw.report.error_figures import plot_cost, plot_reliability, plot_slices
+from thaw.report.classes import many
+from thaw.report.error_figures import plot_cost, plot_precision_recall, plot_reliability, plot_roc, plot_slices
 from thaw.report.figures import (
     THEME,
     arm_colour,
@@ -88,12 +89,21 @@ def _of_study(metrics: Metrics) -> Drawn:
 
 
 def _of_errors(metrics: Metrics) -> Drawn:
-    drawn = {}
+    drawn: Drawn = {}
     for place, (arm, it) in enumerate(metrics.arms.items()):
-        axes = plot_confusion(confusion(metrics, arm), metrics.classes, arm_colour(place))
-        drawn[f"confusion-{arm}"] = (axes, f"Confusion matrix of {arm} on the test images.")
+        if not many(metrics):
+            axes = plot_confusion(confusion(metrics, arm), metrics.classes, arm_colour(place))
+            drawn[f"confusion-{arm}"] = (axes, f"Confusion matrix of {arm} on the test images.")
         axes = plot_reliability(it.calibration.bins, arm_colour(place))
         drawn[f"reliability-{arm}"] = (axes, f"Reliability diagram of {arm}: its accuracy at each confidence.")
+    curves = {arm: it.curves for arm, it in metrics.arms.items() if it.curves}
+    if curves:
+        second, share = formats.short(metrics.classes[1]), metrics.baselines.frequencies.average_precision
+        drawn["roc"] = (plot_roc(curves), f"ROC curve of each arm, of {second}.")
+        drawn["precision-recall"] = (
+            plot_precision_recall(curves, share),
+            f"Precision-recall curve of each arm, of {second}.",
+        )
     for place, column in enumerate(metrics.slices):
         axes = plot_slices(column.values, list(metrics.arms))
         label = f"Test accuracy of each arm by {formats.short(column.column)}."

@@ -1,4 +1,4 @@
-"""Figures of where arms fail and what they cost: slices, calibration, accuracy against cost."""
+"""Figures of where arms fail and what they cost: slices, calibration, thresholds, accuracy against cost."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from thaw import text as formats
 from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
 from thaw.scoring.calibration import ReliabilityBin
+from thaw.scoring.curves import Curves, Point
 from thaw.scoring.slices import SliceScores
 
 MAX_SLICES = 40
@@ -78,6 +79,18 @@ def plot_reliability(bins: Sequence[ReliabilityBin], colour: str, ax: Axes | Non
     return ax
 
 
+def plot_roc(curves: Mapping[str, Curves], ax: Axes | None = None) -> Axes:
+    """Plot the ROC curve of each arm, with a dot where it answers; on the dashed diagonal it would guess."""
+    lines = {arm: (it.roc, it.roc_at_half) for arm, it in curves.items()}
+    return _plot_trade(lines, ((0, 1), (0, 1)), ("false positive rate", "recall"), ax)
+
+
+def plot_precision_recall(curves: Mapping[str, Curves], share: float, ax: Axes | None = None) -> Axes:
+    """Plot the precision-recall curve of each arm, with a dot where it answers; guessing reaches the dashed `share`."""
+    lines = {arm: (it.precision_recall, it.precision_recall_at_half) for arm, it in curves.items()}
+    return _plot_trade(lines, ((0, 1), (share, share)), ("recall", "precision"), ax)
+
+
 def plot_slices(values: Sequence[SliceScores], arms: Sequence[str], ax: Axes | None = None) -> Axes:
     """Plot the accuracy of each arm in each slice of a column, a dot over its interval; hollow where it is small."""
     values = values[:MAX_SLICES]
@@ -107,6 +120,30 @@ def plot_slices(values: Sequence[SliceScores], arms: Sequence[str], ax: Axes | N
     finish(ax, "", across=False)
     for label in ax.get_yticklabels():
         label.set_color(INK)
+    legend(ax)
+    return ax
+
+
+def _plot_trade(
+    lines: Mapping[str, tuple[Sequence[Point], Point]],
+    guessing: tuple[Point, Point],
+    names: tuple[str, str],
+    ax: Axes | None,
+) -> Axes:
+    """A line for each arm, and a dot on it; `guessing` are the ends of the dashed line, by x and y."""
+    ax = ax or new_axes(4.2, 4.2)
+    ax.plot(*guessing, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    for place, (arm, (points, at_half)) in enumerate(lines.items()):
+        x, y = np.array(points).T
+        ax.plot(x, y, color=arm_colour(place), linewidth=1.6)
+        dot = ax.plot(*at_half, arm_marker(place), color=arm_colour(place), zorder=3, label=formats.short(arm, 24))
+        dot[0].set(markersize=7.5, markeredgecolor=PAPER)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MultipleLocator(0.25))
+        axis.set_major_formatter(percent_tick)
+    ax.set_xlabel(names[0])
+    finish(ax, names[1])
     legend(ax)
     return ax
 

@@ -83,7 +83,24 @@ def _calibration(metrics: Metrics) -> str:
         word = "overconfident" if sure - right > EVEN else "underconfident" if right - sure > EVEN else "even"
         told.setdefault(word, []).append(f"{named(arm)} ({percent(sure)} sure, {percent(right)} right)")
     sentence = "; ".join(f"{word} on average: {listed(arms)}" for word, arms in told.items())
-    return f"{sentence[0].upper()}{sentence[1:]}. {_temperature(metrics)}"
+    return f"{sentence[0].upper()}{sentence[1:]}. {_chance(metrics)} {_temperature(metrics)}"
+
+
+def _chance(metrics: Metrics) -> str:
+    """Whether the calibration errors are more than the number of test images explains."""
+    more: list[str] = []
+    less: list[str] = []
+    for arm, it in metrics.arms.items():
+        own = it.calibration
+        told = f"{named(arm)} ({own.ece:.3f}; by chance {own.ece_by_chance:.3f}, seldom above {own.ece_limit:.3f})"
+        (more if own.ece > own.ece_limit else less).append(told)
+    sentences = []
+    if more:
+        sentences.append(f"The calibration error is more than chance explains for {listed(more)}.")
+    if less:
+        start = "It may be" if more else "The calibration error may be"
+        sentences.append(f"{start} chance alone for {listed(less)}.")
+    return " ".join(sentences)
 
 
 def _temperature(metrics: Metrics) -> str:
@@ -95,8 +112,8 @@ def _temperature(metrics: Metrics) -> str:
             without.setdefault(it.reason, []).append(named(arm))
     fitted = {arm: (it.ece, it.ece_after) for arm, it in found.items() if it.ece_after is not None}
     if not fitted and len(without) == 1:
-        return f"No temperature was fitted: {next(iter(without))}."
-    sentences = [f"None was fitted for {listed(arms)}: {why}." for why, arms in without.items()]
+        return f"No temperature is used: {next(iter(without))}."
+    sentences = [f"None is used for {listed(arms)}: {why}." for why, arms in without.items()]
     if fitted:
         lower = [named(arm) for arm, (before, after) in fitted.items() if after < before]
         higher = [named(arm) for arm, (before, after) in fitted.items() if after >= before]

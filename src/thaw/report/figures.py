@@ -145,10 +145,10 @@ def plot_confusion(
 ) -> Axes:
     """Plot a confusion matrix, (classes, classes), a row for each true class: counts, shaded by fraction of the row.
 
-    Up to 20 classes are named and their counts written out; up to four, so are the fractions.
+    Counts are written out; with up to four classes, so are the fractions. It has room for 20 classes.
     """
     number = len(classes)
-    named, roomy = number <= MAX_NAMED, number <= 4
+    roomy = number <= 4
     side = min(1.8 + 0.36 * number, 6)
     ax = ax or new_axes(side + 0.3, side)
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -160,12 +160,12 @@ def plot_confusion(
         if roomy:
             _centred(ax, column, row - 0.1, formats.count(int(matrix[row, column])), 14 - number)
             _centred(ax, column, row + 0.2, formats.percent(fraction), 10 - 0.5 * number)
-        elif named:
+        else:
             _centred(ax, column, row, formats.count(int(matrix[row, column])), 9 if number < 10 else 6.5)
     ax.set_xlim(-0.5, number - 0.5)
     ax.set_ylim(number - 0.5, -0.5)
     ax.set_aspect("equal")
-    labels = [formats.short(name, 14) for name in classes] if named else []
+    labels = [formats.short(name, 14) for name in classes]
     level = sum(map(len, labels)) <= 20
     ax.set_xticks(range(len(labels)), labels, rotation=0 if level else 40, ha="center" if level else "right")
     ax.set_yticks(range(len(labels)), labels)

@@ -16,6 +16,7 @@ from thaw import text as formats
 from thaw.cache.files import write_atomic
 from thaw.recipe import load_recipe
 from thaw.report.analysis import analysis
+from thaw.report.classes import class_rows, confused_pairs, many
 from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
@@ -44,6 +45,9 @@ def write_report(run: Path) -> Path:
         **_sentences(metrics),
         "metrics": metrics,
         "means": mean_accuracies(metrics),
+        "many": many(metrics),
+        "class_rows": {arm: class_rows(metrics, arm) for arm in metrics.arms},
+        "confused_pairs": {arm: confused_pairs(metrics, arm) for arm in metrics.arms},
         "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics.arms)},
         "gallery": gallery(run, metrics),
         "shown": read_table(run / "gallery.parquet").num_rows,

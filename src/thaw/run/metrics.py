@@ -19,12 +19,14 @@ from thaw.recipe import Verdict as VerdictSettings
 from thaw.record import Record
 from thaw.run.results import StudyResult
 from thaw.scoring.agreement import Agreement, measure_agreement
+from thaw.scoring.baselines import Baselines, baselines
 from thaw.scoring.calibration import Calibration, calibrate
 from thaw.scoring.comparison import Comparison, CostStep, compare, cost_steps
 from thaw.scoring.contributions import contributions
+from thaw.scoring.curves import Curves, trace_curves
+from thaw.scoring.intervals import ClassScores, ScoreIntervals, all_intervals, class_scores
 from thaw.scoring.metrics import Scores
 from thaw.scoring.slices import ColumnScores, score_slices
-from thaw.scoring.statistics import ScoreIntervals, score_intervals
 from thaw.scoring.verdict import Verdict, judge
 from thaw.training.results import (
     Attempt,
@@ -172,6 +174,20 @@ class SeedScores(Record):
     """Recall, weighted by class support."""
     f1: MeanDeviation
     """F1, weighted by class support."""
+    balanced_accuracy: MeanDeviation
+    """Mean recall of the classes."""
+    macro_f1: MeanDeviation
+    """Mean F1 of the classes."""
+    log_loss: MeanDeviation
+    """Mean cross-entropy."""
+    brier: MeanDeviation
+    """Brier score."""
+    auroc: MeanDeviation
+    """Area under the ROC curve, averaged over the classes."""
+    average_precision: MeanDeviation
+    """Average precision, averaged over the classes."""
+    top5: MeanDeviation | None
+    """Fraction among the five most probable classes; None with fewer than ten classes."""
 
 
 class ArmMetrics(TrialMetrics):
@@ -191,6 +207,10 @@ class ArmMetrics(TrialMetrics):
     """95% intervals of the mean scores."""
     over_seeds: SeedScores
     """Scores over the seeds."""
+    classes: list[ClassScores]
+    """How it does on each class, in order."""
+    curves: Curves | None
+    """ROC and precision-recall curves, with the first seed; None with more than two classes."""
     calibration: Calibration
     """How well confidence matches accuracy, with the first seed."""
     trials: list[TrialMetrics]
@@ -245,6 +265,8 @@ class Metrics(Record):
     """The network."""
     arms: dict[ArmName, ArmMetrics]
     """Each arm, in the order of the recipe."""
+    baselines: Baselines
+    """What rules without a network score on the test images."""
     best: str
     """The arm that is best on the test images by the verdict's metric, the mean over its seeds."""
     comparisons: list[Comparison]
@@ -329,15 +351,14 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
             precision=_precision(result.compute.precision),
             features=result.features,
         ),
-        arms={
-            arm: _arm(
-                result,
-                trials[arm],
-                intervals=score_intervals(labels, predicted[arm], len(source.classes), groups),
-                accuracy=accuracy[arm],
-            )
-            for arm in trials
-        },
+        arms={arm: _arm(result, trials[arm], accuracy[arm]) for arm in trials},
+        baselines=baselines(
+            source.classes,
+            *(
+                np.bincount(source.labels[of_split], minlength=len(source.classes))
+                for of_split in (splits.train, splits.test)
+            ),
+        ),
         best=judged.best,
         comparisons=compare(values, groups),
         recommended=judged.recommended,
@@ -393,16 +414,16 @@ def mean_fit_seconds(seconds: list[TrialSeconds]) -> float:
     return statistics.fmean(one.search + one.train + one.probe for one in seconds)
 
 
-def _arm(result: StudyResult, trials: list[TrialResult], intervals: ScoreIntervals, accuracy: float) -> ArmMetrics:
+def _arm(result: StudyResult, trials: list[TrialResult], accuracy: float) -> ArmMetrics:
     """`accuracy` is the mean over the seeds."""
     first, record = trials[0], trials[0].record
-    metrics = [_trial(one.record) for one in trials]
-    labels = result.dataset.source.labels[result.dataset.splits.validation]
+    metrics, logits = [_trial(one.record) for one in trials], [one.logits for one in trials]
+    labels, groups = result.test_labels(), result.test_groups()
     over_seeds = {
         score: _mean_deviation([getattr(one.test, score) for one in metrics]) for score in SeedScores.model_fields
     }
     # of equally many right answers the same number, where the mean of the seeds' accuracies may round either way
-    over_seeds["accuracy"] = over_seeds["accuracy"].model_copy(update={"mean": accuracy})
+    over_seeds["accuracy"] = MeanDeviation(mean=accuracy, deviation=_deviation([one.test.accuracy for one in metrics]))
     return ArmMetrics(
         **dict(metrics[0]),
         weights=result.recipe.weights_of(record.arm),
@@ -410,12 +431,15 @@ def _arm(result: StudyResult, trials: list[TrialResult], intervals: ScoreInterva
         parameters=record.network.parameters,
         frontier=record.network.frontier,
         channels_last=record.network.channels_last,
-        intervals=intervals,
-        over_seeds=SeedScores(**over_seeds),
+        intervals=all_intervals(labels, logits, groups),
+        over_seeds=SeedScores.model_validate(over_seeds),
+        classes=class_scores(labels, np.stack([one.argmax(1) for one in logits]), first.logits.shape[1], groups),
+        curves=trace_curves(labels, first.logits),
         calibration=calibrate(
-            result.test_labels(),
+            labels,
             first.logits,
-            None if first.validation_logits is None else (labels, first.validation_logits),
+            None if first.validation_logits is None else (result.validation_labels(), first.validation_logits),
+            result.validation_groups(),
         ),
         trials=metrics,
     )
@@ -464,8 +488,14 @@ def _trial(record: TrialRecord) -> TrialMetrics:
     )
 
 
-def _mean_deviation(values: list[float]) -> MeanDeviation:
-    return MeanDeviation(mean=statistics.fmean(values), deviation=statistics.stdev(values) if len(values) > 1 else None)
+def _mean_deviation(values: list[float | None]) -> MeanDeviation | None:
+    """The mean and deviation of a score; None where it is not defined."""
+    known = [value for value in values if value is not None]
+    return MeanDeviation(mean=statistics.fmean(known), deviation=_deviation(known)) if known else None
+
+
+def _deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _precision(name: str) -> Precision:

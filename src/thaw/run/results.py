@@ -46,11 +46,22 @@ class StudyResult:
 
     def test_groups(self) -> NDArray[np.int64] | None:
         """Return the groups of the test images, (n,) codes from 0; None without a group column."""
-        codes = group_codes(self.dataset.source, self.recipe.data)
-        return None if codes is None else np.unique(codes[self.dataset.splits.test], return_inverse=True)[1]
+        return self._groups(self.dataset.splits.test)
+
+    def validation_labels(self) -> NDArray[np.int64]:
+        """Return the labels of the validation images, (n,)."""
+        return self.dataset.source.labels[self.dataset.splits.validation]
+
+    def validation_groups(self) -> NDArray[np.int64] | None:
+        """Return the groups of the validation images, (n,) codes from 0; None without a group column."""
+        return self._groups(self.dataset.splits.validation)
 
     def test_slices(self) -> list[Slices]:
         """Cut the test images into the slices that the recipe asks for, or that their columns offer."""
         data = self.recipe.data
         never = {data.label, *filter(None, (data.group, data.split))}
         return cut_slices(self.dataset.source.columns.take(self.dataset.splits.test), data.slices, never)
+
+    def _groups(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        codes = group_codes(self.dataset.source, self.recipe.data)
+        return None if codes is None else np.unique(codes[rows], return_inverse=True)[1]

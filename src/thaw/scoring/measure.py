@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from thaw.recipe import Metric
-from thaw.scoring.metrics import confusion_matrix, log_probabilities, log_probabilities_of, per_class
+from thaw.scoring.metrics import class_counts, log_probabilities_of, macro, per_class, rank
 
 JACKKNIFE_GROUPS = 20
 
@@ -37,22 +36,12 @@ def measure(metric: Metric, labels: NDArray[np.int64], logits: NDArray[np.float3
     if metric == "log_loss":
         return float(log_probabilities_of(logits, labels).mean())
     if metric in ("balanced_accuracy", "macro_f1"):
-        confusion = confusion_matrix(labels, logits.argmax(1), logits.shape[1])
-        support, predicted = confusion.sum(1), confusion.sum(0)
-        _, recall, f1 = per_class(np.diag(confusion), support, predicted)
-        # scikit-learn averages F1 over the classes that occur in labels or predictions
-        return float(
-            recall[support > 0].mean() if metric == "balanced_accuracy" else f1[support + predicted > 0].mean()
-        )
-    ranking = roc_auc_score if metric == "auroc" else average_precision_score
-    probabilities = np.exp(log_probabilities(logits))
-    classes = [1] if logits.shape[1] == 2 else list(range(logits.shape[1]))
-    of_class = [
-        float(ranking(labels == code, probabilities[:, code]))
-        for code in classes
-        if 0 < (labels == code).sum() < len(labels)
-    ]
-    return float(np.mean(of_class)) if of_class else 0.5
+        right, support, predicted = class_counts(labels, logits.argmax(1), logits.shape[1])
+        _, recall, f1 = per_class(right, support, predicted)
+        balanced_accuracy, macro_f1 = macro(recall, f1, support, predicted)
+        return float(balanced_accuracy if metric == "balanced_accuracy" else macro_f1)
+    ranking = rank(labels, logits)
+    return ranking.auroc if metric == "auroc" else ranking.average_precision
 
 
 def gap_error(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from thaw.record import Record
-from thaw.scoring.metrics import per_class
+from thaw.scoring.metrics import macro, per_class
 
 Interval = tuple[float, float]
 Codes = NDArray[np.int64]
@@ -22,12 +22,14 @@ POWER = 0.8
 """Probability that a test set of the size asked for shows an existing difference."""
 MOST_IMAGES = 10_000_000
 """More test images than this are not called an answer."""
+RESAMPLED = ("precision", "recall", "f1", "balanced_accuracy", "macro_f1")
+"""The scores whose intervals come from resamples."""
 CHUNK = 1 << 21
 """Numbers held at once while resampling."""
 
 
-class ScoreIntervals(Record):
-    """95% intervals of an arm's scores, each the mean over the seeds."""
+class AnswerIntervals(Record):
+    """95% intervals of the scores of an arm's answers, each the mean over the seeds."""
 
     accuracy: Interval
     """Wilson's, with groups and seeds counted as the independent images that they are worth."""
@@ -36,6 +38,10 @@ class ScoreIntervals(Record):
     recall: Interval
     """By resampling test images, or groups."""
     f1: Interval
+    """By resampling test images, or groups."""
+    balanced_accuracy: Interval
+    """By resampling test images, or groups."""
+    macro_f1: Interval
     """By resampling test images, or groups."""
 
 
@@ -259,8 +265,8 @@ def difference_reach(
     return reach(difference_part(first, second, groups), whole_units(first.shape[1], groups), level)
 
 
-def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> ScoreIntervals:
-    """Compute the 95% intervals of an arm's accuracy, precision, recall and F1: Wilson's of accuracy, else bootstrap.
+def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> AnswerIntervals:
+    """Compute the 95% intervals of the scores of an arm's answers: Wilson's of accuracy, else bootstrap.
 
     With several seeds the interval of accuracy is about other images and other seeds. Those of precision, recall and F1
     take the seeds' models as they are.
@@ -277,18 +283,17 @@ def score_intervals(labels: Codes, predicted: Codes, classes: int, groups: Codes
         (n,) codes from 0 with none left out, where images of a group are alike.
     """
     right = predicted == labels
-    return ScoreIntervals(
+    return AnswerIntervals(
         accuracy=wilson(float(right.mean()), effective_images(right, groups)),
         **bootstrap_scores(labels, predicted, classes, groups),
     )
 
 
 def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Codes | None = None) -> dict[str, Interval]:
-    """Compute 95% intervals of precision, recall and F1, weighted by class support, by resampling test images.
+    """Compute 95% intervals of precision, recall and F1, weighted by class support or not, by resampling test images.
 
     Whole groups are resampled where there are groups. Where every image is right, or none, every resample is alike, and
-    Wilson's interval of that fraction stands for all three; a single group says nothing. For the method see
-    `_interval`.
+    Wilson's interval of that fraction stands for all; a single group says nothing. For the method see `_interval`.
 
     Parameters
     ----------
@@ -298,11 +303,11 @@ def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Code
     Returns
     -------
     dict of Interval
-        `precision`, `recall` and `f1`.
+        By each of `RESAMPLED`.
     """
     draws, right = _draws(groups, len(labels)), predicted == labels
     if draws == 1 or right.all() or not right.any():
-        return dict.fromkeys(("precision", "recall", "f1"), wilson(float(right.any()), draws if draws > 1 else 0))
+        return dict.fromkeys(RESAMPLED, wilson(float(right.any()), draws if draws > 1 else 0))
     if groups is None:
         # images with the same label and predictions are alike, so it is enough to draw how many there are of each kind
         kinds = labels
@@ -319,19 +324,31 @@ def bootstrap_scores(labels: Codes, predicted: Codes, classes: int, groups: Code
         (_table(units, labels, (of_seed == labels) * 1.0, shape), _table(units, of_seed, np.ones(len(rows)), shape))
         for of_seed in predicted
     ]
+
+    def scored(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Each of `RESAMPLED`, the mean over the seeds, by draw."""
+        supports = weights @ support
+        share = supports / supports.sum(1, keepdims=True)
+        of_seeds = []
+        for right, taken in tables:
+            predicted_as = weights @ taken
+            scores = per_class(weights @ right, supports, predicted_as)
+            weighted = [(values * share).sum(1) for values in scores]
+            of_seeds.append([*weighted, *macro(scores[1], scores[2], supports, predicted_as)])
+        mean: NDArray[np.float64] = np.mean(of_seeds, axis=0)
+        return mean
+
     random = np.random.default_rng(0)
     step = max(1, CHUNK // max(shape))
     found = []
     for start in range(0, RESAMPLES, step):
         weights = random.multinomial(draws, chances, min(step, RESAMPLES - start)).astype(np.float64)
-        supports = weights @ support
-        share = supports / supports.sum(1, keepdims=True)
-        scores = [per_class(weights @ right, supports, weights @ taken) for right, taken in tables]
-        found.append(np.mean([[(values * share).sum(1) for values in of_seed] for of_seed in scores], axis=0))
+        found.append(scored(weights))
     resampled = np.concatenate(found, axis=1)
-    return {
-        name: _interval(values, draws) for name, values in zip(("precision", "recall", "f1"), resampled, strict=True)
-    }
+    # with few images a class, resamples leave some out of each, and their macro scores are too low: moved back
+    whole = scored((chances * draws)[None])[3:]
+    resampled[3:] = np.clip(resampled[3:] - resampled[3:].mean(1, keepdims=True) + whole, 0, 1)
+    return {name: _interval(values, draws) for name, values in zip(RESAMPLED, resampled, strict=True)}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

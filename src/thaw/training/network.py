@@ -17,7 +17,6 @@ from thaw.compute.device import Compute
 from thaw.data.splits import Splits
 from thaw.record import Record
 from thaw.scoring.measure import measure
-from thaw.scoring.metrics import score
 from thaw.training.loop import Learner, Task, logits_of, make_criterion, make_optimizer
 from thaw.training.results import NetworkFacts
 from thaw.training.specs import ArmSpec
@@ -129,8 +128,8 @@ class Setup:
         if not torch.isfinite(logits).all():
             return None
         answers, labels = logits.numpy(), self.labels.cpu().numpy()[rows]
-        scores = score(labels, answers)
-        return Validated(scores.accuracy, scores.loss, measure(self.spec.search.metric, labels, answers), answers)
+        accuracy, loss = measure("accuracy", labels, answers), -measure("log_loss", labels, answers)
+        return Validated(accuracy, loss, measure(self.spec.search.metric, labels, answers), answers)
 
     def estimate_statistics(self, part: nn.Module, rows: Rows) -> None:
         """Estimate anew the running statistics of the batch normalisation that trains, over training images.
