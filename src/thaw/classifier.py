@@ -37,7 +37,7 @@ from thaw.images.any import AnyImage, square
 from thaw.images.decode import BadImageError
 from thaw.images.depth import Depth, choose_depth, scale_levels, values_of
 from thaw.images.header import HEADER
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, sides
 from thaw.nets.adapters import merge_adapters
 from thaw.plan import Trial
 from thaw.progress import stage
@@ -75,7 +75,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     batch_size
         Images of one step.
     size
-        Pixels of each side of the square that the network sees; the backbone's own unless given.
+        Pixels of each side, or height and width, of what the network sees; the backbone's own unless given.
     validation
         The fraction of the images, below 1, that the learning rates are compared on.
     device
@@ -116,7 +116,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         epochs: int = 8,
         learning_rates: Sequence[float] = (1e-4, 1e-3, 1e-2),
         batch_size: int = 64,
-        size: int | None = None,
+        size: int | tuple[int, int] | None = None,
         validation: float = 0.15,
         device: str = "auto",
         precision: str = "auto",
@@ -302,8 +302,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
     def _settings(self) -> tuple[ArmSpec, Settings]:
         """The arm that is trained, and the settings that it comes from."""
+        size = list(self.size) if isinstance(self.size, tuple) else self.size
         values: dict[str, Any] = {
-            "images": {} if self.size is None else {"size": self.size},
+            "images": {} if size is None else {"size": size},
             "model": {"backbone": self.backbone, "weights": str(self.weights)},
             "search": {"learning_rates": [float(rate) for rate in self.learning_rates]},
             "train": {
@@ -393,10 +394,9 @@ def _seed(random_state: Any) -> int:
 
 
 def _pixels(pictures: list[AnyImage], preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
-    """(n, size, size, 3), mapped from a file that is gone when nobody uses it any more."""
-    side = preprocessing.size
+    """(n, height, width, 3), mapped from a file that is gone when nobody uses it any more."""
     with tempfile.TemporaryFile() as file:
-        pixels = np.memmap(file, np.uint8, "w+", shape=(len(pictures), side, side, 3))
+        pixels = np.memmap(file, np.uint8, "w+", shape=(len(pictures), *sides(preprocessing.size), 3))
 
     def make(row: int) -> None:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from thaw.cache.arrays import key_of
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.images.preprocessing import Size, sides
 from thaw.nets.backbones import weights_digest
 from thaw.recipe import Recipe
 from thaw.record import Record
@@ -81,16 +82,16 @@ def arms_of(recipe: Recipe) -> list[ArmSpec]:
     return [resolve_arm(name, arm, recipe) for name, arm in recipe.arms.items()]
 
 
-def check_batches(recipe: Recipe, side: int) -> None:
+def check_batches(recipe: Recipe, size: Size) -> None:
     """Raise ModelError if an arm cannot train on batches of the recipe's size; takes no time unless that is 1."""
     for spec in arms_of(recipe):
-        check_batch(spec, side)
+        check_batch(spec, size)
 
 
 def make_plan(
-    recipe: Recipe, classes: int, images: int, side: int, compute: Compute, views: Sequence[int] = ()
+    recipe: Recipe, classes: int, images: int, size: Size, compute: Compute, views: Sequence[int] = ()
 ) -> Plan:
-    """Plan a study of so many images of `side` pixels, in so many classes.
+    """Plan a study of so many images of a size, in so many classes.
 
     Every network is built, frozen and split once, so that what is wrong with any arm shows before one is trained; no
     image is decoded.
@@ -103,8 +104,8 @@ def make_plan(
         The logits of every network.
     images
         Images of all splits together; whether the activations of a prefix fit in the cache depends on it.
-    side
-        Pixels of each side of the square that the networks see.
+    size
+        What the networks see.
     compute
         The device and precision of the study.
     views
@@ -129,7 +130,7 @@ def make_plan(
     for spec, seed in [*wanted, (feature_spec(recipe), 0)]:
         key = spec.network_key(seed)
         if key not in facts:
-            built = build_network(spec, seed, classes, side, compute)
+            built = build_network(spec, seed, classes, size, compute)
             facts[key], prefixes[key] = built.facts(rows), built.prefix
             del built
             gc.collect()  # graphs and their networks hold each other
@@ -141,14 +142,15 @@ def make_plan(
         for arm in sorted(arms, key=lambda arm: -networks[arm.name].parameters.trainable)
         for seed in seeds
     ]
+    tall, broad = sides(size)
     return Plan(
-        prefixes=planned, trials=trials, networks=networks, views=sum(views), view_bytes=3 * side * side * drawn
+        prefixes=planned, trials=trials, networks=networks, views=sum(views), view_bytes=3 * tall * broad * drawn
     )
 
 
 def plan_study(study: Study) -> Plan:
     """Plan a study whose images are there. Raises ModelError."""
     dataset = study.dataset
-    classes, images, side = len(dataset.source.classes), len(dataset.source.ids), dataset.preprocessing.size
+    classes, images, size = len(dataset.source.classes), len(dataset.source.ids), dataset.preprocessing.size
     views = [len(view.rows) for view in dataset.views]
-    return make_plan(study.recipe, classes, images, side, study.compute, views)
+    return make_plan(study.recipe, classes, images, size, study.compute, views)

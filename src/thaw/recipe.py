@@ -47,6 +47,7 @@ BUDGET = {"epochs", "batch_size", "patience"}
 
 # by key: the values of keys that take more than one type
 UNIONS = {
+    "size": "a number of pixels up to 8192, or two in a list: [height, width]",
     "validation": "the name of a split, a number of images or a fraction between 0 and 1",
     "test": "the name of a split, a number of images or a fraction between 0 and 1",
     "depth": "'auto' or a number of levels up to 2**32, such as 4096",
@@ -93,10 +94,11 @@ class Data(Section):
 class Images(Section):
     """How an image becomes an array; keys that are left out follow from the backbone's weights."""
 
-    size: Side | None = None
-    """Height and width, in pixels, of the images that the network sees."""
-    resize: Literal["squash", "crop"] | None = None
-    """`squash` resizes both sides to size; `crop` keeps the aspect ratio and crops the centre."""
+    size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    """The size in pixels of the images that the network sees: of each side, or `[height, width]`."""
+    resize: Literal["squash", "crop", "letterbox"] | None = None
+    """`squash` resizes both sides to size; `crop` keeps the aspect ratio and crops the centre; `letterbox` keeps it,
+    fits the whole image inside and pads it evenly with the mean colour."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """The resampling filter, antialiased."""
     mean: Mean | None = None

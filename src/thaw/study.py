@@ -135,10 +135,10 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
     int
         The images of all splits together.
     """
-    side = preprocessing_of(recipe).size
-    check_batches(recipe, side)
+    size = preprocessing_of(recipe).size
+    check_batches(recipe, size)
     source = read_source(recipe.data)
     used = used_splits(source, recipe.data)
     views = [len(rows) for rows in view_rows(recipe.augment, make_splits(source.take(used), recipe.data))]
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    return make_plan(recipe, len(source.classes), len(used), side, compute, views), len(used)
+    return make_plan(recipe, len(source.classes), len(used), size, compute, views), len(used)

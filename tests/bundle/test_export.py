@@ -73,7 +73,8 @@ def array(content: bytes) -> NDArray[np.uint8]:
 def bundle_of(folder: Path, backbone: str, stated: dict[str, Any], contents: list[bytes]) -> Path:
     """A bundle with three classes, its head scaled so that the pictures' probabilities spread as a trained one's do."""
     model, head = build_backbone(backbone, "random", 3, seed=1)
-    preprocessing = Preprocessing(**stated)
+    size = tuple(stated["size"]) if isinstance(stated["size"], list) else stated["size"]
+    preprocessing = Preprocessing(**stated | {"size": size})
     squares = np.stack([decode_picture(content, preprocessing, "exact") for content in contents])
     images = Normalise(preprocessing)(torch.from_numpy(squares))
     for module in model.modules():
@@ -95,6 +96,7 @@ def bundle_of(folder: Path, backbone: str, stated: dict[str, Any], contents: lis
     [
         ("timm/test_resnet", PREPROCESSING),
         ("timm/test_vit", PREPROCESSING | {"size": 160, "resize": "squash", "interpolation": "bilinear"}),
+        ("timm/test_resnet", PREPROCESSING | {"size": [32, 48], "resize": "letterbox"}),
     ],
 )
 def test_onnx_agrees_with_the_bundle(backbone: str, preprocessing: dict[str, Any], tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from thaw.images.decode import to_square
-from thaw.images.preprocessing import Preprocessing
+from thaw.export.graph import program
+from thaw.export.onnx import runner, to_onnx
+from thaw.images.decode import FILTERS, to_square
+from thaw.images.preprocessing import Preprocessing, Size, padding_colour, sides
 from thaw.images.resize import resize_to_square
 
 SIZES = [(1, 1), (1, 9), (7, 3), (32, 32), (31, 33), (64, 48), (333, 40), (40, 333), (301, 477), (640, 425)]
+
+MEAN = (0.485, 0.456, 0.406)
 
 
 class Resize(nn.Module):
@@ -32,10 +36,10 @@ def pictures(count: int) -> list[NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("resize", "crop"), [("squash", 1.0), ("crop", 0.875), ("crop", 0.95)])
-@pytest.mark.parametrize("size", [7, 32, 65])
-def test_pixels_are_pillows_to_the_bit(size: int, resize: str, crop: float, interpolation: str) -> None:
-    preprocessing = Preprocessing(size, resize, interpolation, crop, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+@pytest.mark.parametrize(("resize", "crop"), [("squash", 1.0), ("crop", 0.875), ("crop", 0.95), ("letterbox", 1.0)])
+@pytest.mark.parametrize("size", [7, 32, 65, (24, 40), (70, 33)])
+def test_pixels_are_pillows_to_the_bit(size: Size, resize: str, crop: float, interpolation: str) -> None:
+    preprocessing = Preprocessing(size, resize, interpolation, crop, MEAN, (0.5, 0.5, 0.5))
     for picture in pictures(30):
         expected = np.array(to_square(Image.fromarray(picture), preprocessing))
         square = resize_to_square(torch.from_numpy(picture)[None], preprocessing)
@@ -47,3 +51,39 @@ def test_a_batch_is_its_pictures() -> None:
     batch = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 51, 40, 3), dtype=np.uint8))
     expected = torch.cat([resize_to_square(one[None], preprocessing) for one in batch])
     assert torch.equal(resize_to_square(batch, preprocessing), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [32, 224, (24, 40), (70, 33)])
+def test_a_letterbox_is_what_pillow_pads(size: Size, interpolation: str) -> None:
+    """Where Pillow would leave nothing of an image, one row or column of pixels stays."""
+    preprocessing = Preprocessing(size, "letterbox", interpolation, 1.0, MEAN, (0.5, 0.5, 0.5))
+    high, wide = sides(size)
+    colour = padding_colour(preprocessing)
+    assert colour == (124, 116, 104)
+    for picture in pictures(60):
+        image = Image.fromarray(picture)
+        found = np.array(to_square(image, preprocessing))
+        if min(image.width * high / image.height, image.height * wide / image.width) > 0.5:
+            padded = ImageOps.pad(image, (wide, high), FILTERS[interpolation], colour)
+            assert np.array_equal(found, np.array(padded)), picture.shape
+        else:
+            assert (found != colour).any(), picture.shape
+
+
+@pytest.mark.parametrize(("resize", "size"), [("letterbox", 32), ("letterbox", (24, 40)), ("crop", (40, 24))])
+def test_the_graph_of_torch_export_has_the_same_bits(resize: str, size: Size) -> None:
+    preprocessing = Preprocessing(size, resize, "bicubic", 0.875, MEAN, (0.5, 0.5, 0.5))
+    graph = program(Resize(preprocessing)).module()
+    for picture in pictures(60):
+        expected = np.array(to_square(Image.fromarray(picture), preprocessing))
+        assert np.array_equal(graph(torch.from_numpy(picture)[None])[0].numpy(), expected), picture.shape
+
+
+@pytest.mark.parametrize(("resize", "size"), [("letterbox", 32), ("letterbox", (24, 40)), ("squash", (40, 24))])
+def test_the_onnx_graph_has_the_same_bits(resize: str, size: Size) -> None:
+    preprocessing = Preprocessing(size, resize, "bilinear", 1.0, MEAN, (0.5, 0.5, 0.5))
+    resized = runner(to_onnx(Resize(preprocessing), "pictures", "pixels"))
+    for picture in pictures(60):
+        expected = np.array(to_square(Image.fromarray(picture), preprocessing))
+        assert np.array_equal(resized(picture[None])[0], expected), picture.shape

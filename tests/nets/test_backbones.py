@@ -326,6 +326,19 @@ def test_a_size_that_a_backbone_takes_is_not_refused(backbone: str) -> None:
     check_size(backbone, 96)
 
 
+@pytest.mark.parametrize("backbone", ["torchvision/resnet18", "torchvision/swin_t", "timm/convnext_atto"])
+def test_a_rectangle_that_a_backbone_takes_is_not_refused(backbone: str) -> None:
+    check_size(backbone, (96, 128))
+
+
+@pytest.mark.parametrize(
+    "backbone", ["torchvision/vit_b_32", "timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224"]
+)
+def test_a_rectangle_that_a_backbone_does_not_take_is_refused(backbone: str) -> None:
+    with pytest.raises(ModelError, match=r"images of 192 x 224 px \(height x width\) .* or set it to 224"):
+        check_size(backbone, (192, 224))
+
+
 def test_weights_for_another_size_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = torchvision.models.vit_b_32(image_size=384).state_dict()
     monkeypatch.setattr("thaw.nets.backbones._download", lambda *_: state)

@@ -140,7 +140,38 @@ def test_places_of_maps_and_tokens() -> None:
         (34 + 1, 5): None,
         (5,): None,
     }.items():
-        found = as_places(torch.zeros(images, *shape), side)
+        found = as_places(torch.zeros(images, *shape), (side, side))
         assert (None if found is None else tuple(found.shape[1:])) == expected, shape
     tokens = torch.arange(17.0).view(1, 17, 1)
-    assert torch.equal(as_places(tokens, side), torch.arange(1.0, 17).view(1, 1, 4, 4))
+    assert torch.equal(as_places(tokens, (side, side)), torch.arange(1.0, 17).view(1, 1, 4, 4))
+
+
+def test_places_of_rectangular_images() -> None:
+    for shape, size, expected in [
+        ((5, 6, 8), (96, 128), (5, 6, 8)),
+        ((6, 8, 5), (96, 128), (5, 6, 8)),
+        ((5, 8, 6), (96, 128), None),
+        ((5, 4, 4), (100, 128), (5, 4, 4)),
+        ((49, 5), (96, 128), (5, 6, 8)),
+        ((197, 5), (256, 192), (5, 16, 12)),
+        ((5, 48, 48), (96, 128), None),
+    ]:
+        found = as_places(torch.zeros(2, *shape), size)
+        assert (None if found is None else tuple(found.shape[1:])) == expected, shape
+
+
+def test_the_map_of_a_rectangle_is_hot_where_the_object_is() -> None:
+    """A network that adds up the brightness of each half of an image, in places of 8 x 8 pixels."""
+    network = nn.Sequential(nn.AvgPool2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 6 * 16, 2, bias=False))
+    left = torch.arange(16).expand(3, 6, 16) < 8
+    with torch.no_grad():
+        network[3].weight.copy_(torch.stack([left.flatten(), ~left.flatten()]).float())
+    images = torch.zeros(2, 3, 48, 128)
+    images[0, :, 8:16, 16:24] = 1
+    images[1, :, 40:, 120:] = 1
+    maps = heat_maps(network, [images])
+    assert maps is not None
+    assert maps.shape == (2, 14, 14)
+    rows, columns = np.divmod(maps.reshape(2, -1).argmax(1), 14)
+    assert rows.tolist() == [3, 13]  # the middle of 14 rows that stand for 6
+    assert columns.tolist() == [2, 13]

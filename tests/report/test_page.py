@@ -14,7 +14,7 @@ import pytest
 
 from helpers.synthetic_run import SEVEN, make_run, write_json
 from thaw.errors import StorageError
-from thaw.images.preprocessing import Preprocessing, shorter_side
+from thaw.images.preprocessing import Preprocessing, covered
 from thaw.report.page import write_report
 from thaw.text import SPACE, about
 
@@ -206,9 +206,24 @@ def test_the_side_that_pictures_are_brought_to_is_told(tmp_path, no_figures, siz
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["images"] |= {"size": size, "resize": "crop", "crop": crop}
     write_json(run / "metrics.json", metrics)
-    shorter = shorter_side(Preprocessing(size, "crop", "bilinear", crop, (0.5,) * 3, (0.5,) * 3))
+    shorter, _ = covered(Preprocessing(size, "crop", "bilinear", crop, (0.5,) * 3, (0.5,) * 3))
     told = f"is brought to {shorter} pixels and the middle {size} by {size} cut out"
     assert told in Page(write_report(run)).text
+
+
+def test_a_rectangle_and_padding_are_told_and_shown_in_their_shape(tmp_path, no_figures):
+    run = make_run(tmp_path, images=40, arms=("head",))
+    metrics = json.loads((run / "metrics.json").read_text())
+    for resize, told in {
+        "letterbox": "just fits inside 48 by 64 pixels (height by width), its aspect ratio kept, and padded evenly",
+        "crop": "just covers 54 by 73 pixels (height by width) and the middle 48 by 64 cut out",
+        "squash": "is brought to 48 by 64 pixels (height by width), its aspect ratio not kept",
+    }.items():
+        metrics["images"] |= {"size": [48, 64], "resize": resize, "crop": 0.875}
+        write_json(run / "metrics.json", metrics)
+        page = write_report(run)
+        assert told in Page(page).text
+        assert '<body style="--shape: 64 / 48">' in page.read_text()
 
 
 def test_figures_are_written_as_png(page, run, metrics):

@@ -27,6 +27,7 @@ from PIL import Image
 from helpers.cli import thaw
 from helpers.images import encoded_image
 from thaw.errors import StorageError
+from thaw.images.files import readable_formats
 from thaw.serve import app
 from thaw.serve.app import make_app
 from thaw.serve.desk import Desk
@@ -292,6 +293,13 @@ def test_a_request_that_is_being_answered_makes_no_place(small_run: Path, monkey
         leave.set()
         assert asked.getresponse().status == 200
         asked.close()
+
+
+def test_every_format_of_a_study_is_taken(small_run: Path) -> None:
+    asked = client(small_run / "models" / "head")
+    assert asked.get("/api/about").json()["formats"] == readable_formats()
+    for kind in ("TIFF", "PPM", "JPEG2000", "TGA"):
+        assert asked.post("/api/predict", content=encoded_image(1, kind=kind)).status_code == 200, kind
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_a_picture_is_looked_at(page: Page, address: str, small_run: Path, photo
     expect(heat).to_be_hidden()
     (tmp_path / "no-picture.jpg").write_bytes(b"hello")
     page.set_input_files("#file", tmp_path / "no-picture.jpg")
-    expect(page.locator("#status")).to_contain_text("no-picture.jpg: this is not an image that can be read")
+    expect(page.locator("#status")).to_contain_text("no-picture.jpg: this is not an image in a format that can be read")
     expect(page.locator("article")).to_have_count(1)
 
 

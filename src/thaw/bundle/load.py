@@ -17,7 +17,7 @@ from thaw.bundle.model import Bundle
 from thaw.compute.device import choose_compute
 from thaw.errors import BundleError, ModelError, first_line
 from thaw.images.decode import FILTERS
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, sides
 from thaw.nets.backbones import build_backbone
 from thaw.nets.heads import HeadForm, install_head
 from thaw.nets.weights import check_header, sha256
@@ -50,9 +50,10 @@ class _Config(BaseModel):
         given, (least, most) = self.preprocessing, SIDES
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have the same name")
-        if not least <= given.size <= most or not given.size / most <= given.crop <= 1:
+        high, wide = sides(given.size)
+        if not least <= high <= most or not least <= wide <= most or not max(high, wide) / most <= given.crop <= 1:
             raise ValueError(f"preprocessing has sides that are not between {least} and {most:,} pixels")
-        if given.resize not in ("squash", "crop") or given.interpolation not in FILTERS:
+        if given.resize not in ("squash", "crop", "letterbox") or given.interpolation not in FILTERS:
             raise ValueError(f"preprocessing has an unknown resize, {given.resize!r} {given.interpolation!r}")
         if not all(0 < value < 1e6 for value in given.std) or not all(abs(value) < 1e6 for value in given.mean):
             raise ValueError("preprocessing has a mean or std that is not a colour's")

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from thaw.errors import DataError
 from thaw.images.any import AnyImage, listed, square
 from thaw.images.decode import BadImageError
 from thaw.images.mirror import average_views
-from thaw.images.preprocessing import Normalise, Preprocessing
+from thaw.images.preprocessing import Normalise, Preprocessing, describe_size, sides
 from thaw.nets.fold import fold_batch_norm
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.scoring.metrics import log_probabilities
@@ -55,7 +56,7 @@ class Batch:
     names: list[str]
     """Names of the n images that can be used."""
     pixels: NDArray[np.uint8]
-    """(n, size, size, 3), as the network saw them."""
+    """(n, height, width, 3), as the network saw them."""
     probabilities: NDArray[np.float64]
     """(n, classes), calibrated where the bundle has a temperature; each row sums to 1."""
     bad: list[tuple[str, str]]
@@ -74,7 +75,7 @@ class Bundle:
     """
 
     model: nn.Module
-    """Maps normalised float32 images (n, 3, size, size) to logits (n, classes); in evaluation mode, on the CPU, in
+    """Maps normalised float32 images (n, 3, height, width) to logits (n, classes); in evaluation mode, on the CPU, in
     fp32."""
     classes: tuple[str, ...]
     """The names of the logits, in order."""
@@ -159,7 +160,7 @@ class Bundle:
             The model's output is NaN or infinite.
         """
         device, source = self.compute.device.type, iter(images)
-        size = min(MOST_IMAGES, max(1, BATCH_PIXELS[device] // self.preprocessing.size**2))
+        size = min(MOST_IMAGES, max(1, BATCH_PIXELS[device] // math.prod(sides(self.preprocessing.size))))
         coming: deque[tuple[list[Named], Iterator[list[NDArray[np.uint8] | str]]]] = deque()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while True:
@@ -177,7 +178,7 @@ class Bundle:
         Parameters
         ----------
         pixels
-            uint8, shape (n, size, size, 3).
+            uint8, shape (n, height, width, 3), of the preprocessing's size.
 
         Returns
         -------
@@ -203,15 +204,15 @@ class Bundle:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The model behind its normalisation, prepared for `compute`: pixels uint8 (n, size, size, 3) to logits.
+        """The model behind its normalisation, prepared for `compute`: pixels uint8 (n, height, width, 3) to logits.
 
         In fp32 it is the trained network, operation for operation.
         """
         compute = self.compute
         model = self.model if compute.device.type == "cpu" else copy.deepcopy(self.model)
         network: nn.Module = nn.Sequential(Normalise(self.preprocessing), model).eval().to(compute.device)
-        side = self.preprocessing.size
-        drawn = torch.randint(256, (TRIAL_BATCH, side, side, 3), generator=torch.Generator().manual_seed(0))
+        size = self.preprocessing.size
+        drawn = torch.randint(256, (TRIAL_BATCH, *sides(size), 3), generator=torch.Generator().manual_seed(0))
         trial = drawn.byte().to(compute.device)
         if compute.precision == "bf16":
             network = hold_frozen(fold_batch_norm(network, trial[:2]), compute)
@@ -221,7 +222,7 @@ class Bundle:
                 network(trial)
 
         with contextlib.suppress(OSError):  # a cache that cannot be written only means another trial next time
-            choose_layout(network, step, compute, f"bundle of {type(model).__name__}, {side} px")
+            choose_layout(network, step, compute, f"bundle of {type(model).__name__}, {describe_size(size)}")
         return average_views(network, self.test_views)
 
     def _answer(self, few: list[Named], squares: Iterable[NDArray[np.uint8] | str]) -> Batch:
@@ -232,8 +233,7 @@ class Bundle:
             else:
                 names.append(named.name)
                 pixels.append(found)
-        side = self.preprocessing.size
-        array = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
+        array = np.stack(pixels) if pixels else np.empty((0, *sides(self.preprocessing.size), 3), np.uint8)
         return Batch(names, array, self.probabilities(array), bad)
 
     def _squares(self, task: list[Named]) -> list[NDArray[np.uint8] | str]:

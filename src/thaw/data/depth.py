@@ -7,8 +7,8 @@ import numpy as np
 from thaw.cache.arrays import Chunks, Field, cached, key_of
 from thaw.data.pixels import unchanged
 from thaw.data.source import Source
-from thaw.images.decode import MAX_PIXELS
 from thaw.images.depth import Depth, Values, choose_depth, measure
+from thaw.images.files import MAX_PIXELS
 from thaw.progress import in_order, say, stage, workers
 
 CHUNK = 512

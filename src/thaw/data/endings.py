@@ -25,6 +25,10 @@ PICTURES = frozenset(
         ".dib",
         ".pcx",
         ".qoi",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".jxl",
     ]
 )
 """Endings of file names that are taken for images."""

@@ -11,8 +11,9 @@ from thaw.cache.arrays import Array, Chunks, Field, cached, key_of
 from thaw.data.source import Source, digest_of
 from thaw.errors import DataError, out_of_memory
 from thaw.images.decode import RULES, BadImageError, decode_picture
+from thaw.images.files import extra_versions
 from thaw.images.header import HEADER, KIND, read_header
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, padding_colour, sides
 from thaw.progress import in_order, stage, workers
 
 CHUNK = 512
@@ -39,9 +40,17 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
     do to decode it: that is no fault of the image's, so it is not kept as a bad one.
     """
     spatial = (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.crop, decode)
-    depth = preprocessing.depth
-    key = key_of(images=source.digests, spatial=spatial, depth=depth, header=KIND, rules=RULES, pillow=PIL.__version__)
-    side = preprocessing.size
+    padding = [padding_colour(preprocessing)] if preprocessing.resize == "letterbox" else []
+    key = key_of(
+        images=source.digests,
+        spatial=[*spatial, *padding],
+        depth=preprocessing.depth,
+        header=KIND,
+        rules=RULES,
+        pillow=PIL.__version__,
+        **extra_versions(),
+    )
+    shape = (*sides(preprocessing.size), 3)
 
     def decoded(row: int) -> tuple[NDArray[np.uint8] | str, tuple[str, int, int, bool]]:
         content = unchanged(source, row)
@@ -62,7 +71,7 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
             found = in_order(pool, decoded, range(first, count), CHUNK)
             for start in range(first, count, CHUNK):
                 rows = range(start, min(start + CHUNK, count))
-                chunk, headers = np.zeros((len(rows), side, side, 3), np.uint8), np.zeros(len(rows), HEADER)
+                chunk, headers = np.zeros((len(rows), *shape), np.uint8), np.zeros(len(rows), HEADER)
                 bad: dict[str, str] = {}
                 for index, (result, headers[index]) in zip(range(len(rows)), found, strict=False):
                     if isinstance(result, str):
@@ -72,7 +81,7 @@ def make_pixels(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
                     advance(1)
                 yield (chunk, headers), bad
 
-    entry = cached("pixels", key, len(source.ids), [Field((side, side, 3), "uint8"), Field((), KIND)], make)
+    entry = cached("pixels", key, len(source.ids), [Field(shape, "uint8"), Field((), KIND)], make)
     array, headers = entry.arrays
     return Pixels(array, headers.view(HEADER), {int(row): why for row, why in entry.notes.items()}, key, entry.made)
 

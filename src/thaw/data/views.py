@@ -19,7 +19,7 @@ from thaw.data.source import Source
 from thaw.data.splits import Splits
 from thaw.images.decode import RULES, upright_rgb
 from thaw.images.files import open_image
-from thaw.images.preprocessing import Preprocessing, shorter_side
+from thaw.images.preprocessing import Preprocessing, covered
 from thaw.images.views import draw_view, is_mirrored, make_policy, view_seed
 from thaw.progress import in_order, stage, workers
 from thaw.recipe import Augment
@@ -85,7 +85,7 @@ def pictures_of(source: Source, preprocessing: Preprocessing, decode: str) -> Pi
 
     DataError is raised where an image is no longer what it was when the source was read.
     """
-    needed = 2 * shorter_side(preprocessing)
+    needed = 2 * max(covered(preprocessing))
 
     def picture(row: int) -> Image.Image:
         with open_image(unchanged(source, row)) as opened:

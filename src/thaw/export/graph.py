@@ -1,4 +1,4 @@
-"""A bundle as one graph: raw images of any size to squares, and squares to calibrated probabilities."""
+"""A bundle as one graph: raw images of any size to the network's, and these to calibrated probabilities."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from thaw.bundle.model import Bundle
 from thaw.errors import ExportError, first_line
 from thaw.images.mirror import average_views
-from thaw.images.preprocessing import Normalise
+from thaw.images.preprocessing import Normalise, Size, sides
 from thaw.images.resize import resize_to_square
 
 Classify = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -32,7 +32,7 @@ class FromImages(nn.Module):
 
 
 class ToSquares(nn.Module):
-    """Resize raw images, uint8 RGB (n, height, width, 3) of any size, to (n, size, size, 3)."""
+    """Resize raw images, uint8 RGB (n, height, width, 3) of any size, to the size that the network sees."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ToSquares(nn.Module):
 
 
 class FromSquares(nn.Module):
-    """Map resized images, uint8 (n, size, size, 3), to calibrated probabilities (n, classes)."""
+    """Map resized images, uint8 (n, height, width, 3), to calibrated probabilities (n, classes)."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -56,26 +56,26 @@ class FromSquares(nn.Module):
         return torch.softmax(logits / self.temperature, 1)
 
 
-def program(module: nn.Module, side: int | None = None) -> ExportedProgram:
+def program(module: nn.Module, size: Size | None = None) -> ExportedProgram:
     """Return a module as one graph for any number of images.
 
     Parameters
     ----------
     module
-        Maps images uint8 (n, side, side, 3) to a tensor.
-    side
-        Pixels of a side; None for images of any size.
+        Maps images uint8 (n, height, width, 3) to a tensor.
+    size
+        Of these images; None where it may be any.
 
     Raises
     ------
     ExportError
         torch.export cannot trace the network.
     """
-    images = torch.zeros(2, side or 50, side or 70, 3, dtype=torch.uint8)  # their content does not matter
-    sides = {} if side else {1: Dim("height", min=1), 2: Dim("width", min=1)}
+    images = torch.zeros(2, *sides(size or (50, 70)), 3, dtype=torch.uint8)  # their content does not matter
+    free = {} if size else {1: Dim("height", min=1), 2: Dim("width", min=1)}
     try:
         with torch.no_grad():
-            made = torch.export.export(module.eval(), (images,), dynamic_shapes=({0: Dim("n", min=1), **sides},))
+            made = torch.export.export(module.eval(), (images,), dynamic_shapes=({0: Dim("n", min=1), **free},))
     except Exception as error:  # whatever of the network torch.export does not support
         raise ExportError(
             f"torch.export cannot turn this network into a graph ({first_line(error)}); use thaw predict."

@@ -17,6 +17,7 @@ from torch import nn
 
 from thaw.errors import ExportError, first_line
 from thaw.export.graph import Classify, program
+from thaw.images.preprocessing import Size
 
 OPSET = 20
 """The version of ONNX's operator set; onnxruntime reads it since 1.17."""
@@ -24,24 +25,24 @@ LARGEST = (1 << 31) - 1
 """Bytes that one ONNX file can hold."""
 
 
-def to_onnx(module: nn.Module, takes: str, gives: str, side: int | None = None) -> onnx.ModelProto:
+def to_onnx(module: nn.Module, takes: str, gives: str, size: Size | None = None) -> onnx.ModelProto:
     """Return a module as an ONNX model with one named input and output, for any number of images.
 
     Parameters
     ----------
     module
-        Maps images uint8 (n, side, side, 3) to a tensor.
+        Maps images uint8 (n, height, width, 3) to a tensor.
     takes, gives
         The names of the input and the output.
-    side
-        Pixels of a side; None for images of any size.
+    size
+        Of these images; None where it may be any.
 
     Raises
     ------
     ExportError
         ONNX has no operator for something in the network, or the network is too large for one file.
     """
-    graph = program(module, side)
+    graph = program(module, size)
     try:
         with quiet():
             exported = torch.onnx.export(

@@ -1,4 +1,4 @@
-"""One image: encoded bytes to the square of pixels that a network sees."""
+"""One image: encoded bytes to the pixels that a network sees."""
 
 import contextlib
 import warnings
@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.images.depth import MODES, Depth, to_eight_bits
-from thaw.images.files import open_image
-from thaw.images.preprocessing import Preprocessing, shorter_side
+from thaw.images.files import MAX_PIXELS, open_image
+from thaw.images.preprocessing import Preprocessing, covered, padding_colour, sides
 
-MAX_PIXELS = 178_956_970
-"""Images with more pixels are refused as decompression bombs; twice Pillow's own limit for a warning."""
 RULES = 3
 """Counts up when an image decodes to something else: part of the cache's keys."""
 FILTERS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
@@ -24,13 +22,13 @@ class BadImageError(Exception):
 
 
 def decode_picture(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
-    """Encoded bytes to uint8 (size, size, 3). Raises BadImageError when they are no image."""
+    """Encoded bytes to uint8 (height, width, 3). Raises BadImageError when they are no image."""
     with _decoding(), open_image(content) as picture:
         return _pixels(picture, preprocessing, decode)
 
 
 def pixels_of(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Any image of Pillow's, decoded yet or not, to uint8 (size, size, 3). Raises BadImageError."""
+    """Any image of Pillow's, decoded yet or not, to uint8 (height, width, 3). Raises BadImageError."""
     with _decoding():
         return _pixels(picture, preprocessing, "exact")
 
@@ -39,8 +37,8 @@ def _pixels(picture: Image.Image, preprocessing: Preprocessing, decode: str) -> 
     if not _is_safe(picture.width, picture.height):
         raise BadImageError(f"has {picture.width:,} x {picture.height:,} pixels, more than is safe to decode")
     if decode == "fast":
-        shorter = shorter_side(preprocessing)
-        picture.draft("RGB", (shorter, shorter))
+        least = max(covered(preprocessing))  # of both sides, since EXIF may still turn the image
+        picture.draft("RGB", (least, least))
     return np.array(to_square(upright_rgb(picture, preprocessing.depth), preprocessing))
 
 
@@ -54,7 +52,7 @@ def _decoding() -> Iterator[None]:
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
-        raise BadImageError("is not an image in a format that can be read") from error
+        raise BadImageError(str(error)) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise BadImageError(f"cannot be decoded: {reason}") from error
@@ -80,26 +78,42 @@ def upright_rgb(picture: Image.Image, depth: Depth | None = None) -> Image.Image
 
 
 def to_square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """An RGB image resized to (size, size), as torchvision's `Resize` (and `CenterCrop`) do it.
+    """An RGB image resized as torchvision's `Resize` (and `CenterCrop`) do it; with padding, as `ImageOps.pad`.
 
-    Raises BadImageError for one so narrow that it would be too long to crop once its shorter side has that size.
+    Raises BadImageError for one so narrow that it would be too long to crop once it covers the size.
     """
-    size, resample = preprocessing.size, FILTERS[preprocessing.interpolation]
+    (high, wide), resample = sides(preprocessing.size), FILTERS[preprocessing.interpolation]
     if preprocessing.resize == "squash":
-        return picture.resize((size, size), resample)
-    shorter = shorter_side(preprocessing)
+        return picture.resize((wide, high), resample)
     width, height = picture.size
-    if width <= height:
-        width, height = shorter, max(int(shorter * height / width), shorter)
+    if preprocessing.resize == "letterbox":
+        width, height = _fit_inside(width, height, wide, high)
+        frame = Image.new("RGB", (wide, high), padding_colour(preprocessing))
+        frame.paste(picture.resize((width, height), resample), (round((wide - width) / 2), round((high - height) / 2)))
+        return frame
+    high_covered, wide_covered = covered(preprocessing)
+    if width * high_covered <= wide_covered * height:
+        width, height = wide_covered, max(int(wide_covered * height / width), high_covered)
     else:
-        width, height = max(int(shorter * width / height), shorter), shorter
+        width, height = max(int(high_covered * width / height), wide_covered), high_covered
     if not _is_safe(width, height):
         raise BadImageError(
             f"has {picture.width:,} x {picture.height:,} pixels, too narrow to crop: it would be resized to "
             f"{width:,} x {height:,}"
         )
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return picture.resize((width, height), resample).crop((left, top, left + size, top + size))
+    left, top = round((width - wide) / 2), round((height - high) / 2)
+    return picture.resize((width, height), resample).crop((left, top, left + wide, top + high))
+
+
+def _fit_inside(width: int, height: int, wide: int, high: int) -> tuple[int, int]:
+    """Return the largest width and height of this aspect ratio inside (wide, high).
+
+    The shorter one is rounded as `ImageOps.contain` does it: from a product in double precision, halves to even. It
+    has at least one pixel.
+    """
+    if width * high > wide * height:
+        return wide, max(round(height / width * wide), 1)
+    return max(round(width / height * high), 1), high
 
 
 def _is_safe(width: int, height: int) -> bool:

@@ -8,14 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from thaw.images import jxl
 from thaw.images.files import open_image
 
 Depth = tuple[float, float]
 """The values that become black and white."""
 MODES = frozenset(["I;16", "I;16L", "I;16B", "I;16N", "I", "F"])
 """Pillow's modes of grey images of more than 8 bits."""
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P2", b"Pf", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-"""How files begin that may hold such images: TIFF, PGM, PFM and JPEG 2000. PNG says its depth."""
+STARTS = (
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P2", b"Pf", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    *jxl.STARTS,
+)
+"""How files begin that may hold such images: TIFF, PGM, PFM, JPEG 2000 and JPEG XL. PNG says its depth."""
 ENDS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 """The largest values of sensors and files, by their bits."""
 DARK = 1 / 16

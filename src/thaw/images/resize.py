@@ -7,7 +7,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from thaw.images.preprocessing import Preprocessing, shorter_side
+from thaw.images.preprocessing import Preprocessing, covered, padding_colour, sides
 
 BLOCK = 16
 """Neighbouring outputs that are computed together, from one stretch of the input."""
@@ -18,7 +18,7 @@ COLUMNS_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 
 def resize_to_square(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Resize images to squares, with the same bits as `images.decode.to_square`.
+    """Resize images to the size that a network sees, with the same bits as `images.decode.to_square`.
 
     It consists of operations that `torch.export` and ONNX support, for any height and width. As in Pillow
     (`Resample.c`), each side has a pass of its own, rounded to 8 bits, and the kernel widens where a side shrinks. Sums
@@ -35,18 +35,13 @@ def resize_to_square(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     Returns
     -------
     Tensor
-        uint8, shape (n, size, size, 3).
+        uint8, shape (n, *sides(preprocessing.size), 3).
     """
     height, width = pixels.shape[1:3]
-    size, interpolation = preprocessing.size, preprocessing.interpolation
+    (tall, broad), interpolation = sides(preprocessing.size), preprocessing.interpolation
     high, wide = (torch.scalar_tensor(side, dtype=torch.int64) for side in (height, width))
-    if preprocessing.resize == "squash":
-        high_after = wide_after = torch.full((), size)
-        top = left = torch.zeros((), dtype=torch.int64)
-    else:
-        shorter, least = shorter_side(preprocessing), torch.minimum(high, wide)
-        high_after, wide_after = shorter * high // least, shorter * wide // least
-        top, left = _margin(high_after - size), _margin(wide_after - size)
+    high_after, wide_after = _size_after(high, wide, preprocessing)
+    top, left = _margin(high_after - tall), _margin(wide_after - broad)
 
     lost = high - high_after
     turn = (lost > 0) & (lost > 2 * (wide - wide_after)) & COLUMNS_FIRST
@@ -60,26 +55,48 @@ def resize_to_square(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     torch._check(lines > 0)
     torch._check(lines * length == height * width)
 
-    count = planes.shape[0]
+    count, size = planes.shape[0], max(tall, broad)  # of a rectangle the shorter side is cut off at the end
     once = _resample(planes.reshape(count * lines, length), first, size, interpolation).reshape(count, lines, size)
     twice = _resample(once.transpose(1, 2).reshape(count * size, lines), second, size, interpolation)
     square = twice.reshape(-1, 3, size, size)
-    return torch.where(turn, square.permute(0, 2, 3, 1), square.permute(0, 3, 2, 1))
+    resized = torch.where(turn, square.permute(0, 2, 3, 1), square.permute(0, 3, 2, 1))[:, :tall, :broad]
+    if preprocessing.resize != "letterbox":
+        return resized
+    inside = _inside(tall, top, high_after)[:, None] & _inside(broad, left, wide_after)
+    colour = torch.tensor(padding_colour(preprocessing), dtype=torch.uint8)
+    return torch.where(inside[:, :, None], resized, colour)
+
+
+def _size_after(high: Tensor, wide: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Return the height and width that images of this height and width are resized to, before cropping or padding."""
+    tall, broad = covered(preprocessing)
+    whole = torch.full((), tall), torch.full((), broad)
+    if preprocessing.resize == "squash":
+        return whole
+    if preprocessing.resize == "letterbox":
+        flat = wide * tall > broad * high
+        fitted = [(high, wide, broad), (wide, high, tall)]
+        shorter = [torch.round(a.double() / b.double() * side).long().clamp(min=1) for a, b, side in fitted]
+        return torch.where(flat, shorter[0], whole[0]), torch.where(flat, whole[1], shorter[1])
+    narrow = wide * tall <= broad * high
+    return torch.where(narrow, broad * high // wide, whole[0]), torch.where(narrow, whole[1], tall * wide // high)
 
 
 def _resample(lines: Tensor, extent: Tensor, size: int, interpolation: str) -> Tensor:
     """Resample lines uint8 (n, length) to (n, size).
 
-    `extent` (3,) holds the length, the length it is resized to, and the first of the `size` pixels kept of that.
+    `extent` (3,) holds the length, the length it is resized to, and the first of the `size` pixels kept of that; what
+    is kept before the first pixel and after the last repeats them.
     """
     before, after, first = extent
     kernel, reach = KERNELS[interpolation]
     blocks = -(-size // BLOCK)
-    taps = (BLOCK + 2 * reach) * lines.shape[1] // size + 2 * reach + 3  # no block sees more
     scale = before.double() / after.double()
     widening = scale.clamp(min=1)
-    outputs = torch.arange(blocks * BLOCK, dtype=torch.float64).view(blocks, BLOCK, 1)
-    centres = (first + outputs + 0.5) * scale
+    taps: Any = (BLOCK * scale + 2 * reach * widening + 3).long().item()  # no block sees more
+    torch._check(taps > 0)
+    outputs = (first + torch.arange(blocks * BLOCK)).clamp(min=0).minimum(after - 1)
+    centres = (outputs.double().view(blocks, BLOCK, 1) + 0.5) * scale
     seen = torch.floor(centres[:, :1] - reach * widening).long() + torch.arange(taps)
     distance = ((seen - centres + 0.5) * (1 / widening)).abs()
     weights = torch.where((distance < reach) & (seen >= 0) & (seen < before), kernel(distance), 0.0)
@@ -108,6 +125,11 @@ KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {"bilinear": (_tria
 
 
 def _margin(spare: Tensor) -> Tensor:
-    """Return half of the pixels beside the cut-out, halves rounded to even as Python rounds them."""
-    half = spare // 2
-    return half + (spare & half & 1)
+    """Return half of the pixels to cut off, halves rounded to even as Python rounds them; to pad, less than zero."""
+    return torch.round(spare.double() / 2).long()
+
+
+def _inside(count: int, first: Tensor, after: Tensor) -> Tensor:
+    """Return which of `count` pixels in a row, from `first` on, are of an image with `after` pixels; bool (count,)."""
+    places = first + torch.arange(count)
+    return (places >= 0) & (places < after)

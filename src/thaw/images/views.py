@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, sides
 
 SMALLEST = 0.35
 """The smallest fraction of an image's area that a view is cut from; fastai's, for networks that are fine-tuned."""
@@ -53,9 +53,9 @@ def make_policy(policy: str, preprocessing: Preprocessing) -> nn.Module:
     preprocessing
         The size, the filter and the mean colour.
     """
-    size, filtered = preprocessing.size, v2.InterpolationMode(preprocessing.interpolation)
+    size, filtered = sides(preprocessing.size), v2.InterpolationMode(preprocessing.interpolation)
     steps = [
-        v2.RandomResizedCrop((size, size), scale=(SMALLEST, 1), ratio=(3 / 4, 4 / 3), interpolation=filtered),
+        v2.RandomResizedCrop(size, scale=(SMALLEST, 1), ratio=(3 / 4, 4 / 3), interpolation=filtered),
         v2.RandomHorizontalFlip(),
     ]
     if policy == "strong":

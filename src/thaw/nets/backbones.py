@@ -22,6 +22,7 @@ from torchvision.models import WeightsEnum
 
 from thaw.errors import ModelError, first_line
 from thaw.images.preprocessing import Preprocessing as Preprocessing
+from thaw.images.preprocessing import Size, describe_size, sides
 from thaw.nets.weights import check_header, sha256
 
 TORCHVISION_TERMS = {
@@ -110,11 +111,11 @@ def weights_digest(weights: str) -> str | None:
 
 def native_size(backbone: str) -> int:
     """Return the height and width, in pixels, of the images that a backbone was made for."""
-    return default_preprocessing(backbone, "random").size
+    return max(sides(default_preprocessing(backbone, "random").size))
 
 
-def check_size(backbone: str, size: int) -> None:
-    """Raise ModelError if a backbone cannot take images of `size` x `size` pixels; computes only shapes."""
+def check_size(backbone: str, size: Size) -> None:
+    """Raise ModelError if a backbone cannot take images of a size; computes only shapes."""
     native = native_size(backbone)
     if size == native:
         return
@@ -123,15 +124,15 @@ def check_size(backbone: str, size: int) -> None:
         failed = _failure(model, size)
         if failed and not _failure(model, native):  # else its shapes cannot be computed without values
             raise ModelError(
-                f"{backbone} cannot take images of {size} px ({first_line(failed)}); leave out images.size or set it "
-                f"to {native}."
+                f"{backbone} cannot take images of {describe_size(size)} ({first_line(failed)}); leave out images.size "
+                f"or set it to {native}."
             ) from failed
 
 
-def _failure(model: nn.Module, size: int) -> Exception | None:
-    """Return the exception, of any type, that the network raises for an image of `size` pixels, or None."""
+def _failure(model: nn.Module, size: Size) -> Exception | None:
+    """Return the exception, of any type, that the network raises for an image of a size, or None."""
     try:
-        model(torch.empty(1, 3, size, size))
+        model(torch.empty(1, 3, *sides(size)))
     except Exception as error:
         return error
     return None

@@ -1,7 +1,8 @@
 """Heat maps: how much evidence each place of an image gave for the predicted class."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
     network
         Maps normalised images to logits (batch, classes); its mode is not changed.
     batches
-        Images (batch, 3, side, side), n in all.
+        Images (batch, 3, height, width), n in all.
 
     Returns
     -------
@@ -55,7 +56,7 @@ def heat_maps(network: nn.Module, batches: Iterable[Tensor]) -> NDArray[np.uint8
                     return None
                 layer.register_forward_hook(_begin)
             attributed = LayerGradientXActivation(evidence, layer).attribute(images)
-            places = as_places(attributed.detach(), images.shape[-1])
+            places = as_places(attributed.detach(), images.shape[2:])
             assert places is not None  # find_layer chose a layer that has them
             maps.append(_as_bytes(places.float().sum(1, keepdim=True).relu()))
     except RuntimeError as error:  # torch's own, including out of memory: not worth losing a study for
@@ -76,14 +77,14 @@ def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
     network
         The network to search.
     images
-        A batch (n, 3, side, side) to run through it.
+        A batch (n, 3, height, width) to run through it.
     """
     calls: Counter[nn.Module] = Counter()
     outputs: dict[nn.Module, Tensor] = {}
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         calls[module] += 1
-        if isinstance(output, Tensor) and output.requires_grad and as_places(output, images.shape[-1]) is not None:
+        if isinstance(output, Tensor) and output.requires_grad and as_places(output, images.shape[2:]) is not None:
             outputs.pop(module, None)
             outputs[module] = output
 
@@ -100,41 +101,61 @@ def find_layer(network: nn.Module, images: Tensor) -> nn.Module | None:
             hook.remove()
     reaching = {}
     for module, gradient in zip(candidates, gradients, strict=True):
-        places = None if gradient is None else as_places(gradient, images.shape[-1])
+        places = None if gradient is None else as_places(gradient, images.shape[2:])
         if places is not None and (places != 0).any(1).flatten(1).sum(1).max() > 1:
-            reaching[module] = places.shape[-1]
+            reaching[module] = min(places.shape[2:])
     fine = [module for module, side in reaching.items() if side >= MIN_SIDE]
     return next(reversed(fine or sorted(reaching, key=reaching.__getitem__)), None)
 
 
-def as_places(values: Tensor, side: int) -> Tensor | None:
-    """Return a layer's output as a square spatial map (n, channels, h, h), or None if it is not one.
+def as_places(values: Tensor, size: Sequence[int]) -> Tensor | None:
+    """Return a layer's output as a spatial map (n, channels, h, w), or None if it is not one.
 
-    The size h is at least 2 and at most half of `side`: attention between all pairs of tokens looks alike but is
-    larger.
+    A map has the aspect ratio of the images, to within one place, and sides of at least 2 places and at most half of
+    the images': attention between all pairs of tokens looks alike but is larger.
 
     Parameters
     ----------
     values
-        (n, channels, h, h), channels last as in Swin, or (n, tokens, channels) as in a vision transformer, where other
+        (n, channels, h, w), channels last as in Swin, or (n, tokens, channels) as in a vision transformer, where other
         tokens may come before those of the patches.
-    side
+    size
         Height and width of the images in pixels.
     """
     if values.dim() == 3:
-        patches = next((int(t**0.5) for t in range(values.shape[1], 3, -1) if int(t**0.5) ** 2 == t), 0)
-        if patches < 2 or values.shape[1] - patches**2 > PREFIX_TOKENS:
+        grid = _grid(values.shape[1], size)
+        if grid is None:
             return None
-        values = values[:, -(patches**2) :].transpose(1, 2).reshape(len(values), -1, patches, patches)
+        values = values[:, -math.prod(grid) :].transpose(1, 2).reshape(len(values), -1, *grid)
     if values.dim() != 4:
         return None
-    if values.shape[2] != values.shape[3] and values.shape[1] == values.shape[2]:
+    if not _is_shaped(values.shape[2:], size) and _is_shaped(values.shape[1:3], size):
         values = values.permute(0, 3, 1, 2)
-    return values if values.shape[2] == values.shape[3] and 1 < values.shape[2] <= side // 2 else None
+    fits = all(1 < places <= side // 2 for places, side in zip(values.shape[2:], size, strict=True))
+    return values if fits and _is_shaped(values.shape[2:], size) else None
+
+
+def _grid(tokens: int, size: Sequence[int]) -> tuple[int, int] | None:
+    """Return the rows and columns of the patches among tokens: nearest in shape to the images, then the most."""
+    grids = []
+    for count in range(max(tokens - PREFIX_TOKENS, 4), tokens + 1):
+        rows = round(math.sqrt(count * size[0] / size[1]))
+        if rows > 0 and count % rows == 0 and _is_shaped((rows, count // rows), size):
+            grids.append((rows, count // rows))
+    return min(grids, key=lambda grid: (_deviation(grid, size), -math.prod(grid)), default=None)
+
+
+def _is_shaped(places: Sequence[int], size: Sequence[int]) -> bool:
+    return _deviation(places, size) < 1
+
+
+def _deviation(places: Sequence[int], size: Sequence[int]) -> float:
+    """Return by how many places a map of h x w is too long or too wide for the aspect ratio of images."""
+    return abs(places[0] * size[1] - places[1] * size[0]) / max(size)
 
 
 def _as_bytes(maps: Tensor) -> NDArray[np.uint8]:
-    """Resize non-negative maps (n, 1, h, h) to (n, 14, 14) and scale the maximum of each to 255."""
+    """Resize non-negative maps (n, 1, h, w) to (n, 14, 14) and scale the maximum of each to 255."""
     maps = functional.interpolate(maps.float(), (SIDE, SIDE), mode="bilinear", antialias=True).squeeze(1)
     highest = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     scaled: NDArray[np.uint8] = (255 * maps / highest).round().byte().cpu().numpy()

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from thaw import text as formats
 from thaw.cache.files import write_atomic
+from thaw.images.preprocessing import Preprocessing, covered, sides
 from thaw.recipe import load_recipe
 from thaw.report.analysis import analysis
 from thaw.report.classes import class_rows, confused_pairs, many
@@ -25,7 +26,7 @@ from thaw.report.limits import findings, harm, limits, narrow, people, sizes
 from thaw.report.ranking import mean_accuracies, pairs
 from thaw.report.reading import read, read_table
 from thaw.report.verdict import headline, reasons
-from thaw.run.metrics import Metrics, read_metrics
+from thaw.run.metrics import ImageFacts, Metrics, read_metrics
 
 FILTERS = (
     *(formats.about, formats.between, formats.count, formats.day, formats.fitted, formats.listed, formats.parameters),
@@ -44,6 +45,7 @@ def write_report(run: Path) -> Path:
     content = {
         **_sentences(metrics),
         "metrics": metrics,
+        "sides": sides(metrics.images.size),
         "means": mean_accuracies(metrics),
         "many": many(metrics),
         "class_rows": {arm: class_rows(metrics, arm) for arm in metrics.arms},
@@ -70,9 +72,31 @@ def prose(text: str) -> Markup:
     return Markup(re.sub(r"`([\w.-]+)`", r"<b>\1</b>", str(escape(text))))
 
 
+def _resizing(images: ImageFacts) -> str:
+    """How an image comes to the size that the network sees, as the beginning of a sentence."""
+    high, wide = sides(images.size)
+    square = "" if high == wide else " (height by width)"
+    if images.resize == "squash":
+        if high == wide:
+            return f"Both sides of each image are brought to {high} pixels, its aspect ratio not kept"
+        return f"Each image is brought to {high} by {wide} pixels{square}, its aspect ratio not kept"
+    if images.resize == "letterbox":
+        return (
+            f"Each image is scaled until it just fits inside {high} by {wide} pixels{square}, its aspect ratio kept, "
+            "and padded evenly with the mean colour"
+        )
+    tall, broad = covered(Preprocessing(**images.model_dump(exclude={"decode"})))
+    if high == wide:
+        scaled = f"The shorter side of each image is brought to {tall} pixels"
+    else:
+        scaled = f"Each image is scaled until it just covers {tall} by {broad} pixels{square}"
+    return f"{scaled} and the middle {high} by {wide} cut out, its aspect ratio kept"
+
+
 def _sentences(metrics: Metrics) -> dict[str, Any]:
     """The sentences on the numbers."""
     return {
+        "resizing": _resizing(metrics.images),
         "headline": headline(metrics),
         "reasons": reasons(metrics),
         "pairs": pairs(metrics),

@@ -15,7 +15,7 @@ from thaw.cache.checkpoint import load_state, save_state
 from thaw.compute.batches import Rows, consecutive
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
-from thaw.images.preprocessing import Normalise
+from thaw.images.preprocessing import Normalise, describe_size
 from thaw.nets.heatmaps import heat_maps
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.progress import stage
@@ -102,7 +102,7 @@ def _maps(bundle: Path, rows: Rows, dataset: Dataset, compute: Compute) -> Maps 
         with torch.inference_mode(), compute.autocast():
             model(trial)
 
-    what = f"heat maps of {found.config['backbone']}, {dataset.preprocessing.size} px"
+    what = f"heat maps of {found.config['backbone']}, {describe_size(dataset.preprocessing.size)}"
     choose_layout(model, step, compute, what)
     with stage("heat maps", len(rows), "images") as advance:
 

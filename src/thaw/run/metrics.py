@@ -86,14 +86,15 @@ class DataFacts(Record):
 class ImageFacts(Record):
     """How an image becomes the network's input."""
 
-    size: int
-    """Pixels of each side."""
-    resize: Literal["squash", "crop"]
-    """`squash` scales both sides to `size`; `crop` scales the shorter side to `size / crop` and cuts out the centre."""
+    size: int | tuple[int, int]
+    """Pixels of each side, or height and width where they differ."""
+    resize: Literal["squash", "crop", "letterbox"]
+    """`squash` scales both sides to `size`. The others keep the aspect ratio: `crop` lets the image just cover
+    `size / crop` and cuts out the centre, `letterbox` fits it inside `size` and pads it with the mean colour."""
     interpolation: str
     """The resampling filter, such as `bilinear`; antialiased."""
     crop: float
-    """The fraction of the shorter side that `crop` keeps."""
+    """The fraction of each side that `crop` keeps."""
     mean: tuple[float, float, float]
     """Mean of each channel, subtracted from values between 0 and 1."""
     std: tuple[float, float, float]

@@ -105,7 +105,8 @@ def calibrate(
         fitted = fit_temperature(*validation)
         if interval[0] > 0:
             temperature, after = fitted, reliability(labels, logits / fitted)[0]
-            reason = f"fitted on the {len(validation[0]):,} validation images, answered by a model that has not trained on them"
+            images = f"{len(validation[0]):,} validation images"
+            reason = f"fitted on the {images}, answered by a model that has not trained on them"
         else:
             reason = "it does not clearly lower the log loss of validation images that did not choose it"
     return Calibration(

@@ -1,25 +1,23 @@
 """The answer for one image: classes, probabilities, heat map, similar training images."""
 
-import io
 import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from thaw.bundle.model import Bundle
 from thaw.errors import DataError
 from thaw.images.decode import BadImageError, decode_picture
 from thaw.images.encode import data_uri, encode
+from thaw.images.files import open_image
 from thaw.images.overlay import colour_heat
 from thaw.images.preprocessing import Normalise, Preprocessing
 from thaw.nets.heatmaps import heat_maps
 from thaw.serve.similar import SimilarImages
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
-"""Formats that are accepted from a browser; the decoders of others have had few eyes on them."""
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
 SHOWN = 6
@@ -27,16 +25,18 @@ SHOWN = 6
 
 
 def decode_upload(content: bytes, preprocessing: Preprocessing, decode: str) -> NDArray[np.uint8]:
-    """Return an uploaded image as uint8 (size, size, 3). Raises DataError, saying why, where it is refused."""
+    """Return an uploaded image as uint8 (height, width, 3). Raises DataError, saying why, where it is refused."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are refused below
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with open_image(content) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
         raise DataError(f"the image has too many pixels; send one of at most {MAX_PIXELS:,}.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"this {error}.") from error
     except Exception as error:  # decoders of broken files fail in many ways
-        raise DataError(f"this is not an image that can be read; send {', '.join(FORMATS[:-1])} or AVIF.") from error
+        raise DataError("this is not an image that can be read; send another.") from error
     if width * height > MAX_PIXELS:
         raise DataError(f"the image has {width:,} x {height:,} pixels; send one of at most {MAX_PIXELS:,}.")
     try:

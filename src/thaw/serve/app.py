@@ -15,7 +15,8 @@ from starlette.types import ASGIApp
 
 from thaw.bundle.load import read_config
 from thaw.errors import ThawError
-from thaw.serve.answer import FORMATS, MAX_PIXELS
+from thaw.images.files import readable_formats
+from thaw.serve.answer import MAX_PIXELS
 from thaw.serve.desk import Desk
 from thaw.serve.guard import REPORT_POLICY, guard
 from thaw.serve.watch import state_of
@@ -169,7 +170,7 @@ def make_app(desk: Desk, names: list[str]) -> ASGIApp:
             run=desk.run is not None,
             max_bytes=MAX_BYTES,
             max_pixels=MAX_PIXELS,
-            formats=list(FORMATS),
+            formats=readable_formats(),
         )
 
     @app.get("/api/run", responses=REFUSALS)

@@ -14,7 +14,7 @@ from thaw.cache.files import no_room
 from thaw.compute.batches import Inputs, Rows, consecutive, make_inputs
 from thaw.compute.device import Compute
 from thaw.data.dataset import View
-from thaw.images.preprocessing import Preprocessing
+from thaw.images.preprocessing import Preprocessing, Size, sides
 from thaw.nets.prefix.extend import extend
 from thaw.nets.prefix.split import Cut, Split
 from thaw.progress import stage
@@ -56,21 +56,21 @@ class Prefix(Record):
         )
 
 
-def describe_prefix(split: Split, side: int, compute: Compute) -> Prefix | None:
-    """Describe the prefix of a split network that takes images of `side` pixels; None where it runs whole.
+def describe_prefix(split: Split, size: Size, compute: Compute) -> Prefix | None:
+    """Describe the prefix of a split network that takes images of a size; None where it runs whole.
 
     Parameters
     ----------
     split
         The network, on the device.
-    side
-        Pixels of each side of the square that it sees.
+    size
+        What the network sees.
     compute
         The device and precision, on which the dtypes of the output depend.
     """
     if split.prefix is None:
         return None
-    sample = run(split.prefix, (torch.zeros(2, 3, side, side, device=compute.device),), compute)
+    sample = run(split.prefix, (torch.zeros(2, 3, *sides(size), device=compute.device),), compute)
     fields = tuple(Field(tuple(array.shape[1:]), array.dtype.str) for array in sample)
     return Prefix(cut=split.cut, values=fingerprint(split.prefix), fields=fields)
 

@@ -14,7 +14,7 @@ from thaw.compute.batches import Inputs, make_inputs, places_of, with_views
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.errors import ModelError
-from thaw.images.preprocessing import Normalise
+from thaw.images.preprocessing import Normalise, Size, describe_size, sides
 from thaw.nets.adapters import add_adapters
 from thaw.nets.backbones import build_backbone, native_size
 from thaw.nets.decay import decayed_parameters, layer_decay_scales
@@ -84,8 +84,8 @@ def count_parameters(model: nn.Module) -> Parameters:
     return Parameters(total=sum(p.numel() for p in parameters), trainable=trainable)
 
 
-def check_batch(spec: ArmSpec, side: int) -> None:
-    """Raise ModelError if an arm trains on single images of `side` pixels and its batch normalisation cannot.
+def check_batch(spec: ArmSpec, size: Size) -> None:
+    """Raise ModelError if an arm trains on single images of a size and its batch normalisation cannot.
 
     It has no statistics of one value, which is what it sees where the map has shrunk to one pixel. Nothing is
     downloaded: the weights do not matter.
@@ -100,15 +100,15 @@ def check_batch(spec: ArmSpec, side: int) -> None:
         set_mode(model, spec.frozen)
         try:
             with torch.no_grad():
-                model(torch.zeros(1, 3, side, side))
+                model(torch.zeros(1, 3, *sides(size)))
         except ValueError as error:  # torch's, of batch normalisation
             raise ModelError(
                 f"arm {spec.name} trains batch normalisation, which has no statistics of the one value that an image "
-                f"of {side} px leaves it; set train.batch_size to 2 or more, or leave the arm out."
+                f"of {describe_size(size)} leaves it; set train.batch_size to 2 or more, or leave the arm out."
             ) from error
 
 
-def check_head(model: nn.Module, head: str, side: int, key: str) -> None:
+def check_head(model: nn.Module, head: str, size: Size, key: str) -> None:
     """Raise ModelError unless the head is a linear layer, with a bias, on a vector per image, and gives the logits.
 
     Parameters
@@ -117,8 +117,8 @@ def check_head(model: nn.Module, head: str, side: int, key: str) -> None:
         The network, which is not changed.
     head
         The name of its head.
-    side
-        Pixels of each side of the square that it sees.
+    size
+        What it sees.
     key
         The key of the recipe that asks for a fitted head.
     """
@@ -126,7 +126,7 @@ def check_head(model: nn.Module, head: str, side: int, key: str) -> None:
     module = network.get_submodule(head)
     seen: list[tuple[Tensor, Tensor]] = []
     module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, *sides(size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network(images.to(next(network.parameters()).device))
     flat = isinstance(module, nn.Linear) and module.bias is not None and len(seen) == 1 and seen[0][0].dim() == 2
@@ -137,8 +137,8 @@ def check_head(model: nn.Module, head: str, side: int, key: str) -> None:
         )
 
 
-def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Compute) -> BuiltNetwork:
-    """Build an arm's network for images of `side` pixels, freeze it and split it.
+def build_network(spec: ArmSpec, seed: int, classes: int, size: Size, compute: Compute) -> BuiltNetwork:
+    """Build an arm's network for images of a size, freeze it and split it.
 
     Parameters
     ----------
@@ -148,8 +148,8 @@ def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Co
         The seed of the new head, of adapters, and of random weights.
     classes
         The logits.
-    side
-        Pixels of each side of the square that the network sees.
+    size
+        What the network sees.
     compute
         The device that it is moved to, and the precision.
 
@@ -161,7 +161,7 @@ def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Co
     """
     model, head = build_backbone(spec.backbone, spec.weights, classes, seed)
     if spec.probe or spec.head != "trained":
-        check_head(model, head, side, f"arms.{spec.name}.{'probe' if spec.probe else 'head'}")
+        check_head(model, head, size, f"arms.{spec.name}.{'probe' if spec.probe else 'head'}")
     if spec.head in ("knn", "prototype"):
         install_head(model, head, HeadForm(kind=spec.head))
     if spec.train == "lora":
@@ -175,9 +175,9 @@ def build_network(spec: ArmSpec, seed: int, classes: int, side: int, compute: Co
     set_mode(model, spec.frozen)
     if not spec.cached:
         return BuiltNetwork(model, head, modules, None, None)
-    example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(compute.device)
+    example = torch.rand(2, 3, *sides(size), generator=torch.Generator().manual_seed(0)).to(compute.device)
     parts = split(model, example)
-    return BuiltNetwork(model, head, modules, parts, describe_prefix(parts, side, compute))
+    return BuiltNetwork(model, head, modules, parts, describe_prefix(parts, size, compute))
 
 
 def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Network:
@@ -208,8 +208,8 @@ def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorte
     StorageError
         The disk has no room for the activations.
     """
-    side = dataset.preprocessing.size
-    built = build_network(spec, seed, len(dataset.source.classes), side, compute)
+    size = dataset.preprocessing.size
+    built = build_network(spec, seed, len(dataset.source.classes), size, compute)
     normalise = Normalise(dataset.preprocessing).to(compute.device)
     seen, preprocessing = dataset.seen(), dataset.preprocessing
     entries = _activations(built, spec, dataset, compute, shorter)
@@ -265,7 +265,7 @@ def normalised(built: BuiltNetwork, dataset: Dataset, compute: Compute) -> nn.Se
 
 
 def _what(spec: ArmSpec, dataset: Dataset) -> str:
-    return f"{spec.backbone}, {dataset.preprocessing.size} px, {spec.train}"
+    return f"{spec.backbone}, {describe_size(dataset.preprocessing.size)}, {spec.train}"
 
 
 def _lay_out(parts: nn.ModuleList, inputs: Inputs, spec: ArmSpec, compute: Compute, what: str) -> bool:
