@@ -26,8 +26,13 @@ def test_recipes_commands_and_keys_are_offered() -> None:
     assert offered("study", "--recipe", "ce") == ["celeba-hq-gender"]
     assert offered("recipes", "p") == ["photos"]
     assert offered("study", "--set", "train.ep") == ["train.epochs="]
-    assert offered("study", "--set", "images.resize") == ["images.resize=squash", "images.resize=crop"]
-    assert offered("study", "--set", "train.epochs=3", "--set", "arms.head.t") == ["arms.head.train="]
+    assert offered("study", "--set", "images.resize") == [
+        f"images.resize={way}" for way in ("squash", "crop", "letterbox")
+    ]
+    assert offered("study", "--set", "train.epochs=3", "--set", "arms.head.tra") == [
+        "arms.head.train=",
+        "arms.head.training=",
+    ]
 
 
 def test_every_key_that_is_offered_is_one_of_a_recipe() -> None:

@@ -186,7 +186,7 @@ MISTAKES: dict[str, Any] = {
     "empty folder": (lambda folder: shutil.rmtree(folder) or folder.mkdir() or folder, "", "no folder per class"),
     "single class": (lambda folder: shutil.rmtree(folder / "left") or folder, "", "only the class 'right'"),
     "absent from train": (_absent_from_train, "", "no image of class 'middle' is in train"),
-    "pattern": (lambda folder: folder, 'arms.head.train=["features.99"]', "matches nothing"),
+    "pattern": (lambda folder: folder, 'arms.last-stage.train=["features.99"]', "matches nothing"),
     "weights": (lambda folder: folder, _wrong_weights, "features.0.0.weight"),
     "backbone": (lambda folder: folder, "model.backbone=torchvision/alexnett", "alexnet"),
     "unknown weights": (lambda folder: folder, "model.weights=IMAGENET1K_V9", "IMAGENET1K_V1"),

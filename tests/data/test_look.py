@@ -49,7 +49,7 @@ def test_the_recipe_for_every_kind_of_source_loads_and_reads_it(class_folder: Pa
         assert (recipe.data.image, recipe.data.label) == ("image", "label")
         assert (recipe.images.size, recipe.images.resize) == (32, "squash")
         assert (recipe.train.batch_size, recipe.train.epochs) == (8, 20)
-        assert set(recipe.arms) == {"scratch", "head", "last-stage", "everything"}
+        assert set(recipe.arms) == {"head", "last-stage", "everything"}
         read = read_source(recipe.data)
         assert len(read.ids) == 60
         assert len(make_splits(read, recipe.data).test) == 9
@@ -136,7 +136,7 @@ def test_sizes_shapes_and_balance_are_told(tmp_path: Path) -> None:
     assert "8 images only" in text
     assert "1 of 61 images looked at cannot be opened" in text
     assert "1200 x 900 pixels in the median" in text
-    assert 'resize = "crop"' in text
+    assert "squash bends their shape" in text
     assert 'decode = "fast"' in text
     found = load_recipe(str(recipe))
     assert found.images.size == 224

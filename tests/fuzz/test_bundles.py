@@ -33,6 +33,7 @@ SOUND: dict[str, Any] = {
     },
     "decode": "exact",
     "temperature": None,
+    "test_views": 1,
 }
 KEYS = [*SOUND, *SOUND["preprocessing"]]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10)

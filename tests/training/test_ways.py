@@ -219,7 +219,7 @@ def test_trials_share_their_first_step_and_end_as_each_alone_would(toys: Toys, w
         with torch.no_grad():
             logits = plain.eval()(torch.from_numpy(pixels[splits.validation]))
         expected = nn.functional.cross_entropy(logits, labels[splits.validation])
-        assert trial.loss == pytest.approx(float(expected), rel=1e-5)
+        assert trial.loss == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_rate_that_diverges_fails_alone(toys: Toys, tmp_path: Path) -> None:

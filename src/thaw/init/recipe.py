@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
 from thaw.init.guess import Look
-from thaw.recipe import Recipe, recipe_text
+from thaw.recipe import recipe_text
 from thaw.scoring.baselines import imbalance
 from thaw.text import escape_line
 
-STEPS_AN_EPOCH = 20
-"""The batch is small enough for so many steps, and at most 128 images."""
-STEPS = 300
-"""The epochs are enough for so many steps, between 3 and 20."""
+STEPS_AN_EPOCH = 10
+"""The batch is small enough for so many steps, and at most 32 images."""
+EPOCHS, FEW = 12, 320
+"""Epochs for so many images; for sixteen times as many, half as many epochs."""
 SHOWN_CLASSES = 12
 WIDTH = 110
 
@@ -40,8 +40,10 @@ def write_recipe(look: Look, out: Path) -> Path:
 def suggest(look: Look, out: Path) -> str:
     """The recipe as TOML text; `out` is where it will lie, which its path to the images is relative to."""
     photos = recipe_text("photos")
-    model = "[model]" + photos.partition("[model]")[2].partition("[train]")[0]
+    model = "[model]" + photos.partition("[model]")[2].partition("[train]")[0].rstrip()
     arms = "[arms." + photos.partition("[arms.")[2]
+    if imbalance(look.source.classes, _counts(look)):
+        model += '\nmetric = "balanced_accuracy"'
     lines = [
         *_found(look, out),
         "",
@@ -49,7 +51,7 @@ def suggest(look: Look, out: Path) -> str:
         "",
         *_images(look),
         "",
-        model.rstrip(),
+        model,
         "",
         *_train(look),
         *_verdict(look),
@@ -131,31 +133,50 @@ def _images(look: Look) -> Iterator[str]:
     if squares > 0.9:
         yield from _key("resize", "squash", f"{squares:.0%} are square, so nothing is distorted and nothing cut off")
     else:
-        yield from _key(
-            "resize", "crop", f"{1 - squares:.0%} are not square: crop keeps their shape and cuts the ends off"
+        yield from _comment(
+            f"{1 - squares:.0%} are not square. squash bends their shape and cuts nothing off; crop cuts the ends off, "
+            "letterbox adds a border."
         )
+        yield from _key("resize", "squash", "")
     if look.jpegs > len(sizes) / 2 and median >= 4 * size:
         yield from _comment('These JPEGs are large: decode = "fast" lets the decoder shrink them first.')
 
 
 def _train(look: Look) -> Iterator[str]:
+    """The recipe's own training, with batches and epochs for so many images, and a view for each epoch."""
     images = len(look.splits.train)
-    batch = 2 ** int(np.log2(np.clip(images / STEPS_AN_EPOCH, 8, 128)))
+    batch, epochs = fit_training(images)
     steps = -(-images // batch)
-    epochs = int(np.clip(-(-STEPS // steps), 3, 20))
-    yield "[train]"
-    yield 'optimizer = "adam"'
-    yield from _key("batch_size", batch, f"{images:,} images to train on are {steps:,} steps an epoch")
-    yield from _key("epochs", epochs, f"{epochs * steps:,} steps; more may help where the report's curves still rise")
-    yield from _key("refit", "train", "validation images, unseen, then calibrate the probabilities")
-    if why := imbalance(look.source.classes, _counts(look)):
-        yield from _key("class_weights", "balanced", f"{why}: errors on the rare class weigh as much in all")
+    rest = "[train]" + recipe_text("photos").partition("[train]")[2].partition("[arms.")[0].rstrip()
+    for line in rest.splitlines():
+        key = line.partition(" =")[0]
+        if key == "batch_size":
+            yield from _key(key, batch, f"{images:,} images to train on are {steps:,} steps an epoch")
+        elif key == "epochs":
+            told = f"{epochs * steps:,} steps; more may help where the report's curves still rise"
+            yield from _key(key, epochs, told)
+        elif key == "views":
+            yield from _key(key, epochs, "one for each epoch")
+        elif key == "refit" and (why := imbalance(look.source.classes, _counts(look))):
+            yield from _key("class_weights", "balanced", f"{why}: errors on the rare class weigh as much in all")
+            yield line
+        else:
+            yield line
+
+
+def fit_training(images: int) -> tuple[int, int]:
+    """Choose batch size and epochs for so many training images: about ten steps an epoch, and fewer epochs for more.
+
+    The recipe `photos` has those of some 320 images.
+    """
+    batch = 2 ** int(np.log2(np.clip(images / STEPS_AN_EPOCH, 8, 32)))
+    return batch, int(np.clip(round(EPOCHS * (FEW / max(images, 1)) ** 0.25), 3, 20))
 
 
 def _verdict(look: Look) -> Iterator[str]:
     """What to judge by, where accuracy would mislead."""
     why = imbalance(look.source.classes, _counts(look))
-    if why and "verdict" in Recipe.model_fields:
+    if why:
         yield from ("", "[verdict]")
         yield from _key("metric", "balanced_accuracy", f"{why}; balanced accuracy counts every class alike")
 
