@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from thaw.audit.audit import audit
-from thaw.audit.duplicates import components, near_pairs
 from thaw.audit.leak import estimate_leak
 from thaw.compute.device import choose_compute
+from thaw.data.duplicates import components, near_pairs
 from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 import torch
 
 from thaw.audit import label_errors
-from thaw.audit.duplicates import components, near_pairs
 from thaw.audit.label_errors import find_label_errors
+from thaw.data.duplicates import components, near_pairs
 from thaw.data.source import read_source
 from thaw.images.encode import encode
 from thaw.recipe import Data

@@ -80,7 +80,8 @@ def small_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("runs") / "run"
     small = (
         *("images.size=32", "images.resize=squash", "model.backbone=timm/test_resnet", "model.weights=random"),
-        *('arms.last-stage.train="head"', "search.steps=2", "search.learning_rates=[1e-3,1e-2]", "train.epochs=3"),
+        *('arms.last-stage.train="head"', "search.steps=2", "search.max_steps="),
+        *("search.learning_rates=[1e-3,1e-2]", "train.epochs=3"),
         *("train.batch_size=16", "train.precision=fp32"),
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -15,9 +15,9 @@ import thaw as package
 from helpers.images import encoded_image
 from helpers.small_bundle import small_bundle
 from helpers.studies import QUICK, break_off, metrics_of, study
-from thaw.audit.duplicates import outlines
 from thaw.compute.batches import Inputs, consecutive, make_inputs
 from thaw.compute.device import Compute, choose_compute
+from thaw.data.duplicates import outlines
 from thaw.data.load import load_dataset
 from thaw.progress import Clock
 from thaw.recipe import load_recipe

@@ -74,7 +74,8 @@ class Data(Section):
     split: str | None = None
     """The column of a table that names the split of each row; folders and datasets have their own splits."""
     group: str | None = None
-    """A column whose values never straddle two splits: a person, a patient, a drawing in several colours."""
+    """A column whose values never straddle two splits: a person, a patient, a drawing in several colours. `copies`,
+    where no column is called so, keeps together the images that are found to be copies of each other."""
     slices: list[str] | None = None
     """The columns to report results by; by default every other column that holds numbers or 2 to 30 distinct values."""
     validation: SplitSize | None = None

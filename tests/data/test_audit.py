@@ -14,8 +14,8 @@ from PIL import Image
 
 from helpers.cli import thaw
 from helpers.images import encoded, encoded_image, scene
-from thaw.audit.duplicates import outlines
-from thaw.audit.exposure import judge_exposure
+from thaw.data.duplicates import outlines
+from thaw.data.exposure import judge_exposure
 
 AT_RANDOM = """
 [data]

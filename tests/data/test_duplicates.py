@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageEnhance
 
 from helpers.images import SIDE, scene
-from thaw.audit import duplicates
-from thaw.audit.duplicates import NEAR, cached_outlines, chain, components, near_pairs, outlines
 from thaw.compute.batches import make_inputs
+from thaw.data import duplicates
+from thaw.data.duplicates import NEAR, cached_outlines, chain, components, near_pairs, outlines
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def test_a_picture_that_was_edited_is_near_and_others_are_not(edit: Callable[[Im
 
 def test_blank_pictures_are_near_nothing_and_grey_ones_are_seen() -> None:
     blank = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("white", "black", "red")]
-    looks, grey, _ = outlines(
+    looks, grey, *_ = outlines(
         torch.from_numpy(
             np.stack([np.asarray(one) for one in [*blank, scene(0), scene(0).convert("L").convert("RGB")]])
         )

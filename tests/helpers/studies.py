@@ -12,6 +12,7 @@ from thaw.training.loop import fit
 QUICK = (
     "images.size=32",
     "search.steps=2",
+    "search.max_steps=",
     "search.learning_rates=[1e-3,1e-2]",
     "train.epochs=2",
     "train.batch_size=8",

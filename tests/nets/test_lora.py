@@ -184,7 +184,7 @@ def small_vit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_study_with_packed_projections_is_cached_resumed_and_exported(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arms = ("arms.scratch=", "arms.head=", "arms.last-stage=", "arms.everything=", "arms.lora.train=lora")
+    arms = ("arms.head=", "arms.last-stage=", "arms.everything=", "arms.lora.train=lora")
     model = ("model.backbone=torchvision/vit_b_16", "model.weights=random", "images.size=224")
     settings = (*QUICK, *arms, *model, "train.refit=train", "train.epochs=4", "train.weight_decay=0.01")
     found = {}

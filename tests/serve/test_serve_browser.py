@@ -82,12 +82,11 @@ def tell(run: Path, small_run: Path, epochs: int, **changed: Any) -> None:
     told = json.loads((small_run / "progress.json").read_text())
     told |= {"state": "running", "updated": time.time(), "arm": "everything", "stage": "training", "unit": "steps"}
     told |= {"done": epochs, "total": 3, "stage_left": 3.0 - epochs, "study_left": 65.0, **changed}
-    told["trials"] = {"done": 1, "total": 4}
+    told["trials"] = {"done": 1, "total": 3}
     rows = told["arms"]["everything"][0]
     told["arms"] = {
-        "scratch": told["arms"]["scratch"],
         "head": [],
-        "last-stage": [],
+        "last-stage": told["arms"]["last-stage"],
         "everything": [rows | {"epochs": rows["epochs"][:epochs], "seconds": None}],
     }
     part = run / "progress.part"
@@ -99,11 +98,11 @@ def test_the_curves_of_a_running_study_grow(page: Page, address: str, going: Pat
     tell(going, small_run, epochs=1)
     page.goto(address)
     expect(page.locator("#stage")).to_have_text("training · arm everything, seed 0")
-    expect(page.locator("#left")).to_contain_text("1 of 4 trials done · about 1 min 5 s left in the study")
-    expect(page.locator("#loss circle.arm-3")).to_have_count(1)
-    expect(page.locator("#search circle.arm-0")).to_have_count(2)
+    expect(page.locator("#left")).to_contain_text("1 of 3 trials done · about 1 min 5 s left in the study")
+    expect(page.locator("#loss circle.arm-2")).to_have_count(1)
+    expect(page.locator("#search circle.arm-1")).to_have_count(2)
     tell(going, small_run, epochs=3)
-    expect(page.locator("#loss circle.arm-3")).to_have_count(3)
+    expect(page.locator("#loss circle.arm-2")).to_have_count(3)
     expect(page.locator("#accuracy polyline")).to_have_count(2)
     expect(page.locator("#bar")).to_have_attribute("value", "3")
     assert broken_rules(page) == []

@@ -268,6 +268,7 @@ def test_a_bundle_of_a_fitted_head_is_the_trained_network(kind: str, class_folde
             *QUICK,
             "train.refit=train",
             f"arms.head.head={kind}",
+            "augment.policy=none",
             "arms.last-stage=",
             "arms.everything=",
         ),

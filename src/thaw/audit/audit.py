@@ -1,13 +1,12 @@
 """The audit: what is wrong or odd about the images and their splits, found before anything is trained."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw.audit.duplicates import cached_outlines, chain, components, near_pairs
-from thaw.audit.exposure import judge_exposure
 from thaw.audit.findings import data_findings, leak_finding
 from thaw.audit.issues import find_issues, summarise_issues
 from thaw.audit.leak import cached_leak_estimate
@@ -22,7 +21,10 @@ from thaw.audit.results import (
     Split,
 )
 from thaw.cache.arrays import Array
+from thaw.data.copies import altered_pairs, upright_pairs
 from thaw.data.dataset import Dataset
+from thaw.data.duplicates import Pairs, cached_outlines, chain, components
+from thaw.data.exposure import judge_exposure
 from thaw.data.source import Source
 from thaw.data.splits import Splits, group_codes
 from thaw.recipe import Data
@@ -58,26 +60,30 @@ class AuditResult:
 def audit(dataset: Dataset, data: Data) -> AuditResult:
     """Check files, classes, sizes, duplicates and splits. Labels of test images are only used to compare copies."""
     source, splits = dataset.source, dataset.splits
-    looks, grey, levels = cached_outlines(dataset.pixels, dataset.key)
+    looks, device = cached_outlines(dataset.pixels, dataset.key), dataset.pixels.device
     exact = np.unique(np.array(source.digests), return_inverse=True)[1].astype(np.int64)
     part = _parts(splits, len(source.ids))
+    count = len(source.ids)
     copies = _Copies(exact, source.labels, part)
-    near = components(len(looks), copies.seen(near_pairs(looks, dataset.pixels.device)))
+    upright = components(count, copies.seen(upright_pairs(looks, device)))
+    known = components(count, [chain(exact), chain(upright)])
+    altered = copies.seen(altered_pairs(looks, known, device), same_label=False)
+    near = components(count, itertools.chain([chain(upright)], altered))
     linked = [chain(exact), chain(near)]
     groups = group_codes(source, data)
     if groups is not None:
         linked.append(chain(groups))
-    clusters = components(len(looks), linked)
+    clusters = components(count, linked)
     exactly, nearly = _exact_across(exact, part), copies.across
     record = Audit(
-        images=len(source.ids),
+        images=count,
         splits={split: len(splits.rows()[split]) for split in SPLITS},
         classes={name: int((source.labels == code).sum()) for code, name in enumerate(source.classes)},
         sizes=_sizes(dataset.headers),
         test_groups=None if groups is None else len(np.unique(groups[splits.test])),
         skipped=len(source.skipped),
         unusable=[one for one in source.skipped if one.bad][:LISTED],
-        issues=summarise_issues(find_issues(source, dataset.headers, grey, judge_exposure(levels)), LISTED),
+        issues=summarise_issues(find_issues(source, dataset.headers, looks.grey, judge_exposure(looks.levels)), LISTED),
         exact=_duplicates(exact, exactly),
         near=_duplicates(near, nearly),
         leaked=int(np.logical_or.reduce([one[pair] for one in (exactly, nearly) for pair in ACROSS[1:]]).sum()),
@@ -118,8 +124,8 @@ class _Copies:
     def __post_init__(self) -> None:
         self.across = {pair: np.zeros(len(self.part), np.bool_) for pair in ACROSS}
 
-    def seen(self, found: Iterator[tuple[Rows, Rows, NDArray[np.float32]]]) -> Iterator[tuple[Rows, Rows]]:
-        """Remember the pairs, except exact copies, and pass them on."""
+    def seen(self, found: Iterator[Pairs], same_label: bool = True) -> Iterator[tuple[Rows, Rows]]:
+        """Remember the pairs, except exact copies, and pass them on; some may have labels of their own, as 6 and 9."""
         for first, second, far in found:
             differ = self.exact[first] != self.exact[second]
             first, second, far = first[differ], second[differ], far[differ]
@@ -127,7 +133,7 @@ class _Copies:
             for (one, other), copied in self.across.items():
                 copied[second[(of_first == one) & (of_second == other)]] = True
                 copied[first[(of_second == one) & (of_first == other)]] = True
-            conflicts = self.labels[first] != self.labels[second]
+            conflicts = same_label & (self.labels[first] != self.labels[second])
             self.conflicts += int(conflicts.sum())
             self._keep("across", of_first != of_second, first, second, far)
             self._keep("conflicts", conflicts, first, second, far)

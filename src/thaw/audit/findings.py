@@ -10,7 +10,7 @@ from thaw.audit.leak import LeakEstimate
 from thaw.audit.results import Audit, Finding
 from thaw.data.folder import NOT_NAMED, OF_SYSTEM
 from thaw.data.source import Source
-from thaw.data.splits import Splits
+from thaw.data.splits import COPIES, Splits
 from thaw.scoring.baselines import imbalance
 from thaw.scoring.comparison import ALPHA
 from thaw.scoring.statistics import fewest
@@ -41,7 +41,7 @@ SEVERITIES = ("error", "warning", "note")
 
 def data_findings(audit: Audit, source: Source, splits: Splits, group: str | None) -> list[Finding]:
     """Put an audit's numbers into sentences, the most serious first; `group` is the recipe's group column."""
-    findings = [*_copies(audit, bool(source.columns.column_names)), *_conflicts(audit), *_files(audit, source)]
+    findings = [*_copies(audit, group), *_conflicts(audit), *_files(audit, source)]
     findings += (Finding(severity="warning", what=what) for what in source.warnings)
     findings += [*_classes(audit, source, splits), *_splits(audit, splits, group)]
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
@@ -62,10 +62,8 @@ def leak_finding(leak: LeakEstimate) -> Finding:
     return Finding(severity="note", what=what)
 
 
-def _copies(audit: Audit, has_columns: bool) -> Iterator[Finding]:
-    remedy = "keep copies together with data.group, or remove them"
-    if not has_columns:
-        remedy = "remove them, or give a table with a column for data.group that keeps them together"
+def _copies(audit: Audit, group: str | None) -> Iterator[Finding]:
+    remedy = "remove them" if group else f'keep copies together with data.group = "{COPIES}", or remove them'
     for kind, copies, alike in (
         ("exact", audit.exact, "are copies, byte for byte, of images"),
         ("near", audit.near, "look nearly the same as images"),
@@ -77,13 +75,16 @@ def _copies(audit: Audit, has_columns: bool) -> Iterator[Finding]:
             images = {str(split): size for split, size in audit.splits.items()}[second]
             fraction = number / images
             serious = second == "test" and (kind == "exact" or fraction >= LEAK)
+            perhaps = ", perhaps mirrored, turned or cropped" if kind == "near" else ""
+            what = f"{number:,} of {images:,} {second} images ({fraction:.1%}) {alike} in {first}{perhaps}; {remedy}"
             yield Finding(
                 severity="error" if serious else "warning",
-                what=f"{number:,} of {images:,} {second} images ({fraction:.1%}) {alike} in {first}; {remedy}",
+                what=what,
             )
         if copies.images:
             groups = count(copies.groups, "group")
-            yield Finding(severity="note", what=f"{copies.images:,} images are in {groups} of {kind} duplicates")
+            least = "at least " if kind == "near" else ""
+            yield Finding(severity="note", what=f"{least}{copies.images:,} images are in {groups} of {kind} duplicates")
 
 
 def _conflicts(audit: Audit) -> Iterator[Finding]:

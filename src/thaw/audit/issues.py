@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from thaw.audit.exposure import Exposure
 from thaw.cache.arrays import Array
+from thaw.data.exposure import Exposure
 from thaw.data.source import Source
 from thaw.record import Record
 

@@ -59,7 +59,8 @@ class ConflictingLabels(Record):
     exact: int
     """Groups of exact copies with more than one label, of which at least one is wrong."""
     near: int
-    """Pairs of near duplicates with different labels."""
+    """Pairs of near duplicates with different labels; not those of which one is mirrored, turned or cropped, which can
+    change what it shows."""
     examples: list[Conflict]
     """The first 50: exact copies, then the most similar pairs."""
 
@@ -82,7 +83,8 @@ class DuplicatePair(Record):
     kind: Alike
     """Whether they have the same bytes (`exact`) or look nearly the same (`near`)."""
     distance: float
-    """Cosine distance of their outlines, 0 to 0.07."""
+    """0 to 0.12: cosine distance of their outlines, or where one is mirrored, turned or cropped, 1 less the correlation
+    of their pixels."""
 
 
 class Audit(Record):
@@ -107,7 +109,8 @@ class Audit(Record):
     exact: Duplicates
     """Images with the same bytes."""
     near: Duplicates
-    """Images that look nearly the same."""
+    """Images that look nearly the same, or would if one were mirrored, turned, cropped or without its frame. A lower
+    bound: other changes are not recognised."""
     leaked: int
     """Test images with an exact or near copy in train or validation."""
     conflicting: ConflictingLabels

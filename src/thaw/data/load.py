@@ -3,19 +3,22 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from thaw.cache.arrays import key_of
-from thaw.compute.batches import make_inputs
+from thaw.compute.batches import Inputs, make_inputs
 from thaw.compute.device import Compute
+from thaw.data.copies import copy_clusters
 from thaw.data.dataset import Dataset
 from thaw.data.depth import source_depth
+from thaw.data.duplicates import cached_outlines
 from thaw.data.pixels import make_pixels
 from thaw.data.skipped import Skipped, check_bad
-from thaw.data.source import read_source
-from thaw.data.splits import make_splits, say_held_out, unused_splits, used_splits
+from thaw.data.source import Source, read_source
+from thaw.data.splits import COPIES, make_splits, say_held_out, unused_splits, used_splits
 from thaw.images.preprocessing import Preprocessing, choose_preprocessing
 from thaw.nets.backbones import check_size, default_preprocessing
-from thaw.progress import Clock
+from thaw.progress import Clock, say
 from thaw.recipe import Recipe, Settings
 from thaw.recipes import embedded_weights
 
@@ -35,11 +38,22 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
     good = np.array([row for row in range(len(source.ids)) if row not in pixels.bad], dtype=np.int64)
     source = source.take(good, [Skipped(str(source.ids[row]), why, True) for row, why in sorted(pixels.bad.items())])
     check_bad(source.skipped, len(good), recipe.data)
-    splits = make_splits(source, recipe.data)
-    splits.how.update(unused_splits(whole, used))
     key = key_of(pixels=pixels.key, good=good.tolist())
     inputs = make_inputs((pixels.array,), compute.device, good)
+    if recipe.data.group == COPIES:
+        source = _with_copies(source, inputs, key)
+    splits = make_splits(source, recipe.data)
+    splits.how.update(unused_splits(whole, used))
     return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
+
+
+def _with_copies(source: Source, pixels: Inputs, key: str) -> Source:
+    """The source with a column that says which images are copies of each other, unless it has one of that name."""
+    if COPIES in source.columns.column_names:
+        say(f"data.group is the column {COPIES!r}; rename it to have copies found and kept together instead")
+        return source
+    clusters = copy_clusters(cached_outlines(pixels, key), source.digests, pixels.device)
+    return replace(source, columns=source.columns.append_column(COPIES, pa.array(clusters)))
 
 
 def preprocessing_of(settings: Settings) -> Preprocessing:

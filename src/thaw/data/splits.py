@@ -16,6 +16,8 @@ from thaw.text import listed
 Rows = NDArray[np.int64]
 DEFAULT_FRACTION = 0.15
 """Share of the images drawn for validation, and for test, where the recipe and the source say nothing."""
+COPIES = "copies"
+"""The group of images that are copies of each other, where a source has no column of that name."""
 SMALL = 10
 """Where a class has fewer images than this in a part, the part is shared out by what earlier ones left, and ties are
 broken by lot: one image is much of such a class. Elsewhere ties keep the order of the classes."""

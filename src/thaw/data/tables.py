@@ -135,7 +135,8 @@ def _gather(loaded: datasets.DatasetDict, data: Data, folder: Path) -> pa.Table:
 
 
 def check_columns(names: list[str], data: Data) -> None:
-    for column in (data.image, data.label, data.group, *(data.slices or ())):
+    group = None if data.group == "copies" else data.group  # found later where there is no such column
+    for column in (data.image, data.label, group, *(data.slices or ())):
         if column is not None and column not in names and not (column == data.image and CONTENT in names):
             near = difflib.get_close_matches(column, names, 1) or [
                 name for name in names if not name.startswith("thaw:")
