@@ -2,11 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from thaw.recipe import Metric
 from thaw.scoring.measure import measure
-from thaw.scoring.metrics import log_probabilities, log_probabilities_of
+from thaw.scoring.metrics import log_probabilities_of, rank
 
 
 def contributions(metric: Metric, labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -35,21 +34,19 @@ def contributions(metric: Metric, labels: NDArray[np.int64], logits: NDArray[np.
         return np.asarray(logits.argmax(1) == labels, np.float64)
     if metric == "log_loss":
         return log_probabilities_of(logits, labels).astype(np.float64)
-    whole, present = measure(metric, labels, logits), np.unique(labels)
+    if metric in ("auroc", "average_precision"):
+        ranking = rank(labels, logits)
+        if metric == "auroc":
+            return ranking.auroc + len(labels) * ranking.auroc_influence
+        return ranking.average_precision + len(labels) * ranking.average_precision_influence
+    whole = measure(metric, labels, logits)
     if metric == "balanced_accuracy":
         right = (logits.argmax(1) == labels).astype(np.float64)
         support = np.bincount(labels, minlength=logits.shape[1])
         recall = np.bincount(labels, right, logits.shape[1]) / np.maximum(support, 1)
-        influence = len(labels) * (right - recall[labels]) / support[labels] / len(present)
-    elif metric == "macro_f1":
-        influence = _f1(labels, logits.argmax(1), logits.shape[1])
+        influence = len(labels) * (right - recall[labels]) / support[labels] / (support > 0).sum()
     else:
-        of_class = _auroc if metric == "auroc" else _average_precision
-        probabilities = np.exp(log_probabilities(logits))
-        classes = [1] if logits.shape[1] == 2 else present.tolist()
-        used = [code for code in classes if 0 < (labels == code).sum() < len(labels)]
-        influence = sum((of_class(labels == code, probabilities[:, code]) for code in used), np.zeros(len(labels)))
-        influence = influence / max(1, len(used))
+        influence = _f1(labels, logits.argmax(1), logits.shape[1])
     return np.asarray(whole + influence - influence.mean(), np.float64)
 
 
@@ -61,27 +58,3 @@ def _f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -
     slope = f1 / np.maximum(both, 1)
     gain = 2 * (labels == predicted) / both[labels]
     return np.asarray(len(labels) * (gain - slope[labels] - slope[predicted]) / (both > 0).sum())
-
-
-def _auroc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For a positive the fraction of negatives below it, for a negative that of positives above it."""
-    ranks, own = stats.rankdata(scores), np.empty(len(scores))
-    own[positive], own[~positive] = stats.rankdata(scores[positive]), stats.rankdata(scores[~positive])
-    many, few = len(scores) - positive.sum(), positive.sum()
-    beaten = np.where(positive, (ranks - own) / many, 1 - (ranks - own) / few)
-    area = beaten[positive].mean()
-    return np.asarray(len(scores) * (beaten - area) / np.where(positive, few, many))
-
-
-def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The precision at each positive, and what each image does to that of the positives ranked no higher."""
-    _, place = np.unique(-scores, return_inverse=True)
-    sizes, hits = np.bincount(place), np.bincount(place, positive)
-    above = np.cumsum(sizes)
-    precision = np.cumsum(hits) / above
-    # sums over the positives at this threshold and below
-    number = np.cumsum((hits / above)[::-1])[::-1]
-    weighted = np.cumsum((hits * precision / above)[::-1])[::-1]
-    area = (hits * precision).sum() / positive.sum()
-    own = positive * (precision[place] - area)
-    return np.asarray(len(scores) * (own + positive * number[place] - weighted[place]) / positive.sum())
