@@ -169,9 +169,11 @@ def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, 
     def teach(setup: Setup) -> TrainResult:
         return train(setup, rate, decay)
 
-    start = snapshot(network.trainable)
-    rehearsal = _rehearse(setup, teach)
-    restore(network.trainable, start)
+    rehearsal = None
+    if setup.spec.training.rehearses:
+        start = snapshot(network.trainable)
+        rehearsal = _rehearse(setup, teach)
+        restore(network.trainable, start)
     return Trained(setup, probe, None, found, teach(setup), rehearsal, prepared)
 
 
@@ -181,7 +183,7 @@ def _fit(setup: Setup, kind: Kind, prepared: float) -> Trained:
     def teach(setup: Setup) -> TrainResult:
         return TrainResult(epochs=[], stopped=None, seconds=fit_head(setup, kind).seconds)
 
-    rehearsal = _rehearse(setup, teach)
+    rehearsal = _rehearse(setup, teach) if setup.spec.training.rehearses else None
     fit = fit_head(setup, kind)
     network = setup.network
     counted = network.facts.model_copy(update={"parameters": count_parameters(network.model)})
@@ -190,10 +192,8 @@ def _fit(setup: Setup, kind: Kind, prepared: float) -> Trained:
     return Trained(setup, None, fit, None, taught, rehearsal, prepared)
 
 
-def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal | None:
-    """Where the recipe says so, teach the network on the training images alone and score it on validation."""
-    if not setup.spec.training.rehearse or setup.spec.training.refit == "train":
-        return None
+def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal:
+    """Teach the network on the training images alone and score it on validation; it is left as it was taught."""
     folder = setup.work and setup.work / "rehearsal"
     done = load_state(folder / "done.safetensors") if folder else None
     if done is not None:
@@ -204,6 +204,7 @@ def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal 
     logits = alone.test(setup.splits.validation)
     if folder:
         save_state(folder / "done.safetensors", {"validation": logits}, taught.model_dump())
+        (folder / "epoch.safetensors").unlink(missing_ok=True)
     return Rehearsal(taught, logits.numpy())
 
 

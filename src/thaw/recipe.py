@@ -221,6 +221,11 @@ class Train(Section):
             )
         return self
 
+    @property
+    def rehearses(self) -> bool:
+        """Whether a training on the training images alone comes first."""
+        return self.rehearse and self.refit == "train+validation"
+
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:

@@ -113,21 +113,20 @@ class Setup:
 
     def test(self, rows: Rows) -> Tensor:
         """Logits (images, classes) on `rows`, the means over the views that are averaged at test."""
-        batches = consecutive(rows, self.spec.training.batch_size)
-        inputs = self.network.inputs
-        seen = [
-            logits_of(self.network.evaluation, inputs, [batch + view * len(inputs) for batch in batches], self.compute)
-            for view in self.tested
-        ]
-        return torch.stack(seen).mean(0)
+        return torch.stack([self.evaluate(rows + view * len(self.network.inputs)) for view in self.tested]).mean(0)
+
+    @property
+    def validation_labels(self) -> NDArray[np.int64]:
+        """(validation images,) the class of each."""
+        labels: NDArray[np.int64] = self.labels.cpu().numpy()[self.splits.validation]
+        return labels
 
     def validate(self) -> Validated | None:
         """Score the network in evaluation mode on the validation images; None where a logit is infinite or NaN."""
-        rows = self.splits.validation
-        logits = self.evaluate(rows)
+        logits = self.evaluate(self.splits.validation)
         if not torch.isfinite(logits).all():
             return None
-        answers, labels = logits.numpy(), self.labels.cpu().numpy()[rows]
+        answers, labels = logits.numpy(), self.validation_labels
         accuracy, loss = measure("accuracy", labels, answers), -measure("log_loss", labels, answers)
         return Validated(accuracy, loss, measure(self.spec.search.metric, labels, answers), answers)
 

@@ -190,7 +190,7 @@ def _rank(tried: list[Tried], setup: Setup) -> list[Tried]:
     ranked = sorted(tried, key=_order)
     if setup.spec.search.ties == "exact" or ranked[0].attempt.failed:
         return ranked
-    labels = setup.labels.cpu().numpy()[setup.splits.validation]
+    labels = setup.validation_labels
     good = [one for one in ranked if one.attempt.failed is None]
     level = [one for one in good if not _better(good[0], one, setup)]
     lowest = min(level, key=lambda one: one.attempt.loss or 0.0)
@@ -206,7 +206,7 @@ def _rank(tried: list[Tried], setup: Setup) -> list[Tried]:
 
 def _better(one: Tried, other: Tried, setup: Setup) -> bool:
     """Whether the validation images tell one attempt's score from another's: by more than one standard error."""
-    labels = setup.labels.cpu().numpy()[setup.splits.validation]
+    labels = setup.validation_labels
     gap = (one.attempt.score or 0.0) - (other.attempt.score or 0.0)
     return gap > ONE_ERROR * gap_error(setup.spec.search.metric, labels, one.logits, other.logits)
 
@@ -221,7 +221,7 @@ def _learned(validated: Validated, setup: Setup) -> bool:
     labels = setup.labels.cpu().numpy()
     counts = np.bincount(labels[setup.splits.train], minlength=validated.logits.shape[1])
     constant = np.log(np.maximum(counts, 0.5) / counts.sum()).astype(np.float32)
-    held, always = labels[setup.splits.validation], np.tile(constant, (len(validated.logits), 1))
+    held, always = setup.validation_labels, np.tile(constant, (len(validated.logits), 1))
     return any(
         measure(metric, held, validated.logits) - measure(metric, held, always)
         > BEYOND_CHANCE * gap_error(metric, held, validated.logits, always)
