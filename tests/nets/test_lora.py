@@ -13,6 +13,7 @@ from timm.layers import ScaledStdConv2d
 from torch import nn
 
 from helpers.cli import thaw
+from helpers.records import FACTS
 from helpers.studies import QUICK, break_off, metrics_of, study, timeless
 from thaw.bundle.load import load
 from thaw.errors import ModelError
@@ -20,7 +21,9 @@ from thaw.nets.adapters import LoRALayer, LoRAProjections, adapter_parameters, a
 from thaw.nets.backbones import build_backbone
 from thaw.nets.freezing import freeze, set_mode
 from thaw.nets.prefix.split import split
+from thaw.run.metrics import _written
 from thaw.training.network import copy_of
+from thaw.training.prepare import count_parameters
 
 
 def timms_transformer() -> tuple[nn.Module, str]:
@@ -214,3 +217,15 @@ def test_a_study_with_packed_projections_is_cached_resumed_and_exported(
     files = [str(class_folder / name) for name in table.index]
     assert list(classifier.predict(files)) == list(table["predicted"])
     assert thaw(monkeypatch, "export", run / "models" / "lora", "--to", "onnx", "--check", class_folder) == 0
+
+
+def test_adapters_cost_nothing_once_they_are_merged() -> None:
+    """What is counted of an arm with adapters at inference is what their network has after merging."""
+    model, head = torchvision.models.alexnet(num_classes=2), "classifier.6"
+    written = sum(parameter.numel() for parameter in model.parameters())
+    add_adapters(model, head, 4, seed=0)
+    modules = freeze(model, head, "lora")
+    network = FACTS.model_copy(update={"head": head, "modules": modules, "parameters": count_parameters(model)})
+    assert network.parameters.total > written
+    assert _written(network, "lora") == written
+    assert _written(network, "all") == network.parameters.total

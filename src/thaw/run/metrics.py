@@ -14,7 +14,7 @@ from thaw.audit.label_errors import LabelErrorSummary
 from thaw.audit.results import Audit, Split
 from thaw.data.skipped import Skipped
 from thaw.errors import StorageError
-from thaw.recipe import ARM_NAME, Metric
+from thaw.recipe import ARM_NAME, Metric, Recipe
 from thaw.recipe import Verdict as VerdictSettings
 from thaw.record import Record
 from thaw.run.results import StudyResult
@@ -33,6 +33,7 @@ from thaw.training.results import (
     Epoch,
     Frontier,
     HeadFit,
+    NetworkFacts,
     Parameters,
     TrialRecord,
     TrialResult,
@@ -322,7 +323,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
         arm: np.stack([contributions(metric, labels, one.logits) for one in of_arm]) for arm, of_arm in trials.items()
     }
     commonest = contributions(metric, labels, np.tile(_class_logits(result), (len(labels), 1)))
-    judged = judge(values, _costs(recipe.verdict, trials), recipe.verdict.margin, commonest, groups)
+    judged = judge(values, _costs(recipe, trials), recipe.verdict.margin, commonest, groups)
     return Metrics(
         format=FORMAT,
         thaw=versions("thaw-vision")["thaw-vision"],
@@ -453,19 +454,24 @@ def _class_logits(result: StudyResult) -> NDArray[np.float32]:
     return np.asarray(np.log((counts + 1) / (counts.sum() + len(counts))), np.float32)
 
 
-def _costs(settings: VerdictSettings, trials: dict[str, list[TrialResult]]) -> dict[str, float] | None:
+def _written(network: NetworkFacts, train: str | list[str]) -> int:
+    """Count the parameters of the model that is written in the end, into whose layers adapters are merged."""
+    if train != "lora":
+        return network.parameters.total
+    adapters = (row for row in network.modules if row.trained and not f"{row.module}.".startswith(f"{network.head}."))
+    return network.parameters.total - sum(row.parameters for row in adapters)
+
+
+def _costs(recipe: Recipe, trials: dict[str, list[TrialResult]]) -> dict[str, float] | None:
     """What each arm costs by `verdict.cost`; None where nothing is counted."""
+    settings, arms = recipe.verdict, recipe.arms
     records = {arm: [one.record for one in of_arm] for arm, of_arm in trials.items()}
     if settings.cost == "none":
         return None
     if settings.cost == "train seconds":
         return {arm: mean_fit_seconds([one.seconds for one in of_arm]) for arm, of_arm in records.items()}
     if settings.cost == "inference":
-        # adapters are merged into their layers before a model is written
-        return {
-            arm: sum(row.parameters for row in of_arm[0].network.modules if row.kind != "LoRALinear")
-            for arm, of_arm in records.items()
-        }
+        return {arm: _written(of_arm[0].network, arms[arm].train) for arm, of_arm in records.items()}
     return {arm: of_arm[0].network.parameters.trainable for arm, of_arm in records.items()}
 
 
