@@ -29,8 +29,7 @@ def going(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(small_run, run)
     for name in ("metrics.json", "report.html", "progress.json"):
         (run / name).unlink()
-    for arm in ("head", "last-stage"):
-        shutil.rmtree(run / "models" / arm)
+    shutil.rmtree(run / "models" / "head")
     return run
 
 
