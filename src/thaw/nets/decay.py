@@ -45,7 +45,7 @@ def layer_decay_scales(model: nn.Module, head: str, decay: float, size: int) -> 
     if matcher:
         places = group_parameters(model, matcher(coarse=False), reverse=True)
     else:
-        layers = [*_layers(model, head, size), [head]]
+        layers = [*layers_in_order(model, head, size), [head]]
         place_of = {part: place for place, parts in enumerate(layers) for part in parts}
         names = [name for name, _ in model.named_parameters()]
         places = {name: max((place_of.get(above, 0) for above in _enclosing(name)), default=0) for name in names}
@@ -71,8 +71,18 @@ def decayed_parameters(model: nn.Module) -> set[nn.Parameter]:
     }
 
 
-def _layers(model: nn.Module, head: str, size: int) -> list[list[str]]:
-    """Return the layers before the head, in the order in which they run, each a list of parts."""
+def layers_in_order(model: nn.Module, head: str, size: int) -> list[list[str]]:
+    """Return the layers before the head as `layer_decay_scales` counts them, each a list of modules, in running order.
+
+    Parameters
+    ----------
+    model
+        The network; not changed.
+    head
+        The name of the module that computes the logits.
+    size
+        Height and width of the images on which the order is observed.
+    """
     layers: list[list[str]] = []
     for part in parts_in_order(model, head, size, _block):
         stage = _parent(part)
