@@ -14,7 +14,7 @@ from torch import nn
 import thaw as package
 from helpers.images import encoded_image
 from helpers.small_bundle import small_bundle
-from helpers.studies import QUICK, break_off, metrics_of, study
+from helpers.studies import QUICK, SETTLED, break_off, metrics_of, study
 from thaw.compute.batches import Inputs, consecutive, make_inputs
 from thaw.compute.device import Compute, choose_compute
 from thaw.data.duplicates import outlines
@@ -95,7 +95,7 @@ def test_a_batch_that_the_memory_does_not_hold_is_computed_in_halves() -> None:
             with torch.no_grad():
                 for parameter, value in zip(network.parameters(), start, strict=True):
                     parameter.copy_(value)
-            optimizer = make_optimizer(load_recipe("photos").train, list(network.parameters()), 1e-3)
+            optimizer = make_optimizer(load_recipe("photos", ".", SETTLED).train, list(network.parameters()), 1e-3)
             criterion = nn.CrossEntropyLoss()
             task = Task(None, inputs, labels, criterion, compute)
             (history,) = fit(task, [Learner(network, optimizer)], batches, lambda _: None)
@@ -121,7 +121,14 @@ def test_fp32_products_are_exact() -> None:
 
 
 def test_arrays_that_fit_live_on_the_device(class_folder: Path) -> None:
-    recipe = load_recipe("photos", str(class_folder), ("images.size=32",))
+    recipe = load_recipe(
+        "photos",
+        str(class_folder),
+        (
+            *SETTLED,
+            "images.size=32",
+        ),
+    )
     compute = choose_compute(DEVICE, "fp32")
     dataset = load_dataset(recipe, compute, Clock())
     (resident,) = dataset.pixels.resident

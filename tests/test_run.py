@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.special import softmax
 
+from helpers.studies import SETTLED
 from thaw.audit.audit import audit
 from thaw.audit.label_errors import LabelErrors, find_label_errors
 from thaw.bundle.load import load
@@ -194,7 +195,7 @@ def test_a_run_of_another_format_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_second_study_in_the_same_folder_is_refused(tmp_path: Path, class_folder: Path) -> None:
-    recipe = load_recipe("photos", str(class_folder), ())
+    recipe = load_recipe("photos", str(class_folder), (*SETTLED,))
     with open_run(tmp_path / "run", recipe) as run:
         (run / ".metrics.json-x.part").touch()
         with pytest.raises(StorageError, match=r"another study is running in .*--out"), open_run(run, recipe):
@@ -212,7 +213,7 @@ def test_finished_work_is_that_of_its_splits_and_weights(tmp_path: Path, table: 
         table.write_text("\n".join(f"{line},{person}" for line, person in zip(lines, people, strict=True)))
         save_file({"x": torch.tensor([values])}, weights)
         settings = (*GROUPED, "data.validation=6", "data.test=24", f"model.weights={weights}", "images.size=32")
-        recipe = load_recipe("photos", str(table), settings)
+        recipe = load_recipe("photos", str(table), (*SETTLED, *settings))
         compute = choose_compute("cpu", "fp32")
         return Study(recipe, load_dataset(recipe, compute, Clock()), compute, tmp_path).work
 
@@ -241,7 +242,7 @@ def test_only_a_study_that_ended_as_it_began_makes_way(
     for name in left:
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_text('name = "other"\n')
-    recipe = load_recipe("photos", str(class_folder), ())
+    recipe = load_recipe("photos", str(class_folder), (*SETTLED,))
     if refused:
         with pytest.raises(StorageError, match=refused), open_run(tmp_path / "run", recipe):
             pass

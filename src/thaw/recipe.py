@@ -47,7 +47,9 @@ BUDGET = {"epochs", "batch_size", "patience"}
 
 # by key: the values of keys that take more than one type
 UNIONS = {
-    "size": "a number of pixels up to 8192, or two in a list: [height, width]",
+    "size": "'auto', a number of pixels up to 8192, or two in a list: [height, width]",
+    "batch_size": "'auto' or a number of images from 1 to 1048576",
+    "epochs": "'auto' or a number of passes from 1 to 10000",
     "validation": "the name of a split, a number of images or a fraction between 0 and 1",
     "test": "the name of a split, a number of images or a fraction between 0 and 1",
     "depth": "'auto' or a number of levels up to 2**32, such as 4096",
@@ -95,11 +97,13 @@ class Data(Section):
 class Images(Section):
     """How an image becomes an array; keys that are left out follow from the backbone's weights."""
 
-    size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
-    """The size in pixels of the images that the network sees: of each side, or `[height, width]`."""
-    resize: Literal["squash", "crop", "letterbox"] | None = None
+    size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | Literal["auto"] | None = None
+    """The size in pixels of the images that the network sees: of each side, or `[height, width]`. `auto` is the size
+    that the backbone was made for, or a smaller one where the images are small."""
+    resize: Literal["squash", "crop", "letterbox", "auto"] | None = None
     """`squash` resizes both sides to size; `crop` keeps the aspect ratio and crops the centre; `letterbox` keeps it,
-    fits the whole image inside and pads it evenly with the mean colour."""
+    fits the whole image inside and pads it evenly with the mean colour. `auto` is squash, unless a probe of the
+    training and validation images answers better, beyond chance, with one of the others."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """The resampling filter, antialiased."""
     mean: Mean | None = None
@@ -177,16 +181,19 @@ class Train(Section):
     """The fraction of the final training's steps over which the learning rate first rises linearly."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The fraction of each label that is spread evenly over all classes."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """`balanced` weights each class in the loss by the inverse of its frequency in the training images."""
+    class_weights: Literal["none", "balanced", "auto"] = "none"
+    """`balanced` weights each class in the loss by the inverse of its frequency in the training images; `auto` does so
+    where a class is rare or one has most images."""
     sampling: Literal["all", "balanced"] = "all"
     """`all` shows every image once an epoch; `balanced` draws as many, each class as often as the others."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """The norm that the gradient of a step is shortened to where it is longer."""
-    batch_size: BatchSize = 512
-    """Images per step, also in the search."""
-    epochs: Passes = 3
-    """Passes over the training images."""
+    batch_size: BatchSize | Literal["auto"] = 512
+    """Images per step, also in the search. `auto` fits the number of training images: 32, or 16 where these are
+    fewer than 256."""
+    epochs: Passes | Literal["auto"] = 3
+    """Passes over the training images. `auto` fits their number: 12 for 320 images, half as many for sixteen times as
+    many, and 3 to 20 in all."""
     budget: Literal["equal", "own"] = "equal"
     """The question that is asked. `equal`: which arm is best at the same cost; every arm has the same epochs and
     batches. `own`: which is best when each is given what it needs, in `[arms.NAME.training]`."""
@@ -232,6 +239,14 @@ class Train(Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"train.seeds = {seeds} should all differ")
         return seeds
+
+
+class Training(Train):
+    """The final training of one arm, with nothing left open."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    batch_size: BatchSize = 512
+    epochs: Passes = 3
 
 
 class Augment(Section):
@@ -351,7 +366,8 @@ class Settings(Section):
                     '"own", or remove it'
                 )
             try:
-                training_of(arm, self.train)
+                shared = {key: value for key, value in self.train.model_dump().items() if value != "auto"}
+                Training.model_validate({**shared, **arm.training})
             except ValidationError as error:
                 said = "; ".join(_problem(dict(item), Train) for item in error.errors(include_url=False))
                 raise ValueError(f"arms.{name}.training: {said}") from error
@@ -392,9 +408,9 @@ class Recipe(Settings):
 Valid = TypeVar("Valid", bound=Settings)
 
 
-def training_of(arm: Arm, shared: Train) -> Train:
+def training_of(arm: Arm, shared: Train) -> Training:
     """Return the settings of an arm's final training: those of `[train]` with the arm's own laid over them."""
-    return Train.model_validate({**shared.model_dump(), **arm.training})
+    return Training.model_validate({**shared.model_dump(), **arm.training})
 
 
 def built_in_recipes() -> list[str]:
@@ -556,6 +572,8 @@ def _is_name(value: str) -> bool:
 
 def _problem(item: dict[str, Any], kind: type[BaseModel]) -> str:
     """Say in a clause what is wrong with the key of one of pydantic's errors."""
+    if item["type"] == "value_error":  # a sentence of this module's own
+        return str(item["msg"]).removeprefix("Value error, ")
     names = [str(part) for part in item["loc"]]
     section, fields = _section(names, kind)
     if item["type"] == "extra_forbidden":
@@ -564,12 +582,9 @@ def _problem(item: dict[str, Any], kind: type[BaseModel]) -> str:
         return f"unknown key {'.'.join(names)!r} ({hint})"
     # pydantic appends the type that it tried of a union to the location; the key is what comes before
     key = ".".join(names[: section.count(".") + 2] if section else names[:1])
-    message = str(item["msg"])
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
-    if item["type"] == "value_error":
-        return message.removeprefix("Value error, ")
-    wanted = message.partition(" should ")[2].partition(" after validation")[0]
+    wanted = str(item["msg"]).partition(" should ")[2].partition(" after validation")[0]
     if item["type"] in ("model_type", "dict_type"):
         wanted = "be a table"
     if section and (union := UNIONS.get(key.split(".")[-1])):

@@ -9,10 +9,11 @@ from thaw.arm import run_trial
 from thaw.audit.audit import audit, with_leak
 from thaw.audit.label_errors import cached_label_errors
 from thaw.audit.results import Audit, Finding
+from thaw.cache.budget import datasets_folder, using
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset, preprocessing_of
-from thaw.data.source import read_source
-from thaw.data.splits import group_codes, make_splits, used_splits
+from thaw.data.source import Source, read_source
+from thaw.data.splits import before_copies, group_codes, make_splits, used_splits
 from thaw.data.views import add_views, pictures_of, view_rows
 from thaw.engine import here
 from thaw.plan import Plan, Study, check_batches, make_plan, plan_study
@@ -26,6 +27,7 @@ from thaw.run.live import Live, follow
 from thaw.run.metrics import Metrics, make_metrics
 from thaw.run.results import StudyResult
 from thaw.run.write import write_run
+from thaw.settle import settle
 from thaw.training.features import extract_features
 from thaw.training.specs import feature_spec
 
@@ -52,11 +54,14 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
     ThawError
         For anything that a person can fix.
     """
-    with open_run(Path(out), recipe) as folder, follow(folder, recipe) as live:
-        return fill_run(folder, recipe, command, live)
+    with using(datasets_folder()):
+        source = read_source(recipe.data)
+        settled = settle(recipe, source, choose_compute(recipe.train.device, recipe.train.precision))
+        with open_run(Path(out), settled) as folder, follow(folder, settled) as live:
+            return fill_run(folder, settled, source, command, live)
 
 
-def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
+def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: Live) -> Metrics:
     """Run the stages of a study, in order, into its open run folder.
 
     Parameters
@@ -64,7 +69,9 @@ def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
     folder
         The run folder, see `open_run`.
     recipe
-        What to do.
+        What to do, settled.
+    source
+        Its images.
     command
         What to type to run the study again, for the report.
     live
@@ -78,7 +85,7 @@ def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
     clock = Clock()
     compute = replace(choose_compute(recipe.train.device, recipe.train.precision), layouts=folder / "work" / "layouts")
     check_batches(recipe, preprocessing_of(recipe).size)
-    dataset = load_dataset(recipe, compute, clock)
+    dataset = load_dataset(recipe, compute, clock, source)
     with clock("audit"):
         audited = audit(dataset, recipe.data)
     say_findings(audited.record.findings)
@@ -111,7 +118,9 @@ def fill_run(folder: Path, recipe: Recipe, command: str, live: Live) -> Metrics:
 def check_source(recipe: Recipe) -> Audit:
     """Audit a recipe's images and splits; nothing else is trained than the audit's probe."""
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    dataset = load_dataset(recipe, compute, Clock())
+    source = read_source(recipe.data)
+    recipe = settle(recipe, source)
+    dataset = load_dataset(recipe, compute, Clock(), source)
     audited = audit(dataset, recipe.data)
     if not audited.leaks:
         return audited.record
@@ -135,10 +144,12 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
     int
         The images of all splits together.
     """
+    source = read_source(recipe.data)
+    recipe = settle(recipe, source)
     size = preprocessing_of(recipe).size
     check_batches(recipe, size)
-    source = read_source(recipe.data)
     used = used_splits(source, recipe.data)
-    views = [len(rows) for rows in view_rows(recipe.augment, make_splits(source.take(used), recipe.data))]
+    kept = source.take(used)
+    views = [len(rows) for rows in view_rows(recipe.augment, make_splits(kept, before_copies(kept, recipe.data)))]
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     return make_plan(recipe, len(source.classes), len(used), size, compute, views), len(used)

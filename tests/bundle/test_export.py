@@ -20,6 +20,7 @@ from torch import nn
 
 from helpers.images import encoded_image
 from helpers.small_bundle import small_bundle, small_config
+from helpers.studies import SETTLED
 from thaw.bundle.load import load
 from thaw.bundle.save import save_bundle
 from thaw.cli.app import cli
@@ -144,7 +145,9 @@ def test_int8_states_its_accuracy_on_the_test_pictures(class_folder: Path, tmp_p
     run = tmp_path / "run"
     data = Data(source=str(class_folder), validation=15, test=25)
     source = read_source(data)
-    recipe = load_recipe("photos", str(class_folder), ("data.validation=15", "data.test=25", "images.size=32"))
+    recipe = load_recipe(
+        "photos", str(class_folder), (*SETTLED, "data.validation=15", "data.test=25", "images.size=32")
+    )
     origin = {"source": "pictures", **load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).identity()}
     bundle = small_bundle(run / "models" / "head", data=origin, temperature=0.2)
     (run / "recipe.toml").write_text(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from helpers.images import SIDE, encoded, scene
+from helpers.studies import SETTLED
 from thaw.compute.device import choose_compute
 from thaw.data import copies
 from thaw.data.copies import altered_pairs, copy_clusters, upright_pairs
@@ -124,7 +125,7 @@ def table(tmp_path: Path) -> Path:
 
 def test_copies_are_kept_together_as_a_group(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("images.size=64", "images.resize=squash", "train.device=cpu", "data.group=copies")
-    recipe, compute = load_recipe("photos", str(table), settings), choose_compute("cpu", "fp32")
+    recipe, compute = load_recipe("photos", str(table), (*SETTLED, *settings)), choose_compute("cpu", "fp32")
     dataset = load_dataset(recipe, compute, Clock())
     codes = dataset.source.columns["copies"].to_numpy()
     assert len(np.unique(codes)) in (30, 31)
@@ -134,12 +135,19 @@ def test_copies_are_kept_together_as_a_group(table: Path, capsys: pytest.Capture
     assert not splits[1] & splits[2]
     named = pq.read_table(table).append_column("copies", pa.array(np.arange(60) // 6))
     pq.write_table(named, table)
-    dataset = load_dataset(load_recipe("photos", str(table), settings), compute, Clock())
+    dataset = load_dataset(load_recipe("photos", str(table), (*SETTLED, *settings)), compute, Clock())
     assert set(dataset.source.columns["copies"].to_pylist()) == set(range(10))
     assert "rename it to have copies found" in capsys.readouterr().err
 
 
 def test_a_group_that_is_no_column_is_refused(table: Path) -> None:
-    recipe = load_recipe("photos", str(table), ("data.group=copy",))
+    recipe = load_recipe(
+        "photos",
+        str(table),
+        (
+            *SETTLED,
+            "data.group=copy",
+        ),
+    )
     with pytest.raises(DataError, match="no column 'copy'"):
         load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())

@@ -48,7 +48,7 @@ def test_the_recipe_for_every_kind_of_source_loads_and_reads_it(class_folder: Pa
         assert Path(recipe.data.source) == source.resolve()
         assert (recipe.data.image, recipe.data.label) == ("image", "label")
         assert (recipe.images.size, recipe.images.resize) == (32, "squash")
-        assert (recipe.train.batch_size, recipe.train.epochs) == (8, 20)
+        assert (recipe.train.batch_size, recipe.train.epochs) == (16, 20)
         assert set(recipe.arms) == {"head", "last-stage", "everything"}
         read = read_source(recipe.data)
         assert len(read.ids) == 60

@@ -17,6 +17,7 @@ import pytest
 from helpers.bad_files import ODD_NAMES, UNUSABLE, UNUSUAL
 from helpers.cli import thaw
 from helpers.images import encoded_image, make_class_folders
+from helpers.studies import SETTLED
 from thaw.compute.device import choose_compute
 from thaw.data import source, tables
 from thaw.data.dataset import Dataset
@@ -51,7 +52,7 @@ train = "head"
 
 
 def load(path: Path, *settings: str) -> Dataset:
-    recipe = load_recipe("photos", str(path), (*SETTINGS, *settings))
+    recipe = load_recipe("photos", str(path), (*SETTLED, *SETTINGS, *settings))
     return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
 
 

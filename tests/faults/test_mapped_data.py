@@ -10,6 +10,7 @@ import datasets
 import pytest
 
 from helpers.images import encoded_image
+from helpers.studies import SETTLED
 from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
@@ -50,7 +51,7 @@ In a process of its own: one that looked at mapped bytes of a file that became s
 
 
 def load(folder: Path) -> Dataset:
-    recipe = load_recipe("photos", str(folder), ("images.size=8", "train.device=cpu"))
+    recipe = load_recipe("photos", str(folder), (*SETTLED, "images.size=8", "train.device=cpu"))
     return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
 
 

@@ -9,7 +9,11 @@ import pytest
 from helpers.cli import thaw
 from thaw.training.loop import fit
 
+SETTLED = ("images.resize=squash", "train.class_weights=none", "train.batch_size=32", "train.epochs=12")
+"""What the recipe `photos` leaves to the images, for those who do not look at any."""
+
 QUICK = (
+    *SETTLED,
     "images.size=32",
     "search.steps=2",
     "search.max_steps=",
@@ -21,6 +25,7 @@ QUICK = (
 """Settings of a study of seconds."""
 
 PLAIN = (
+    *SETTLED,
     *("search.learning_rates=[1e-4,1e-3,1e-2]", "search.steps=15", "search.max_steps=", "search.schedule=constant"),
     *("search.ties=exact", "train.optimizer=adam", "train.weight_decay=0.0", "train.schedule=constant"),
     *("train.warmup=0.0", "train.epochs=8", "train.refit=train", "augment.policy=none", "augment.views=1"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from helpers.images import make_class_folders
+from helpers.studies import SETTLED
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.images import files, jxl
@@ -70,7 +71,14 @@ def test_what_to_install_is_said(content: bytes, what: str) -> None:
 def test_a_study_without_the_package_skips_the_image_and_says_why(tmp_path: Path) -> None:
     folder = make_class_folders(tmp_path / "pictures")
     (folder / "left" / "phone.HEIC").write_bytes(HEIC)
-    recipe = load_recipe("photos", str(folder), ("images.size=32",))
+    recipe = load_recipe(
+        "photos",
+        str(folder),
+        (
+            *SETTLED,
+            "images.size=32",
+        ),
+    )
     dataset = load_dataset(recipe, choose_compute("cpu", "fp32"), Clock())
     assert len(dataset.source.ids) == 60
     (skipped,) = dataset.source.skipped

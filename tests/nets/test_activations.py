@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+from helpers.studies import SETTLED
 from thaw.cache.arrays import CachedArrays
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
@@ -45,7 +46,18 @@ class Two(nn.Module):
 
 @pytest.fixture
 def dataset(class_folder: Path) -> Dataset:
-    return load_dataset(load_recipe("photos", str(class_folder), ("images.size=8",)), FP32, Clock())
+    return load_dataset(
+        load_recipe(
+            "photos",
+            str(class_folder),
+            (
+                *SETTLED,
+                "images.size=8",
+            ),
+        ),
+        FP32,
+        Clock(),
+    )
 
 
 def made(prefix: fx.GraphModule, dataset: Dataset, compute: Compute = FP32) -> CachedArrays:
@@ -80,7 +92,7 @@ def test_another_weight_or_precision_is_another_entry(dataset: Dataset) -> None:
 
 
 def test_what_is_larger_than_the_cache_may_be_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe("photos", "images", ("images.size=32", "train.device=cpu"))
+    recipe = load_recipe("photos", "images", (*SETTLED, "images.size=32", "train.device=cpu"))
     assert make_plan(recipe, 2, 60, 32, FP32).prefixes
     monkeypatch.setenv("THAW_CACHE_LIMIT", "10")
     plan = make_plan(recipe, 2, 60, 32, FP32)

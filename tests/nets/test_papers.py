@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.studies import SETTLED
 from thaw.errors import ModelError
 from thaw.nets.adapters import add_adapters
 from thaw.nets.backbones import build_backbone
@@ -199,7 +200,14 @@ def test_adapters_are_two_thin_matrices_for_each_linear_layer(backbone: str) -> 
 
 
 def photos() -> Recipe:
-    return load_recipe("photos", ".", ("model.weights=random",))
+    return load_recipe(
+        "photos",
+        ".",
+        (
+            *SETTLED,
+            "model.weights=random",
+        ),
+    )
 
 
 def test_a_probe_trains_the_head_alone_before_all_of_the_network() -> None:

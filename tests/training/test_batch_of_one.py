@@ -30,10 +30,14 @@ def recipe(folder: Path, *settings: str) -> Recipe:
 
 
 @pytest.mark.parametrize("train", ["all", "last-stage", "norm"])
-def test_an_arm_that_cannot_is_named_before_anything_is_read(train: str, tmp_path: Path) -> None:
+def test_an_arm_that_cannot_is_named_before_an_image_is_decoded(train: str, tmp_path: Path) -> None:
+    for label in ("left", "right"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "images" / label / f"{number}.png").write_bytes(b"no image")
     refused = recipe(tmp_path, f"arms.b.train={train}")
     with pytest.raises(ModelError, match=r"^arm b trains batch normalisation.* 32 px .*batch_size to 2 or more.*\.$"):
-        thaw.run_study(refused, tmp_path / "run")  # there are no images
+        thaw.run_study(refused, tmp_path / "run")
 
 
 def test_an_arm_that_can_is_not_refused(tmp_path: Path) -> None:

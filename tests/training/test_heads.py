@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from helpers.records import FACTS
 from helpers.small_bundle import BACKBONE, small_config
-from helpers.studies import break_off, metrics_of, timeless
+from helpers.studies import SETTLED, break_off, metrics_of, timeless
 from thaw.arm import train_trial
 from thaw.bundle.load import load
 from thaw.bundle.save import save_bundle
@@ -47,7 +47,10 @@ from thaw.training.specs import resolve_arm
 
 CPU = Compute(torch.device("cpu"), "fp32")
 IMAGES, WIDTH = 150, 12
-QUICK = ("images.size=32", "train.precision=fp32", "data.validation=12", "data.test=9", "train.batch_size=16")
+QUICK = (
+    *SETTLED,
+    *("images.size=32", "train.precision=fp32", "data.validation=12", "data.test=9", "train.batch_size=16"),
+)
 
 
 def some_features(images: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +103,7 @@ class Headed(nn.Module):
 def headed(*settings: str, kind: str = "linear") -> tuple[Setup, np.ndarray, np.ndarray]:
     """A network whose input is what enters its head, with its features and labels."""
     features, labels = some_features(IMAGES, WIDTH, 3)
-    recipe = load_recipe("photos", "pictures", (f"arms.head.head={kind}", *settings))
+    recipe = load_recipe("photos", "pictures", (*SETTLED, f"arms.head.head={kind}", *settings))
     model = Headed(3)
     install_head(model, "head", HeadForm(kind=kind))  # type: ignore[arg-type]
     inputs = Inputs((features,), CPU.device)
@@ -207,7 +210,7 @@ def fit_of(folder: Path, kind: str, *settings: str) -> tuple:
 
 def test_a_probe_never_sees_a_validation_image(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*QUICK, "arms.everything.probe=true", "train.refit=train+validation")
-    recipe = load_recipe("photos", str(class_folder), settings)
+    recipe = load_recipe("photos", str(class_folder), (*SETTLED, *settings))
     dataset = load_dataset(recipe, CPU, Clock())
     validation, seen = dataset.splits.validation, []
     whole = heads._known
@@ -331,7 +334,7 @@ def _stop(*_: object) -> None:
 def test_heads_that_cannot_be_are_refused(class_folder: Path) -> None:
     for setting in ('arms.head.train="all"', "arms.head.probe=true"):
         with pytest.raises(RecipeError, match=r'set arms\.head\.train = "head" without probe'):
-            load_recipe("photos", "pictures", ("arms.head.head=linear", setting))
+            load_recipe("photos", "pictures", (*SETTLED, "arms.head.head=linear", setting))
     backbone = ("model.backbone=torchvision/squeezenet1_1", "model.weights=random", "arms.last-stage=")
     for setting in ("arms.head.head=linear", "arms.everything.probe=true"):
         recipe = load_recipe("photos", str(class_folder), (*QUICK, *backbone, setting))

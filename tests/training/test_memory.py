@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.cli import thaw
+from helpers.studies import SETTLED
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
 from thaw.data.source import Source
@@ -100,7 +101,7 @@ def test_a_picture_that_the_memory_does_not_hold_is_not_kept_as_a_bad_one(
     class_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load() -> Source:
-        recipe = load_recipe("photos", str(class_folder), ("images.size=16", "train.device=cpu"))
+        recipe = load_recipe("photos", str(class_folder), (*SETTLED, "images.size=16", "train.device=cpu"))
         return load_dataset(recipe, choose_compute("cpu", "fp32"), Clock()).source
 
     with monkeypatch.context() as short:

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 import thaw
 from helpers.images import make_class_folders
 from helpers.small_bundle import small_bundle
+from helpers.studies import SETTLED
 from thaw.compute.batches import shuffled
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
@@ -42,7 +43,7 @@ def make_recipe(folder: Path, **augment: object) -> Recipe:
         *("train.optimizer=adam", "train.schedule=constant", "train.warmup=0", "data.test=20"),
         *(f"augment.{key}={value}" for key, value in {"test_views": 1, **augment}.items()),
     )
-    return load_recipe("photos", str(folder), settings)
+    return load_recipe("photos", str(folder), (*SETTLED, *settings))
 
 
 def load(recipe: Recipe) -> Dataset:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from helpers.records import FACTS
-from helpers.studies import PLAIN
+from helpers.studies import PLAIN, SETTLED
 from thaw.cache.checkpoint import load_state, save_state
 from thaw.compute.batches import Inputs, _upload, balanced, consecutive, shuffled
 from thaw.compute.device import Compute
@@ -337,7 +337,7 @@ def test_patience_keeps_the_best_epoch(toys: Toys) -> None:
 
 def test_patience_without_held_out_images_is_refused() -> None:
     with pytest.raises(RecipeError, match=r'set train.refit = "train"'):
-        load_recipe("photos", "pictures", ("train.patience=2", "train.refit=train+validation"))
+        load_recipe("photos", "pictures", (*SETTLED, "train.patience=2", "train.refit=train+validation"))
 
 
 def test_arrays_on_the_device_give_the_batches_of_mapped_ones(pixels: np.ndarray) -> None:

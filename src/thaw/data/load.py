@@ -23,10 +23,22 @@ from thaw.recipe import Recipe, Settings
 from thaw.recipes import embedded_weights
 
 
-def load_dataset(recipe: Recipe, compute: Compute, clock: Clock) -> Dataset:
-    """Source, pixels and splits. Bad images are gone before anything is drawn, so that no draw depends on them."""
+def load_dataset(recipe: Recipe, compute: Compute, clock: Clock, whole: Source | None = None) -> Dataset:
+    """Source, pixels and splits. Bad images are gone before anything is drawn, so that no draw depends on them.
+
+    Parameters
+    ----------
+    recipe
+        Settled, see `settle`.
+    compute
+        The device.
+    clock
+        Times the pixels.
+    whole
+        The source, where it has been read already.
+    """
+    whole = read_source(recipe.data) if whole is None else whole
     preprocessing = preprocessing_of(recipe)
-    whole = read_source(recipe.data)
     used = used_splits(whole, recipe.data)
     say_held_out(whole, recipe.data)
     source = whole.take(used)

@@ -146,6 +146,12 @@ def _parts(source: Source, data: Data) -> tuple[dict[str, str | int | float], li
     return wanted, pool_splits
 
 
+def before_copies(source: Source, data: Data) -> Data:
+    """The settings that hold before it is known which images are copies of each other: without that group."""
+    known = data.group != COPIES or COPIES in source.columns.column_names
+    return data if known else data.model_copy(update={"group": None})
+
+
 def group_codes(source: Source, data: Data) -> NDArray[np.int64] | None:
     """(n,) the group of each row, codes from 0; None where the recipe names no group column."""
     if data.group is None:

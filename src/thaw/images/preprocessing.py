@@ -34,7 +34,8 @@ class Preprocessing:
 
 
 def choose_preprocessing(default: Preprocessing, images: Images) -> Preprocessing:
-    """Return the backbone's own preprocessing, changed where the recipe says so."""
+    """Return the backbone's own preprocessing, changed where the recipe, settled, says so."""
+    assert "auto" not in (images.size, images.resize), "settle the recipe first"
     given: dict[str, Any] = images.model_dump(exclude_none=True, exclude={"decode", "depth"})
     for name in given.keys() & {"mean", "std"}:
         given[name] = tuple(given[name])

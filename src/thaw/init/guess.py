@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thaw.data.endings import PICTURES, SPLITS
+from thaw.data.shapes import Shapes, look_at_shapes
 from thaw.data.source import Source, read_source
 from thaw.data.splits import Splits, make_splits, split_parts, unused_splits, used_splits
 from thaw.data.tables import INDEX, open_tables
@@ -20,8 +21,6 @@ from thaw.recipe import Data
 from thaw.scoring.slices import as_numbers
 from thaw.text import listed
 
-LOOKED_AT = 400
-"""Images whose size is looked at, spread over the source."""
 TRIED = 20
 """Values of a column that are looked at to tell whether it holds images."""
 FEW = 50
@@ -49,12 +48,8 @@ class Look:
     """For each key of `data` that was guessed, the reason; for one that was left out, why it is."""
     source: Source
     splits: Splits
-    sizes: list[tuple[int, int]]
-    """(width, height) of the images that were looked at, in pixels."""
-    jpegs: int
-    """How many of these are JPEGs."""
-    unreadable: int
-    """How many could not be opened."""
+    shapes: Shapes
+    """Of some of its images."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def look_at(name: str) -> Look:
     why |= {part: splits.how[part] for part in ("validation", "test")}
     if unused := unused_splits(source, used_splits(source, data)):
         why["source"] = f"not used: {unused['unused']}"
-    return Look(data, why, source, splits, *_sizes(source))
+    return Look(data, why, source, splits, look_at_shapes(source))
 
 
 def _columns(tables: datasets.DatasetDict) -> list[Column]:
@@ -213,19 +208,3 @@ def _could_be_classes(column: Column) -> bool:
         return False
     numbers = as_numbers(column.values)
     return numbers is None or bool((numbers[~np.isnan(numbers)] % 1 == 0).all())
-
-
-def _sizes(source: Source) -> tuple[list[tuple[int, int]], int, int]:
-    """Sizes of up to LOOKED_AT images by their headers; how many are JPEGs; how many could not be opened."""
-    rows = np.linspace(0, len(source.ids) - 1, min(LOOKED_AT, len(source.ids))).astype(int)
-    sizes, jpegs = [], 0
-    for row in rows.tolist():
-        try:
-            with open_image(source.picture(row)) as picture:
-                sizes.append(picture.size)
-                jpegs += picture.format == "JPEG"
-        except Exception:  # decoders of broken files raise anything
-            continue
-    if not sizes:
-        raise DataError("none of the images looked at can be opened; give a source with JPEG, PNG or WebP images.")
-    return sizes, jpegs, len(rows) - len(sizes)

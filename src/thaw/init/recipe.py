@@ -15,12 +15,11 @@ from thaw.errors import StorageError
 from thaw.init.guess import Look
 from thaw.recipe import recipe_text
 from thaw.scoring.baselines import imbalance
+from thaw.settle import ALL_SQUARE, EPOCHS, choose_size, choose_training
 from thaw.text import escape_line
 
-STEPS_AN_EPOCH = 10
-"""The batch is small enough for so many steps, and at most 32 images."""
-EPOCHS, FEW = 12, 320
-"""Epochs for so many images; for sixteen times as many, half as many epochs."""
+NATIVE = 224
+"""Pixels of a side that the backbone of `photos` was made for."""
 SHOWN_CLASSES = 12
 WIDTH = 110
 
@@ -60,7 +59,7 @@ def suggest(look: Look, out: Path) -> str:
 
 
 def _found(look: Look, out: Path) -> Iterator[str]:
-    source, names = look.source, look.source.classes
+    source, shapes, names = look.source, look.shapes, look.source.classes
     counts = _counts(look)
     order = np.argsort(-counts, kind="stable")
     told = ", ".join(f"{names[code]} {counts[code]:,}" for code in order[:SHOWN_CLASSES])
@@ -85,9 +84,9 @@ def _found(look: Look, out: Path) -> Iterator[str]:
         yield from _comment(
             f"{len(source.skipped):,} files or rows are skipped; the report names each with its reason."
         )
-    if look.unreadable:
+    if shapes.unreadable:
         yield from _comment(
-            f"{look.unreadable:,} of {look.unreadable + len(look.sizes):,} images looked at cannot be opened."
+            f"{shapes.unreadable:,} of {shapes.unreadable + len(shapes.sizes):,} images looked at cannot be opened."
         )
 
 
@@ -115,62 +114,40 @@ def _data(look: Look, out: Path) -> Iterator[str]:
 
 
 def _images(look: Look) -> Iterator[str]:
-    sizes = np.array(look.sizes)
-    shorter = sizes.min(1)
-    median = int(np.median(shorter))
+    shapes = look.shapes
+    sizes, size = np.array(shapes.sizes), choose_size(shapes, NATIVE)
     width, height = np.median(sizes, 0).astype(int)
-    size = 224 if median >= 192 else max(32, 32 * round(median / 32))
-    squares = float((sizes.max(1) <= 1.05 * shorter).mean())
     yield "[images]"
     yield from _comment(
         f"{len(sizes):,} images looked at: {width} x {height} pixels in the median, shorter sides from "
-        f"{shorter.min()} to {shorter.max()}."
+        f"{sizes.min()} to {sizes.min(1).max()}."
     )
-    reason = (
-        "what the backbone was pretrained at" if size == 224 else "the images are small, and a larger size adds work"
-    )
-    yield from _key("size", size, reason)
-    if squares > 0.9:
-        yield from _key("resize", "squash", f"{squares:.0%} are square, so nothing is distorted and nothing cut off")
+    yield from _key("size", size.value, size.why)
+    if shapes.squares >= ALL_SQUARE:
+        yield from _key("resize", "squash", f"{shapes.squares:.0%} are square, so that nothing is distorted")
     else:
         yield from _comment(
-            f"{1 - squares:.0%} are not square. squash bends their shape and cuts nothing off; crop cuts the ends off, "
-            "letterbox adds a border."
+            f"{1 - shapes.squares:.0%} are not square. squash bends their shape and cuts nothing off; crop cuts the "
+            "ends off, letterbox adds a border; auto compares them by a probe before anything is trained."
         )
-        yield from _key("resize", "squash", "")
-    if look.jpegs > len(sizes) / 2 and median >= 4 * size:
+        yield from _key("resize", "auto", "")
+    if shapes.jpegs > len(sizes) / 2 and isinstance(size.value, int) and shapes.shorter_side >= 4 * size.value:
         yield from _comment('These JPEGs are large: decode = "fast" lets the decoder shrink them first.')
 
 
 def _train(look: Look) -> Iterator[str]:
-    """The recipe's own training, with batches and epochs for so many images, and a view for each epoch."""
-    images = len(look.splits.train)
-    batch, epochs = fit_training(images)
-    steps = -(-images // batch)
+    """The recipe's own training with what it leaves to the images filled in, and a view for each epoch."""
+    chosen = choose_training(look.source.classes, np.bincount(look.source.labels[look.splits.train]))
+    epochs = chosen[EPOCHS].value
     rest = "[train]" + recipe_text("photos").partition("[train]")[2].partition("[arms.")[0].rstrip()
     for line in rest.splitlines():
         key = line.partition(" =")[0]
-        if key == "batch_size":
-            yield from _key(key, batch, f"{images:,} images to train on are {steps:,} steps an epoch")
-        elif key == "epochs":
-            told = f"{epochs * steps:,} steps; more may help where the report's curves still rise"
-            yield from _key(key, epochs, told)
+        if ("train", key) in chosen:
+            yield from _key(key, *chosen["train", key])
         elif key == "views":
             yield from _key(key, epochs, "one for each epoch")
-        elif key == "refit" and (why := imbalance(look.source.classes, _counts(look))):
-            yield from _key("class_weights", "balanced", f"{why}: errors on the rare class weigh as much in all")
-            yield line
         else:
             yield line
-
-
-def fit_training(images: int) -> tuple[int, int]:
-    """Choose batch size and epochs for so many training images: about ten steps an epoch, and fewer epochs for more.
-
-    The recipe `photos` has those of some 320 images.
-    """
-    batch = 2 ** int(np.log2(np.clip(images / STEPS_AN_EPOCH, 8, 32)))
-    return batch, int(np.clip(round(EPOCHS * (FEW / max(images, 1)) ** 0.25), 3, 20))
 
 
 def _verdict(look: Look) -> Iterator[str]:

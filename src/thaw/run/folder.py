@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thaw.cache.budget import datasets_folder, using
 from thaw.cache.files import PART, lock_or_refuse, write_atomic, writing
 from thaw.errors import StorageError
 from thaw.recipe import Recipe, to_toml
@@ -29,7 +28,7 @@ def open_run(folder: Path, recipe: Recipe) -> Iterator[Path]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_another(folder, text)
-    with lock_or_refuse(folder / LOCK, f"another study is running in {folder}"), using(datasets_folder()):
+    with lock_or_refuse(folder / LOCK, f"another study is running in {folder}"):
         _refuse_another(folder, text)
         for path in folder.rglob(f".*{PART}"):
             path.unlink(missing_ok=True)

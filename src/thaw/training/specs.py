@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from thaw.recipe import Arm, Head, Search, Settings, Train, training_of
+from thaw.recipe import Arm, Head, Search, Settings, Training, training_of
 from thaw.recipes import embedded_weights
 from thaw.record import Record
 
@@ -32,7 +32,7 @@ class ArmSpec(Record):
     """Whether the prefix is computed once; else the whole network runs at every step."""
     search: Search
     """The learning-rate search."""
-    training: Train
+    training: Training
     """The final training."""
 
     def network_key(self, seed: int) -> str:

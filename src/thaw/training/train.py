@@ -10,7 +10,7 @@ from thaw.cache.checkpoint import load_state, optimizer_tensors, restore_optimiz
 from thaw.compute.batches import Rows
 from thaw.errors import DivergedError
 from thaw.progress import say, stage, stopwatch
-from thaw.recipe import Train
+from thaw.recipe import Training
 from thaw.training.loop import Learner, fit, schedule
 from thaw.training.network import Setup, epoch_seed, is_finite, restore, snapshot
 from thaw.training.results import Epoch, TrainResult
@@ -89,7 +89,7 @@ def train(setup: Setup, learning_rate: float, weight_decay: float) -> TrainResul
     return TrainResult(epochs=epochs, stopped=stopped, seconds=before + elapsed())
 
 
-def _keep(kept: list[Tensor], now: list[Tensor], epochs: list[Epoch], settings: Train) -> list[Tensor]:
+def _keep(kept: list[Tensor], now: list[Tensor], epochs: list[Epoch], settings: Training) -> list[Tensor]:
     """What is kept after an epoch, to end with: the best state, or the mean of the last ones; nothing for the last."""
     number = len(epochs) - 1
     if settings.keep == "best" or settings.patience:
