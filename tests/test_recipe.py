@@ -52,7 +52,10 @@ def test_the_founding_study_is_to_the_letter() -> None:
         ("am=", "am= removes a key that is not there (did you mean 'name'?)."),
         ("arms.scrach=", "did you mean 'scratch'?"),
         ("arms.nothing=", "removes a key that is not there (leave it out)."),
-        (f"train.batch_size={2**80}", f"train.batch_size = {2**80} should be 'auto' or a number of images from 1 to 1048576"),
+        (
+            f"train.batch_size={2**80}",
+            f"train.batch_size = {2**80} should be 'auto' or a number of images from 1 to 1048576",
+        ),
         (f"train.epochs={2**80}", "should be 'auto' or a number of passes from 1 to 10000"),
         (f"train.seeds=[0,{2**32}]", "train.seeds = 4294967296 should be less than 4294967296"),
         (f"data.seed={2**80}", "should be less than 4294967296"),

@@ -19,7 +19,7 @@ from thaw.data.dataset import Dataset
 from thaw.errors import DivergedError, ModelError
 from thaw.nets.adapters import merge_adapters
 from thaw.nets.backbones import weights_digest
-from thaw.plan import Study, Trial
+from thaw.plan import DONE, Study, Trial
 from thaw.progress import Clock, say
 from thaw.record import Record
 from thaw.scoring.metrics import score
@@ -262,14 +262,14 @@ def _save(study: Study, trial: Trial, result: TrialResult, setup: Setup) -> None
     if result.validation_logits is not None:
         answers["validation"] = torch.from_numpy(result.validation_logits)
     notes = {"record": result.record.model_dump(mode="json"), "model": model}
-    save_state(study.work / trial.name / "done.safetensors", answers, notes)
+    save_state(study.work / trial.name / DONE, answers, notes)
     if setup.work:
         (setup.work / "epoch.safetensors").unlink(missing_ok=True)
 
 
 def _load(study: Study, trial: Trial) -> TrialResult | None:
     """The result that an earlier run of the study saved; None where there is none, or its model is gone."""
-    done = load_state(study.work / trial.name / "done.safetensors")
+    done = load_state(study.work / trial.name / DONE)
     if done is None:
         return None
     answers, notes = done

@@ -19,6 +19,9 @@ from thaw.training.results import NetworkFacts
 from thaw.training.specs import ArmSpec, feature_spec, head_only, resolve_arm
 from thaw.versions import versions
 
+DONE = "done.safetensors"
+"""The file of a finished trial in its folder."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -154,3 +157,9 @@ def plan_study(study: Study) -> Plan:
     classes, images, size = len(dataset.source.classes), len(dataset.source.ids), dataset.preprocessing.size
     views = [len(view.rows) for view in dataset.views]
     return make_plan(study.recipe, classes, images, size, study.compute, views)
+
+
+def unfinished(study: Study, plan: Plan) -> Plan:
+    """The plan without the trials that an earlier run of the study finished."""
+    left = [trial for trial in plan.trials if not (study.work / trial.name / DONE).exists()]
+    return plan.model_copy(update={"trials": left})

@@ -16,7 +16,8 @@ from thaw.data.source import Source, read_source
 from thaw.data.splits import before_copies, group_codes, make_splits, used_splits
 from thaw.data.views import add_views, pictures_of, view_rows
 from thaw.engine import here
-from thaw.plan import Plan, Study, check_batches, make_plan, plan_study
+from thaw.estimate import Estimate, Sizes, estimate
+from thaw.plan import Plan, Study, check_batches, make_plan, plan_study, unfinished
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.report.card import complete_bundles
@@ -95,6 +96,10 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
     study = Study(recipe, dataset, compute, folder)
     with clock("plan"):
         plan = plan_study(study)
+        left = unfinished(study, plan)
+        if left.trials:
+            sizes = Sizes(*(len(rows) for rows in dataset.splits.rows().values()))
+            say(estimate(left, sizes, recipe.augment, dataset.preprocessing.size, compute).told())
     with clock("trials"):
         results = here.map(partial(run_trial, study, listener=live), plan.trials)
     with clock("features"):
@@ -134,7 +139,7 @@ def say_findings(findings: list[Finding]) -> None:
             say(f"{finding.severity}: {finding.what}")
 
 
-def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
+def plan_recipe(recipe: Recipe) -> tuple[Plan, int, Estimate]:
     """Plan a study without decoding an image.
 
     Returns
@@ -143,6 +148,8 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
         What would be computed once, and the trials.
     int
         The images of all splits together.
+    Estimate
+        How long it would take.
     """
     source = read_source(recipe.data)
     recipe = settle(recipe, source)
@@ -150,6 +157,9 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int]:
     check_batches(recipe, size)
     used = used_splits(source, recipe.data)
     kept = source.take(used)
-    views = [len(rows) for rows in view_rows(recipe.augment, make_splits(kept, before_copies(kept, recipe.data)))]
+    splits = make_splits(kept, before_copies(kept, recipe.data))
+    views = [len(rows) for rows in view_rows(recipe.augment, splits)]
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    return make_plan(recipe, len(source.classes), len(used), size, compute, views), len(used)
+    plan = make_plan(recipe, len(source.classes), len(used), size, compute, views)
+    sizes = Sizes(*(len(rows) for rows in splits.rows().values()))
+    return plan, len(used), estimate(plan, sizes, recipe.augment, size, compute)

@@ -11,6 +11,7 @@ from thaw.text import escape_terminal, fitted, format_bytes, short
 
 if TYPE_CHECKING:
     from thaw.audit.results import Audit
+    from thaw.estimate import Estimate
     from thaw.plan import Plan
     from thaw.run.metrics import Metrics, TrialMetrics
 
@@ -60,8 +61,8 @@ def print_audit(audit: "Audit") -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_plan(plan: "Plan", images: int) -> None:
-    """Print which modules each arm trains, and what is computed once for each of the `images`."""
+def print_plan(plan: "Plan", images: int, estimate: "Estimate") -> None:
+    """Print which modules each arm trains, what is computed once for each of the `images`, and how long it takes."""
     console = Console(highlight=False)
     table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan.networks, box=None, header_style="bold")
     trained = {arm: {row.module for row in facts.modules if row.trained} for arm, facts in plan.networks.items()}
@@ -88,3 +89,4 @@ def print_plan(plan: "Plan", images: int) -> None:
         else:
             lines.append(f"runs whole: {frontier.reason or 'nothing is frozen'}")
         console.print("\n  ".join(lines), markup=False, soft_wrap=True)
+    console.print(estimate.told(), markup=False, soft_wrap=True)
