@@ -186,6 +186,10 @@ class Train(Section):
     where a class is rare or one has most images."""
     sampling: Literal["all", "balanced"] = "all"
     """`all` shows every image once an epoch; `balanced` draws as many, each class as often as the others."""
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """`mixup` trains on sums of two images of a batch, `cutmix` on images with a rectangle of another, with labels in
+    proportion. Only for arms of which nothing is computed once, such as `train = "all"`: set it in
+    `[arms.NAME.training]`."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """The norm that the gradient of a step is shortened to where it is longer."""
     batch_size: BatchSize | Literal["auto"] = 512

@@ -14,6 +14,7 @@ from thaw.compute.device import Compute
 from thaw.errors import out_of_memory
 from thaw.progress import say
 from thaw.recipe import Train
+from thaw.training.mixing import Mix
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class Task:
     compute: Compute
     clip: float | None = None
     """The norm that each gradient is shortened to where it is longer."""
+    mix: Mix | None = None
+    """How the images of a batch are mixed."""
+
+    def batches(self, rows: list[Rows]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """The inputs of each batch, and its classes: int64 (batch,), or mixed ones, (batch, classes)."""
+        targets = (self.labels[own] for own in on_device(rows, self.labels.device))
+        for own, target, tensors in zip(rows, targets, self.inputs.batches(rows), strict=True):
+            yield self.mix(tensors, target, own) if self.mix else (tensors, target)
 
 
 @dataclass(frozen=True)
@@ -159,9 +168,9 @@ def first_step(task: Task, part: nn.Module, rows: Rows) -> FirstStep:
     rows
         Of the inputs, one batch.
     """
-    (tensors,) = task.inputs.batches([rows])
+    ((tensors, target),) = task.batches([rows])
     before = [buffer.clone() for buffer in part.buffers()]
-    losses, _ = _gradients(task, [part], tensors, _at(task.labels, rows), 1)
+    losses, _ = _gradients(task, [part], tensors, target, 1)
     buffers = [buffer.clone() for buffer in part.buffers()]
     gradients = [parameter.grad for parameter in part.parameters()]
     _begin_at([part], [None] * len(gradients), before)
@@ -207,8 +216,7 @@ def fit(
     steps: list[Losses] = [[] for _ in learners]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     pieces = 1
-    targets = (task.labels[rows] for rows in on_device(batches, task.labels.device))
-    for step, (target, tensors) in enumerate(zip(targets, task.inputs.batches(batches), strict=True)):
+    for step, (tensors, target) in enumerate(task.batches(batches)):
         if opening is not None and step == 0:
             _begin_at(parts, opening.gradients, opening.buffers)
             task.compute.set_random_state(opening.random_state)
@@ -293,6 +301,7 @@ def _add_gradients(
     noted: list[Losses] = [[] for _ in parts]
     for values, wanted, share in _pieces(tensors, target, pieces, task.criterion.weight):
         entering: Any = values
+        likeliest = wanted if wanted.dim() == 1 else wanted.argmax(1)
         if task.middle is not None:
             with torch.no_grad(), compute.autocast():
                 entering = task.middle(*values)
@@ -306,7 +315,7 @@ def _add_gradients(
                 logits = part(*own)
             loss = task.criterion(logits.float(), wanted) * share
             torch.autograd.backward(loss)
-            noted[index].append((loss.detach(), (logits.detach().argmax(1) == wanted).sum()))
+            noted[index].append((loss.detach(), (logits.detach().argmax(1) == likeliest).sum()))
     sums = [[torch.stack(values).sum() for values in zip(*of_tail, strict=True)] for of_tail in noted]
     return [(loss, correct) for loss, correct in sums]
 
@@ -332,7 +341,11 @@ def _pieces(
     if pieces == 1:
         yield tensors, target, 1.0
         return
-    each = torch.ones_like(target, dtype=torch.float32) if weights is None else weights[target]
+    # torch's mean over mixed classes is one over images, whatever their weights
+    if weights is None or target.dim() > 1:
+        each = torch.ones(len(target), device=target.device)
+    else:
+        each = weights[target]
     for piece in torch.arange(len(target)).tensor_split(pieces):
         rows = slice(int(piece[0]), int(piece[-1]) + 1)
         yield tuple(tensor[rows] for tensor in tensors), target[rows], each[rows].sum() / each.sum()

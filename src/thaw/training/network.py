@@ -18,6 +18,7 @@ from thaw.data.splits import Splits
 from thaw.record import Record
 from thaw.scoring.measure import measure
 from thaw.training.loop import Learner, Task, logits_of, make_criterion, make_optimizer
+from thaw.training.mixing import make_mix
 from thaw.training.results import NetworkFacts
 from thaw.training.specs import ArmSpec
 
@@ -96,8 +97,9 @@ class Setup:
         """What the network, or copies of it, are trained on; `rows`, the images trained on, weigh the classes."""
         criterion = make_criterion(self.spec.training, self.labels, rows)
         labels = self.labels.repeat(1 + len(self.network.inputs.views))
-        clip = self.spec.training.clip
-        return Task(self.network.middle, self.network.inputs, labels, criterion, self.compute, clip)
+        training = self.spec.training
+        mix = make_mix(training.mix, int(self.labels.max()) + 1)
+        return Task(self.network.middle, self.network.inputs, labels, criterion, self.compute, training.clip, mix)
 
     def learner(self, trainable: nn.Module, learning_rate: float, weight_decay: float) -> Learner:
         """The trainable part, the network's own or a copy, with the arm's optimizer over it."""

@@ -177,7 +177,13 @@ def build_network(spec: ArmSpec, seed: int, classes: int, size: Size, compute: C
         return BuiltNetwork(model, head, modules, None, None)
     example = torch.rand(2, 3, *sides(size), generator=torch.Generator().manual_seed(0)).to(compute.device)
     parts = split(model, example)
-    return BuiltNetwork(model, head, modules, parts, describe_prefix(parts, size, compute))
+    prefix = describe_prefix(parts, size, compute)
+    if prefix and spec.head == "trained" and spec.training.mix != "none":
+        raise ModelError(
+            f"arm {spec.name} cannot mix images, since its first layers are computed once for each; set mix in "
+            '[arms.NAME.training] of arms that train everything, or cache.activations = "off".'
+        )
+    return BuiltNetwork(model, head, modules, parts, prefix)
 
 
 def prepare(spec: ArmSpec, seed: int, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Network:
