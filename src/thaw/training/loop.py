@@ -342,9 +342,8 @@ def _pieces(
         yield tensors, target, 1.0
         return
     # torch's mean over mixed classes is one over images, whatever their weights
-    if weights is None or target.dim() > 1:
-        each = torch.ones(len(target), device=target.device)
-    else:
+    each = torch.ones(len(target), device=target.device)
+    if weights is not None and target.dim() == 1:
         each = weights[target]
     for piece in torch.arange(len(target)).tensor_split(pieces):
         rows = slice(int(piece[0]), int(piece[-1]) + 1)
