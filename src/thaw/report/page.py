@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 from thaw import text as formats
 from thaw.cache.files import write_atomic
-from thaw.images.preprocessing import Preprocessing, covered, sides
-from thaw.recipe import load_recipe
+from thaw.images.preprocessing import sides
+from thaw.recipe import Recipe, load_recipe
 from thaw.report.analysis import analysis
 from thaw.report.classes import class_rows, confused_pairs, many
 from thaw.report.drawing import slug, write_figures
@@ -23,10 +23,11 @@ from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
 from thaw.report.gallery import duplicate_pairs, gallery, label_errors, mistakes, samples
 from thaw.report.limits import findings, harm, limits, narrow, people, sizes
+from thaw.report.method import resizing, training, views
 from thaw.report.ranking import mean_accuracies, pairs
 from thaw.report.reading import read, read_table
 from thaw.report.verdict import headline, reasons
-from thaw.run.metrics import ImageFacts, Metrics, read_metrics
+from thaw.run.metrics import Metrics, read_metrics
 
 FILTERS = (
     *(formats.about, formats.between, formats.count, formats.day, formats.fitted, formats.listed, formats.parameters),
@@ -41,9 +42,10 @@ def write_report(run: Path) -> Path:
     Raises StorageError where `run` is not a finished run of this format or cannot be written, RecipeError where its
     recipe is broken.
     """
-    metrics = read_metrics(run)
+    metrics, recipe_text = read_metrics(run), read(run / "recipe.toml", str)
+    recipe = load_recipe(str(run / "recipe.toml"))
     content = {
-        **_sentences(metrics),
+        **_sentences(metrics, recipe),
         "metrics": metrics,
         "sides": sides(metrics.images.size),
         "means": mean_accuracies(metrics),
@@ -57,8 +59,8 @@ def write_report(run: Path) -> Path:
         "samples": samples(run, metrics),
         "label_errors": label_errors(run, metrics),
         "duplicates": duplicate_pairs(run, metrics),
-        "recipe_text": read(run / "recipe.toml", str),
-        "recipe": load_recipe(str(run / "recipe.toml")),
+        "recipe_text": recipe_text,
+        "recipe": recipe,
         "environment": read(run / "environment.json", json.loads),
         "modules": _modules(read(run / "modules.json", json.loads)),
     }
@@ -72,31 +74,12 @@ def prose(text: str) -> Markup:
     return Markup(re.sub(r"`([\w.-]+)`", r"<b>\1</b>", str(escape(text))))
 
 
-def _resizing(images: ImageFacts) -> str:
-    """How an image comes to the size that the network sees, as the beginning of a sentence."""
-    high, wide = sides(images.size)
-    square = "" if high == wide else " (height by width)"
-    if images.resize == "squash":
-        if high == wide:
-            return f"Both sides of each image are brought to {high} pixels, its aspect ratio not kept"
-        return f"Each image is brought to {high} by {wide} pixels{square}, its aspect ratio not kept"
-    if images.resize == "letterbox":
-        return (
-            f"Each image is scaled until it just fits inside {high} by {wide} pixels{square}, its aspect ratio kept, "
-            "and padded evenly with the mean colour"
-        )
-    tall, broad = covered(Preprocessing(**images.model_dump(exclude={"decode"})))
-    if high == wide:
-        scaled = f"The shorter side of each image is brought to {tall} pixels"
-    else:
-        scaled = f"Each image is scaled until it just covers {tall} by {broad} pixels{square}"
-    return f"{scaled} and the middle {high} by {wide} cut out, its aspect ratio kept"
-
-
-def _sentences(metrics: Metrics) -> dict[str, Any]:
+def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
     """The sentences on the numbers."""
     return {
-        "resizing": _resizing(metrics.images),
+        "resizing": resizing(metrics.images),
+        "training": training(recipe, metrics),
+        "views": views(recipe.augment, recipe.train),
         "headline": headline(metrics),
         "reasons": reasons(metrics),
         "pairs": pairs(metrics),
