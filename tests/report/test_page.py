@@ -307,7 +307,8 @@ def test_a_halving_early_stops_and_adapters(tmp_path):
     text = Page(write_report(run)).text
     for told in (
         "8 learning rates from 1e-5 to 1e-1 are tried for 15 steps",
-        "trains for up to 3 epochs on train with Adam and weight decay 0.01. It stops when 2 epochs in a row bring nothing better",
+        "trains for up to 3 epochs on train with Adam and weight decay 0.01",
+        "It stops when 2 epochs in a row bring nothing better",
         "low-rank adapters (LoRA) on linear layers, 1 x 1 convolutions and attention",
         "head 2.5e-1 30 0.8300",
         "everything 1e2 15 failed",
