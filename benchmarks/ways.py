@@ -13,8 +13,14 @@ from typing import Any
 from thaw.recipe import Recipe, validate
 from thaw.study import run_study
 
-TRAIN = {"batch_size": 64, "epochs": 3, "refit": "train", "schedule": "cosine", "warmup": 0.1}
-SEARCH = {"method": "halving", "range": [1e-5, 1e-1], "candidates": 6, "steps": 6}
+TRAIN = {
+    "batch_size": 64, "epochs": 3, "refit": "train", "optimizer": "adamw", "weight_decay": 0.05,
+    "schedule": "cosine", "warmup": 0.2,
+}
+SEARCH = {
+    "method": "halving", "range": [1e-4, 1e-2], "candidates": 5, "steps": 20, "max_steps": 160,
+    "schedule": "train", "ties": "noise",
+}
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {"train": "all", "weights": "random"},
     "head": {"train": "head"},
