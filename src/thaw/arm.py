@@ -16,6 +16,7 @@ from thaw.cache.checkpoint import load_state, save_state
 from thaw.cache.files import require_room
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.data.shares import with_share
 from thaw.errors import DivergedError, ModelError
 from thaw.nets.adapters import merge_adapters
 from thaw.nets.backbones import weights_digest
@@ -35,7 +36,7 @@ from thaw.training.train import train
 class Listener(Protocol):
     """Who is told how far a trial is."""
 
-    def begin_trial(self, arm: str, seed: int) -> None:
+    def begin_trial(self, arm: str, seed: int, fraction: float) -> None:
         """A trial begins."""
 
     def note(self, kind: str, rows: Sequence[Record]) -> None:
@@ -81,7 +82,7 @@ def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> T
     study
         What the trials share; checkpoints, the result and the model go into its run folder.
     trial
-        The arm and the seed.
+        The arm, the seed and the fraction of the training images.
     listener
         Told of the beginning, every attempt and epoch, and the end.
 
@@ -99,13 +100,15 @@ def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> T
     StorageError
         The disk is full, or the run folder cannot be written.
     """
-    say(f"arm {trial.spec.name}, seed {trial.seed}")
+    share = "" if trial.fraction == 1 else f", {trial.fraction:g} of the labels"
+    say(f"arm {trial.spec.name}, seed {trial.seed}{share}")
     if listener:
-        listener.begin_trial(trial.spec.name, trial.seed)
+        listener.begin_trial(trial.spec.name, trial.seed, trial.fraction)
     result = _load(study, trial)
     if result is None:
         tell = listener.note if listener else silent
-        trained = train_trial(trial, study.dataset, study.compute, study.work / trial.name, tell)
+        dataset = with_share(study.dataset, study.recipe.data, trial.fraction)
+        trained = train_trial(trial, dataset, study.compute, study.work / trial.name, tell)
         result = _finish(study, trial, trained)
         del trained
         gc.collect()  # graphs and their networks hold each other
@@ -225,6 +228,7 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
     record = TrialRecord(
         arm=trial.spec.name,
         seed=trial.seed,
+        fraction=trial.fraction,
         precision="bf16" if setup.compute.precision == "bf16" else "fp32",
         network=setup.network.facts,
         probe=trained.probe,

@@ -102,10 +102,11 @@ def estimate(plan: Plan, sizes: Sizes, augment: Augment, size: Size, compute: Co
     for trial in plan.trials:
         suffix = 1 - plan.networks[trial.spec.name].frontier.fraction_saved
         each, passed = speed.training * suffix, speed.forward * suffix
-        searched, trained = steps_of(trial.spec, sizes)
+        own = sizes._replace(train=round(sizes.train * trial.fraction))
+        searched, trained = steps_of(trial.spec, own)
         batch = trial.spec.training.batch_size
         validated = sizes.validation * passed
-        search += searched * (batch * each + STEP) + _attempts(trial.spec) * (validated + 2 * sizes.train * passed)
+        search += searched * (batch * each + STEP) + _attempts(trial.spec) * (validated + 2 * own.train * passed)
         training += trained * (batch * each + STEP) + (0.0 if searched else FITTED)
         rest += sizes.test * passed * augment.test_views
         rest += 2 * min(sizes.test, SHOWN) * speed.forward if trial.saved else 0.0

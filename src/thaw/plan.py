@@ -15,8 +15,9 @@ from thaw.recipe import Recipe
 from thaw.record import Record
 from thaw.training.activations import Prefix
 from thaw.training.prepare import build_network, check_batch
-from thaw.training.results import NetworkFacts
+from thaw.training.results import NetworkFacts, Thawed
 from thaw.training.specs import ArmSpec, feature_spec, head_only, resolve_arm
+from thaw.training.sweep import thawed_arms
 from thaw.versions import versions
 
 DONE = "done.safetensors"
@@ -47,14 +48,16 @@ class Study:
 
 
 class Trial(Record):
-    """One arm with one seed: the unit of work."""
+    """One arm with one seed, on all training images or a share of them: the unit of work."""
 
     spec: ArmSpec
     """The arm."""
     seed: int
     """The seed of head, batches and dropout."""
+    fraction: float = 1.0
+    """The fraction of the training images that it trains on."""
     saved: bool
-    """Whether its model is kept as a bundle: that of each arm's first seed is."""
+    """Whether its model is kept as a bundle: that of each arm's first seed is, trained on all training images."""
     prefixes: list[Prefix]
     """The plan's prefixes: where their activations are cached, computing its own goes on from there; the result is the
     same without."""
@@ -62,7 +65,7 @@ class Trial(Record):
     @property
     def name(self) -> str:
         """The trial's folder among a study's finished pieces."""
-        return f"{self.spec.name}-{self.seed}"
+        return f"{self.spec.name}-{self.seed}" + (f"@{self.fraction}" if self.fraction != 1 else "")
 
 
 class Plan(Record):
@@ -74,6 +77,8 @@ class Plan(Record):
     """Those that train most come first, since their prefixes are the shortest and longer ones go on from there."""
     networks: dict[str, NetworkFacts]
     """What each arm trains, freezes and computes once."""
+    thawed: dict[str, Thawed]
+    """How deep each arm thaws that starts from `model.weights` and trains everything from one layer on."""
     views: int
     """Views of images that are computed besides the images themselves."""
     view_bytes: int
@@ -117,7 +122,8 @@ def make_plan(
     Returns
     -------
     Plan
-        The prefixes whose activations fit in the cache, each once, and a trial for each arm and seed.
+        The prefixes whose activations fit in the cache, each once, and a trial for each arm, seed and fraction of the
+        training images.
 
     Raises
     ------
@@ -141,13 +147,19 @@ def make_plan(
     planned = sorted(distinct.values(), key=lambda prefix: prefix.cut.macs)
     networks = {arm.name: facts[arm.network_key(seeds[0])] for arm in arms}
     trials = [
-        Trial(spec=arm, seed=seed, saved=seed == seeds[0], prefixes=planned)
+        Trial(spec=arm, seed=seed, fraction=fraction, saved=seed == seeds[0] and fraction == 1, prefixes=planned)
         for arm in sorted(arms, key=lambda arm: -networks[arm.name].parameters.trainable)
         for seed in seeds
+        for fraction in reversed(recipe.sweep.labels)
     ]
     tall, broad = sides(size)
     return Plan(
-        prefixes=planned, trials=trials, networks=networks, views=sum(views), view_bytes=3 * tall * broad * drawn
+        prefixes=planned,
+        trials=trials,
+        networks=networks,
+        thawed=thawed_arms(recipe, networks, classes, size),
+        views=sum(views),
+        view_bytes=3 * tall * broad * drawn,
     )
 
 

@@ -320,6 +320,28 @@ class Verdict(Section):
     the best; with `none`, the best arm is."""
 
 
+class Sweep(Section):
+    """What a study varies besides its arms: how deep it thaws, and with how many labels."""
+
+    depths: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Depths to thaw, from the head alone to everything: so many arms, cut between layers such that the multiply-adds
+    of what trains rise evenly, each called after the first layer that it trains, as `from-features.14`. A depth at
+    which an arm of the recipe trains already, from `model.weights`, gets no second one."""
+    labels: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [1.0]
+    """Fractions of the training images that every arm is trained on, each with every seed, ascending to 1.0. Each holds
+    the ones before it, is stratified by label, keeps groups whole, and is drawn with `data.seed`; validation and test
+    stay as they are. The verdict is about all images."""
+
+    @field_validator("labels")
+    @classmethod
+    def _ascending(cls, labels: list[float]) -> list[float]:
+        if labels != sorted(set(labels)) or labels[-1] != 1:
+            raise ValueError(
+                f"sweep.labels = {labels} should be fractions that rise to 1.0, such as [0.1, 0.25, 0.5, 1.0]"
+            )
+        return labels
+
+
 class Settings(Section):
     """Everything about a study but its data."""
 
@@ -407,6 +429,8 @@ class Recipe(Settings):
     """The labelled images, and how they are split."""
     verdict: Verdict = Verdict()
     """What decides which arm to use."""
+    sweep: Sweep = Sweep()
+    """What a study varies besides its arms."""
 
 
 Valid = TypeVar("Valid", bound=Settings)

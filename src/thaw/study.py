@@ -31,6 +31,7 @@ from thaw.run.write import write_run
 from thaw.settle import settle
 from thaw.training.features import extract_features
 from thaw.training.specs import feature_spec
+from thaw.training.sweep import with_depths
 
 
 def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") -> Metrics:
@@ -58,8 +59,9 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
     with using(datasets_folder()):
         source = read_source(recipe.data)
         settled = settle(recipe, source, choose_compute(recipe.train.device, recipe.train.precision))
-        with open_run(Path(out), settled) as folder, follow(folder, settled) as live:
-            return fill_run(folder, settled, source, command, live)
+        whole = with_depths(settled)
+        with open_run(Path(out), whole) as folder, follow(folder, whole) as live:
+            return fill_run(folder, whole, source, command, live)
 
 
 def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: Live) -> Metrics:
@@ -110,7 +112,7 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
     with clock("audit"):
         checked = with_leak(audited, features, dataset)
     say_findings(checked.findings[len(audited.record.findings) :])
-    found = StudyResult(recipe, dataset, compute, checked, label_errors, results, features.key)
+    found = StudyResult(recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed)
     with clock("heat_maps"):
         gallery = make_gallery(folder, study.work, found)
     metrics = make_metrics(found, clock.seconds(), command)
@@ -152,7 +154,7 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int, Estimate]:
         How long it would take.
     """
     source = read_source(recipe.data)
-    recipe = settle(recipe, source)
+    recipe = with_depths(settle(recipe, source))
     size = preprocessing_of(recipe).size
     check_batches(recipe, size)
     used = used_splits(source, recipe.data)

@@ -20,6 +20,7 @@ from thaw.scoring.baselines import baselines
 from thaw.scoring.comparison import compare, cost_steps
 from thaw.scoring.curves import trace_curves
 from thaw.scoring.intervals import all_intervals, class_scores
+from thaw.scoring.labels import Labels, Share, label_curves
 from thaw.scoring.metrics import score
 from thaw.scoring.statistics import score_intervals
 from thaw.scoring.verdict import judge
@@ -31,6 +32,11 @@ ARMS = {
     "head": ("IMAGENET1K_V1", "head", 0.915, 8_194),
     "last-two-fc": ("IMAGENET1K_V1", ["classifier.4", "classifier.6"], 0.943, 16_789_506),
     "everything": ("IMAGENET1K_V1", "all", 0.938, 57_012_034),
+}
+THAWED = {
+    "head": {"first": "classifier.6", "arithmetic": 0.00001, "parameters": 0.00014},
+    "last-two-fc": {"first": "classifier.4", "arithmetic": 0.0236, "parameters": 0.294},
+    "everything": {"first": "features.0", "arithmetic": 1.0, "parameters": 1.0},
 }
 RATES = (1e-5, 1e-4, 1e-3)
 
@@ -47,11 +53,12 @@ def make_run(
     text: str = "",
     group: str | None = None,
     errors: bool = False,
+    labels: bool = False,
 ) -> Path:
     """Write a finished run into `folder` and return it; `text` is added to whatever a source or recipe can name.
 
     With `group`, each five test images in a row are one. With `errors`, the run also has slices, label errors and an
-    audit that finds something.
+    audit that finds something, with `labels` also curves over a quarter, half and all of the training images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(7)
@@ -77,6 +84,7 @@ def make_run(
             "train": train,
             **runs[0],
             "parameters": {"total": 57_012_034, "trainable": trainable},
+            "thawed": THAWED.get(arm),
             "frontier": {}
             if train == "all"
             else {"nodes": ["flatten"], "bytes_per_image": 36864, "fraction_saved": 0.9124, "reason": ""},
@@ -134,6 +142,9 @@ def make_run(
             "intervals": all_intervals(codes["test"], of_seeds, _fives(images) if group else None).model_dump(),
             "curves": None if curves is None else curves.model_dump(),
         }
+    if labels:
+        whole = {arm: (np.stack(of) == codes["test"]) * 1.0 for arm, of in guesses.items()}
+        metrics["labels"] = _labels(whole, images * 8, random).model_dump()
     counts = [np.bincount(codes[split], minlength=len(classes)) for split in ("train", "test")]
     metrics["baselines"] = baselines(classes, *counts).model_dump()
     add_errors(folder, metrics, codes["test"], answered, small_pictures(codes["test"], draw_face, random), text)
@@ -192,6 +203,15 @@ def add_statistics(
         "arms": {arm: it.model_dump() for arm, it in judged.arms.items()},
     }
     metrics["costs"] = [step.model_dump() for step in cost_steps(accuracy, trained, seconds)]
+
+
+def _labels(whole: dict[str, NDArray[np.float64]], images: int, random: np.random.Generator) -> Labels:
+    """Curves of arms that are right on fewer images the fewer they are trained on."""
+    shares = []
+    for fraction, lost in ((0.25, 0.08), (0.5, 0.03), (1.0, 0.0)):
+        values = {arm: of * (random.random(of.shape) >= lost) for arm, of in whole.items()}
+        shares.append(Share(fraction, round(fraction * images), values, dict.fromkeys(whole, 10 * fraction)))
+    return label_curves("accuracy", shares)
 
 
 def _fives(images: int) -> NDArray[np.int64]:

@@ -130,7 +130,7 @@ def test_tables_have_captions_and_scroll_by_keyboard(page):
 def test_every_picture_says_what_it_shows(page, metrics):
     assert all(image["alt"] for image in page.all("img"))
     figures = page.all("svg")
-    assert len(figures) == 9 + 2 * len(metrics["arms"])
+    assert len(figures) == 10 + 2 * len(metrics["arms"])
     assert all(figure["aria-label"] and figure["role"] == "img" for figure in figures)
 
 
@@ -228,7 +228,7 @@ def test_a_rectangle_and_padding_are_told_and_shown_in_their_shape(tmp_path, no_
 
 def test_figures_are_written_as_png(page, run, metrics):
     names = {
-        "accuracy-on-test",
+        *("accuracy-on-test", "thawed"),
         "cost-seconds",
         "cost-parameters",
         "loss",

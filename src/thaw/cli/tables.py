@@ -78,9 +78,16 @@ def print_plan(plan: "Plan", images: int, estimate: "Estimate") -> None:
             f"rates and seeds; {format_bytes(plan.view_bytes)} of pixels",
             soft_wrap=True,
         )
+    shares = sorted({trial.fraction for trial in plan.trials} - {1.0})
+    if shares:
+        console.print(
+            f"labels: each arm and seed also on {', '.join(f'{share:g}' for share in shares)} of the training images"
+        )
     for arm, facts in plan.networks.items():
         parameters, frontier = facts.parameters, facts.frontier
         lines = [f"{arm}: trains {parameters.trainable:,} of {parameters.total:,} parameters"]
+        if thawed := plan.thawed.get(arm):
+            lines.append(f"thaws {thawed.arithmetic:.1%} of the arithmetic, from {thawed.first} on")
         if frontier.nodes:
             each = frontier.bytes_per_image
             lines.append(f"computed once per image, up to {', '.join(frontier.nodes)}")

@@ -23,7 +23,9 @@ from thaw.report.figures import (
 )
 from thaw.report.ranking import accuracies, mean_accuracies
 from thaw.report.svg import inline_svg, png
-from thaw.run.metrics import Metrics, mean_fit_seconds
+from thaw.report.sweep import by_depth, score_intervals
+from thaw.report.sweep_figures import plot_labels, plot_thawed
+from thaw.run.metrics import METRICS, Metrics, mean_fit_seconds
 
 Drawn = dict[str, tuple[Axes, str]]
 """By name, the axes of a figure and a sentence that says what it shows."""
@@ -34,7 +36,7 @@ def write_figures(folder: Path, metrics: Metrics) -> dict[str, Markup]:
     with writing(folder.parent):
         folder.mkdir(exist_ok=True)
     drawn = {}
-    for name, (axes, label) in {**_of_study(metrics), **_of_errors(metrics)}.items():
+    for name, (axes, label) in {**_of_study(metrics), **_of_sweep(metrics), **_of_errors(metrics)}.items():
         figure = axes.figure
         assert isinstance(figure, Figure)
         write_atomic(folder / f"{name}.png", png(figure))
@@ -85,6 +87,23 @@ def _of_study(metrics: Metrics) -> Drawn:
             "accuracy": (_curves(metrics, "accuracy"), "Training accuracy of each arm by epoch."),
             "search": (plot_search(searches, chosen), "Validation accuracy of each arm by learning rate."),
         }
+    return drawn
+
+
+def _of_sweep(metrics: Metrics) -> Drawn:
+    quantity, drawn = METRICS[metrics.verdict.metric], Drawn()
+    if by_depth(metrics):
+        thawed = {arm: it.thawed.arithmetic for arm, it in metrics.arms.items() if it.thawed}
+        scores = {arm: it.score for arm, it in metrics.verdict.arms.items()}
+        drawn["thawed"] = (
+            plot_thawed(thawed, scores, score_intervals(metrics), quantity),
+            f"Test {quantity} of arms that differ in depth against the fraction of the arithmetic that they thaw.",
+        )
+    if metrics.labels:
+        drawn["labels"] = (
+            plot_labels(metrics.labels.arms, quantity),
+            f"Test {quantity} of each arm against the number of images trained on.",
+        )
     return drawn
 
 

@@ -1,10 +1,13 @@
 """Figures of where arms fail and what they cost: slices, calibration, thresholds, accuracy against cost."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, product
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
 
 from thaw import text as formats
 from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
@@ -12,10 +15,15 @@ from thaw.scoring.calibration import ReliabilityBin
 from thaw.scoring.curves import Curves, Point
 from thaw.scoring.slices import SliceScores
 
+STOPS = 30
+"""Points of a line from dot to dot that names keep away from."""
 MAX_SLICES = 40
 """Slices of a column that its figure has room for; the table has all."""
 
-BESIDE = ((7.0, 0.0, "left"), (-7.0, 0.0, "right"), (0.0, 12.0, "center"), (0.0, -12.0, "center"))
+BESIDE = (
+    *((7.0, 0.0, "left"), (-7.0, 0.0, "right"), (0.0, 12.0, "center"), (0.0, -12.0, "center")),
+    *((6.0, 10.0, "left"), (-6.0, 10.0, "right"), (6.0, -10.0, "left"), (-6.0, -10.0, "right")),
+)
 """Where the name of a dot may go, in points from it, and how it is aligned; the first is best."""
 
 
@@ -41,20 +49,25 @@ def plot_cost(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_formatter(percent_tick)
-    for arm, (aside, up, align) in _beside_dots(ax, costs, accuracies).items():
+    name_dots(ax, costs, accuracies)
+    ax.set_xlabel(quantity)
+    finish(ax, "test accuracy")
+    return ax
+
+
+def name_dots(ax: Axes, across: Mapping[str, float], up: Mapping[str, float]) -> None:
+    """Write the name of each arm beside its dot at these values, once the limits of the axes are final."""
+    for arm, (right, above, align) in _beside_dots(ax, across, up).items():
         ax.annotate(
             formats.short(arm, 24),
-            (costs[arm], accuracies[arm]),
-            (aside, up),
+            (across[arm], up[arm]),
+            (right, above),
             textcoords="offset points",
             ha=align,
             va="center_baseline",
             color=INK,
             fontsize=9,
         )
-    ax.set_xlabel(quantity)
-    finish(ax, "test accuracy")
-    return ax
 
 
 def plot_reliability(bins: Sequence[ReliabilityBin], colour: str, ax: Axes | None = None) -> Axes:
@@ -148,27 +161,37 @@ def _plot_trade(
     return ax
 
 
-def _beside_dots(
-    ax: Axes, costs: Mapping[str, float], accuracies: Mapping[str, float]
-) -> dict[str, tuple[float, float, str]]:
+def _beside_dots(ax: Axes, across: Mapping[str, float], up: Mapping[str, float]) -> dict[str, tuple[float, float, str]]:
     """Where each name goes, from its dot in points: right of it, left, above or below, where it covers least."""
-    wide, high, letter, line = 270.0, 175.0, 5.3, 11.0
-    (left, right), (bottom, top) = np.log(ax.get_xlim()), ax.get_ylim()
-    dots = {
-        arm: (wide * (np.log(x) - left) / (right - left), high * (accuracies[arm] - bottom) / (top - bottom))
-        for arm, x in costs.items()
-    }
+    letter, line = 5.3, 11.0
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    wide, high = 72 * figure.get_size_inches() - (60, 55)  # less what stands beside and below the axes
+    scaled = np.log if ax.get_xscale() == "log" else np.asarray
+    (left, right), (bottom, top) = scaled(ax.get_xlim()), ax.get_ylim()
+
+    def placed(xs: ArrayLike, ys: ArrayLike) -> NDArray[np.float64]:
+        """In points from the lower left corner, (n, 2)."""
+        x, y = wide * (scaled(xs) - left) / (right - left), high * (np.asarray(ys) - bottom) / (top - bottom)
+        return np.stack([np.atleast_1d(x), np.atleast_1d(y)], axis=1)
+
+    dots = {arm: tuple(placed(x, up[arm])[0]) for arm, x in across.items()}
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots.values()]
+    for drawn in ax.get_lines():
+        points = placed(drawn.get_xdata(), drawn.get_ydata())
+        for (start, end), share in product(pairwise(points), np.linspace(0, 1, STOPS)):
+            x, y = start + share * (end - start)
+            taken.append((x - 2, y - 2, x + 2, y + 2))
     found = {}
     for arm, (x, y) in dots.items():
         width = letter * min(len(arm), 24)
         places = []
-        for rank, (aside, up, align) in enumerate(BESIDE):
+        for rank, (aside, above, align) in enumerate(BESIDE):
             start = x + aside - {"left": 0, "right": width, "center": width / 2}[align]
-            box = (start, y + up - line / 2, start + width, y + up + line / 2)
+            box = (start, y + above - line / 2, start + width, y + above + line / 2)
             covered = sum(_overlap(box, other) for other in taken)
             outside = width * line - _overlap(box, (0, 0, wide, high))
-            places.append((round(covered + outside), rank, (aside, up, align), box))
+            places.append((round(covered + outside), rank, (aside, above, align), box))
         _, _, found[arm], box = min(places)
         taken.append(box)
     return found

@@ -26,8 +26,9 @@ from thaw.report.limits import findings, harm, limits, narrow, people, sizes
 from thaw.report.method import resizing, training, views
 from thaw.report.ranking import mean_accuracies, pairs
 from thaw.report.reading import read, read_table
+from thaw.report.sweep import labelling, thawing
 from thaw.report.verdict import headline, reasons
-from thaw.run.metrics import Metrics, read_metrics
+from thaw.run.metrics import METRICS, Metrics, read_metrics
 
 FILTERS = (
     *(formats.about, formats.between, formats.count, formats.day, formats.fitted, formats.listed, formats.parameters),
@@ -47,6 +48,7 @@ def write_report(run: Path) -> Path:
     content = {
         **_sentences(metrics, recipe),
         "metrics": metrics,
+        "metric": METRICS[metrics.verdict.metric][:1].upper() + METRICS[metrics.verdict.metric][1:],
         "sides": sides(metrics.images.size),
         "means": mean_accuracies(metrics),
         "many": many(metrics),
@@ -82,6 +84,8 @@ def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
         "views": views(recipe.augment, recipe.train),
         "headline": headline(metrics),
         "reasons": reasons(metrics),
+        "thawing": thawing(metrics),
+        "labelling": labelling(metrics),
         "pairs": pairs(metrics),
         "analysis": analysis(metrics),
         "failures": failures(metrics),

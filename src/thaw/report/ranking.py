@@ -71,7 +71,12 @@ def apart(metrics: Metrics, difference: float) -> str:
 
 def gap_between(metrics: Metrics, lead: Lead) -> str:
     """Format the 95% interval of a lead."""
-    low, high = (_signed(metrics, end) for end in lead.interval)
+    return spanned(metrics, lead.interval)
+
+
+def spanned(metrics: Metrics, interval: tuple[float, float]) -> str:
+    """Format the 95% interval of a difference of scores."""
+    low, high = (_signed(metrics, end) for end in interval)
     return f"95% interval {low} to {high}" + (" points" if metrics.verdict.metric == "accuracy" else "")
 
 

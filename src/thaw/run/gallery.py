@@ -51,7 +51,8 @@ def make_gallery(run: Path, work: Path, result: StudyResult) -> Gallery:
     An arm's maps are saved in `work`, where a resumed study finds them.
     """
     recipe, dataset = result.recipe, result.dataset
-    shown, errors = choose_images(result.test_labels(), result.results), choose_label_errors(result.label_errors)
+    trials = [one for of_arm in result.trials().values() for one in of_arm]
+    shown, errors = choose_images(result.test_labels(), trials), choose_label_errors(result.label_errors)
     rows = np.union1d(dataset.splits.test[shown], result.label_errors.rows[errors[:MAPPED]])
     seed = recipe.train.seeds[0]
     heat = {

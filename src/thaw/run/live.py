@@ -29,14 +29,15 @@ class Live:
         self._finished: list[float] = []
         self._arm_start = self._start
         self._trials: dict[str, list[dict[str, Any]]] = {arm: [] for arm in recipe.arms}
-        self._total = len(recipe.arms) * len(recipe.train.seeds)
+        self._total = len(recipe.arms) * len(recipe.train.seeds) * len(recipe.sweep.labels)
         self._shown: dict[str, Any] = {"state": "running", "recipe": recipe.name, "arm": None, "seed": None}
 
-    def begin_trial(self, arm: str, seed: int) -> None:
-        """From now on, what is noted belongs to this arm and seed."""
+    def begin_trial(self, arm: str, seed: int, fraction: float = 1.0) -> None:
+        """From now on, what is noted belongs to this arm and seed, on this fraction of the training images."""
         self._arm_start = time.monotonic()
-        self._shown |= {"arm": arm, "seed": seed}
-        self._trials[arm].append({"seed": seed, "search": [], "fit": [], "epochs": [], "seconds": None})
+        self._shown |= {"arm": arm, "seed": seed, "fraction": fraction}
+        share = {} if fraction == 1 else {"fraction": fraction}
+        self._trials[arm].append({"seed": seed, **share, "search": [], "fit": [], "epochs": [], "seconds": None})
 
     def end_trial(self, record: TrialRecord) -> None:
         """The trial is done, now or by an earlier run of the study."""

@@ -25,6 +25,7 @@ from thaw.scoring.comparison import Comparison, CostStep, compare, cost_steps
 from thaw.scoring.contributions import contributions
 from thaw.scoring.curves import Curves, trace_curves
 from thaw.scoring.intervals import ClassScores, ScoreIntervals, all_intervals, class_scores
+from thaw.scoring.labels import Labels, Share, label_curves
 from thaw.scoring.metrics import Scores
 from thaw.scoring.slices import ColumnScores, score_slices
 from thaw.scoring.verdict import Verdict, judge
@@ -35,6 +36,7 @@ from thaw.training.results import (
     HeadFit,
     NetworkFacts,
     Parameters,
+    Thawed,
     TrialRecord,
     TrialResult,
     TrialSeconds,
@@ -201,6 +203,8 @@ class ArmMetrics(TrialMetrics):
     """What it trains, as in the recipe."""
     parameters: Parameters
     """How many parameters the network has, and how many train."""
+    thawed: Thawed | None = None
+    """How deep it thaws, where it starts from the study's weights and trains everything from one layer on."""
     frontier: Frontier
     """What of the network is computed once per image."""
     channels_last: bool
@@ -279,6 +283,8 @@ class Metrics(Record):
     """The rule that recommends it."""
     verdict: Verdict
     """How sure it is that the arm to use is the best, what it should score on new images, and what the others lose."""
+    labels: Labels | None = None
+    """How the arms do with fewer labels; null unless the recipe sweeps them. All else is of all training images."""
     costs: list[CostStep]
     """What each further point of accuracy costs, from the cheapest arm to the most accurate."""
     slices: list[ColumnScores]
@@ -319,9 +325,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
     trained = {arm: of_arm[0].record.network.parameters.trainable for arm, of_arm in trials.items()}
     spent = {arm: mean_fit_seconds([one.record.seconds for one in of_arm]) for arm, of_arm in trials.items()}
     metric = recipe.verdict.metric
-    values = {
-        arm: np.stack([contributions(metric, labels, one.logits) for one in of_arm]) for arm, of_arm in trials.items()
-    }
+    values = _values(result)
     commonest = contributions(metric, labels, np.tile(_class_logits(result), (len(labels), 1)))
     judged = judge(values, _costs(recipe, trials), recipe.verdict.margin, commonest, groups)
     return Metrics(
@@ -371,6 +375,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
             baseline=float(commonest.mean()),
             arms=judged.arms,
         ),
+        labels=_labels(result),
         costs=cost_steps(accuracy, trained, spent),
         slices=score_slices(result.test_slices(), right, groups),
         agreement=measure_agreement(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),
@@ -431,6 +436,7 @@ def _arm(result: StudyResult, trials: list[TrialResult], accuracy: float) -> Arm
         weights=result.recipe.weights_of(record.arm),
         train=result.recipe.arms[record.arm].train,
         parameters=record.network.parameters,
+        thawed=result.thawed.get(record.arm),
         frontier=record.network.frontier,
         channels_last=record.network.channels_last,
         intervals=all_intervals(labels, logits, groups),
@@ -445,6 +451,35 @@ def _arm(result: StudyResult, trials: list[TrialResult], accuracy: float) -> Arm
         ),
         trials=metrics,
     )
+
+
+def _values(result: StudyResult, fraction: float = 1.0) -> dict[str, NDArray[np.float64]]:
+    """For each arm what each test image adds to the verdict's metric, (seeds, n)."""
+    metric, labels = result.recipe.verdict.metric, result.test_labels()
+    return {
+        arm: np.stack([contributions(metric, labels, one.logits) for one in of_arm])
+        for arm, of_arm in result.trials(fraction).items()
+    }
+
+
+def _labels(result: StudyResult) -> Labels | None:
+    """How the arms do with fewer labels; None where the recipe does not ask."""
+    fractions = result.recipe.sweep.labels
+    if len(fractions) == 1:
+        return None
+    shares = [
+        Share(
+            fraction,
+            result.trained_on(fraction),
+            _values(result, fraction),
+            {
+                arm: mean_fit_seconds([one.record.seconds for one in of_arm])
+                for arm, of_arm in result.trials(fraction).items()
+            },
+        )
+        for fraction in fractions
+    ]
+    return label_curves(result.recipe.verdict.metric, shares, result.test_groups())
 
 
 def _class_logits(result: StudyResult) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """All that a study found, before it is written down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,11 @@ from thaw.audit.label_errors import LabelErrors
 from thaw.audit.results import Audit
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.data.shares import with_share
 from thaw.data.splits import group_codes
 from thaw.recipe import Recipe
 from thaw.scoring.slices import Slices, cut_slices
-from thaw.training.results import TrialResult
+from thaw.training.results import Thawed, TrialResult
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,25 @@ class StudyResult:
     label_errors: LabelErrors
     """Which labels are probably wrong."""
     results: list[TrialResult]
-    """One for each arm and seed, in any order."""
+    """One for each arm, seed and fraction of the training images, in any order."""
     features: str
     """The cache key of the features of every image."""
+    thawed: dict[str, Thawed] = field(default_factory=dict)
+    """How deep each arm thaws that trains everything from one layer on."""
 
-    def trials(self) -> dict[str, list[TrialResult]]:
-        """Return the trials of each arm, arms and seeds in the order of the recipe."""
+    def trials(self, fraction: float = 1.0) -> dict[str, list[TrialResult]]:
+        """Return the trials of each arm on a fraction of the training images, arms and seeds in the recipe's order."""
         seeds = self.recipe.train.seeds
         ordered = sorted(self.results, key=lambda one: seeds.index(one.record.seed))
-        return {arm: [one for one in ordered if one.record.arm == arm] for arm in self.recipe.arms}
+        return {
+            arm: [one for one in ordered if one.record.arm == arm and one.record.fraction == fraction]
+            for arm in self.recipe.arms
+        }
+
+    def trained_on(self, fraction: float) -> int:
+        """Count the images that the final training sees, of a fraction of the training images."""
+        splits = with_share(self.dataset, self.recipe.data, fraction).splits
+        return len(splits.train) + (len(splits.validation) if self.recipe.train.refit == "train+validation" else 0)
 
     def test_labels(self) -> NDArray[np.int64]:
         """Return the labels of the test images, (n,)."""

@@ -192,7 +192,8 @@ function chart(svg, lines, labels, written) {
 }
 
 function drawStudy(told) {
-  const arms = Object.entries(told.arms);
+  // trials on a share of the labels are told of, not drawn
+  const arms = Object.entries(told.arms).map(([name, arm]) => [name, { ...arm, trials: arm.trials.filter((run) => !run.fraction) }]);
   const trials = arms.flatMap(([, arm], place) => arm.trials.map((run) => ({ colour: place % 8, ...run })));
   const epochs = Math.max(1, ...trials.map((run) => run.epochs.length));
   const numbered = Object.fromEntries(Array.from({ length: epochs }, (_, place) => [place + 1, `${place + 1}`]));
@@ -233,7 +234,8 @@ function drawStudy(told) {
 
 function tellStudy(told) {
   const going = ["running", "silent"].includes(told.state);
-  const where = told.arm === null ? "" : ` · arm ${told.arm}, seed ${told.seed}`;
+  const share = (told.fraction ?? 1) < 1 ? `, ${percent(told.fraction)} of the labels` : "";
+  const where = told.arm === null ? "" : ` · arm ${told.arm}, seed ${told.seed}${share}`;
   const sentences = {
     waiting: "The study has not started yet.",
     running: `${told.stage ?? "starting"}${where}`,

@@ -43,7 +43,10 @@ def state_of(run: Path) -> dict[str, Any]:
             }
             for arm, it in ended.arms.items()
         }
-    names = ("recipe", "arm", "seed", "stage", "unit", "done", "total", "trials", "stage_left", "study_left", "why")
+    names = (
+        *("recipe", "arm", "seed", "fraction", "stage", "unit", "done", "total", "trials"),
+        *("stage_left", "study_left", "why"),
+    )
     return {
         "state": state,
         **{name: told.get(name) for name in names},

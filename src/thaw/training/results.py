@@ -131,6 +131,17 @@ class Frontier(Record):
     """Why the network runs whole although part of it is frozen; else empty."""
 
 
+class Thawed(Record):
+    """How deep an arm thaws that trains everything from one layer on, and nothing before it."""
+
+    first: str
+    """The first module that trains."""
+    arithmetic: float
+    """The fraction of the network's multiply-adds from there on."""
+    parameters: float
+    """The fraction of its parameters that train."""
+
+
 class NetworkFacts(Record):
     """What is known of a trial's network before it trains."""
 
@@ -170,6 +181,8 @@ class TrialRecord(Record):
     """The arm's name."""
     seed: int
     """The seed of head, batches and dropout."""
+    fraction: float = 1.0
+    """The fraction of the training images that it was trained on."""
     precision: Literal["fp32", "bf16"]
     """What it trained in; fp32 where bf16 diverged."""
     network: NetworkFacts

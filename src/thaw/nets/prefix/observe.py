@@ -1,7 +1,7 @@
 """What is seen when a network's graph runs on a few images: what each value is per image, and what changes."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +152,17 @@ def macs(network: nn.Module, images: Tensor) -> int:
     images
         (n, 3, height, width), of which the first is used.
     """
+    with counting(network) as so_far:
+        network(images[:1])
+        return so_far()
+
+
+@contextlib.contextmanager
+def counting(network: nn.Module) -> Iterator[Callable[[], int]]:
+    """Count the multiply-adds of what a network computes in this block; yields what tells how many there were so far.
+
+    Nothing in it may need gradients.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # torch cannot look into nn.MultiheadAttention's fused kernel
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -159,12 +170,11 @@ def macs(network: nn.Module, images: Tensor) -> int:
         parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter:
-            network(images[:1])
+            yield lambda: int(counter.get_total_flops()) // 2
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for parameter in trained:
             parameter.requires_grad_(True)
-    return int(counter.get_total_flops()) // 2
 
 
 @contextlib.contextmanager
