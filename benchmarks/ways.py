@@ -14,12 +14,22 @@ from thaw.recipe import Recipe, validate
 from thaw.study import run_study
 
 TRAIN = {
-    "batch_size": 64, "epochs": 3, "refit": "train", "optimizer": "adamw", "weight_decay": 0.05,
-    "schedule": "cosine", "warmup": 0.2,
+    "batch_size": 64,
+    "epochs": 3,
+    "refit": "train",
+    "optimizer": "adamw",
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup": 0.2,
 }
 SEARCH = {
-    "method": "halving", "range": [1e-4, 1e-2], "candidates": 5, "steps": 20, "max_steps": 160,
-    "schedule": "train", "ties": "noise",
+    "method": "halving",
+    "range": [1e-4, 1e-2],
+    "candidates": 5,
+    "steps": 20,
+    "max_steps": 160,
+    "schedule": "train",
+    "ties": "noise",
 }
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {"train": "all", "weights": "random"},

@@ -15,6 +15,7 @@ from thaw.errors import RecipeError
 
 BUILT_IN = resources.files("thaw.recipes")
 MAX_BYTES = 1 << 20
+MAX_GRID = 16
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
@@ -288,6 +289,12 @@ class Arm(Section):
     `["classifier.4", "features.1?"]`."""
     weights: str | None = None
     """The weights that this arm starts from; by default `model.weights`."""
+    at: Annotated[str, Field(min_length=1)] | None = None
+    """The module after which the network is cut, such as `features.6`: its output is pooled and enters a new head, and
+    the modules after it are gone, from the bundle too, which is smaller and faster. By default the network is whole."""
+    grid: Annotated[int, Field(ge=1, le=MAX_GRID)] = 1
+    """With `at`: a map is pooled to so many parts in each direction, which keeps where things are. 1 is global average
+    pooling; 4 gives the head 16 numbers a channel."""
     head: Head = "trained"
     """How the head of `train = "head"` is found. `trained` takes gradient steps, as everything else that trains. The
     others are fitted at once to the features of the network in evaluation mode, with no learning rate, batches, label
@@ -372,6 +379,8 @@ class Settings(Section):
         if len({name.lower() for name in arms}) < len(arms):
             raise ValueError("arm names should differ in more than upper and lower case")
         for name, arm in arms.items():
+            if arm.grid > 1 and arm.at is None:
+                raise ValueError(f"arms.{name}.grid = {arm.grid} pools what a network is cut at; set arms.{name}.at")
             if arm.head != "trained" and (arm.train != "head" or arm.probe):
                 raise ValueError(
                     f'arms.{name}.head = "{arm.head}" is fitted and nothing else trains; set arms.{name}.train = '

@@ -57,7 +57,7 @@ class Choice(NamedTuple):
     why: str
 
 
-def settle(recipe: Recipe, source: Source, compute: Compute | None = None) -> Recipe:
+def settle(recipe: Recipe, source: Source, compute: Compute | None = None, told: bool = True) -> Recipe:
     """Settle every key that a recipe leaves to the images.
 
     Parameters
@@ -68,6 +68,8 @@ def settle(recipe: Recipe, source: Source, compute: Compute | None = None) -> Re
         Its images, undecoded.
     compute
         Where ways to resize are compared; None takes squash without looking.
+    told
+        Whether each choice is said.
 
     Returns
     -------
@@ -91,9 +93,9 @@ def settle(recipe: Recipe, source: Source, compute: Compute | None = None) -> Re
         **choose_training(source.classes, counts),
         SIZE: choose_size(shapes, native_size(recipe.model.backbone)),
     }
-    settled = _with(recipe, {key: choice for key, choice in choices.items() if key in opened})
+    settled = _with(recipe, {key: choice for key, choice in choices.items() if key in opened}, told)
     if RESIZE in opened:
-        settled = _with(settled, {RESIZE: choose_resize(settled, source, splits, shapes, compute)})
+        settled = _with(settled, {RESIZE: choose_resize(settled, source, splits, shapes, compute)}, told)
     return settled
 
 
@@ -161,7 +163,7 @@ def choose_resize(
     return Choice("squash", f"nothing is cut off, and a probe's log loss is not lower beyond chance otherwise: {told}")
 
 
-def _with(recipe: Recipe, choices: dict[Key, Choice], told: bool = True) -> Recipe:
+def _with(recipe: Recipe, choices: dict[Key, Choice], told: bool) -> Recipe:
     """A recipe with values in place of some keys, which are told with their reasons."""
     tables: dict[str, Section] = {}
     for (table, key), choice in choices.items():

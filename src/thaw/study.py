@@ -126,7 +126,7 @@ def check_source(recipe: Recipe) -> Audit:
     """Audit a recipe's images and splits; nothing else is trained than the audit's probe."""
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     source = read_source(recipe.data)
-    recipe = settle(recipe, source)
+    recipe = settle(recipe, source, told=False)
     dataset = load_dataset(recipe, compute, Clock(), source)
     audited = audit(dataset, recipe.data)
     if not audited.leaks:

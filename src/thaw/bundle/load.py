@@ -21,6 +21,7 @@ from thaw.images.preprocessing import Preprocessing, sides
 from thaw.nets.backbones import build_backbone
 from thaw.nets.heads import HeadForm, install_head
 from thaw.nets.weights import check_header, sha256
+from thaw.recipe import MAX_GRID
 
 FORMAT = 4
 """The format of a bundle; counts up when other versions can no longer read it."""
@@ -43,6 +44,8 @@ class _Config(BaseModel):
     decode: Literal["exact", "fast"]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     head: HeadForm = HeadForm()
+    at: str | None = None
+    grid: Annotated[int, Field(ge=1, le=MAX_GRID)] = 1
     test_views: Literal[1, 2]
 
     @model_validator(mode="after")
@@ -131,7 +134,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
 
 def _network(config: _Config) -> nn.Module:
     """The network of a bundle, with random numbers for its weights."""
-    model, head = build_backbone(config.backbone, "random", len(config.classes), seed=0)
+    model, head = build_backbone(config.backbone, "random", len(config.classes), 0, config.at, config.grid)
     install_head(model, head, config.head)
     return model
 

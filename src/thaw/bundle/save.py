@@ -71,6 +71,8 @@ def bundle_config(spec: ArmSpec, dataset: Dataset, settings: Settings, test: Sco
     source = _last(settings.data.source) if isinstance(settings, Recipe) else None
     return {
         "backbone": spec.backbone,
+        "at": spec.at,
+        "grid": spec.grid,
         "classes": list(dataset.source.classes),
         "preprocessing": asdict(dataset.preprocessing),
         "decode": settings.images.decode,

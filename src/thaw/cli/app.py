@@ -17,7 +17,7 @@ from thaw.cache.budget import FRACTION, LIMIT, cache_folder, cache_limit, clear,
 from thaw.cache.files import is_full, no_room
 from thaw.cli.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.cli.interrupt import ends_promptly
-from thaw.cli.tables import print_audit, print_plan, print_results
+from thaw.cli.tables import print_audit, print_plan, print_results, print_scouted
 from thaw.errors import StorageError, ThawError, first_line, out_of_memory
 from thaw.text import escape_terminal, format_bytes
 
@@ -82,6 +82,47 @@ def study(source: str | None, recipe: str | None, out: Path | None, settings: tu
     results = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
     print_results(results)
     click.echo(escape_terminal(f"Report: {out / 'report.html'}"))
+
+
+@cli.command(short_help="Find the networks and depths worth a study, before anything trains")
+@click.argument("source", required=False, shell_complete=complete_file)
+@click.option(
+    "--backbones",
+    metavar="A,B,...",
+    help="Networks to look at, such as torchvision/resnet18,timm/convnext_atto; missing weights are downloaded.  "
+    "[default: the recipe's, and known ones whose weights are on this machine]",
+)
+@recipe_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="scout.toml", show_default=True, help="Recipe to write."
+)
+@settings_option
+def scout(source: str | None, backbones: str | None, recipe: str | None, out: Path, settings: tuple[str, ...]) -> None:
+    """Find the networks and depths worth a study of SOURCE, in about a minute, and write its recipe.
+
+    Each network runs once over the training and validation images, 2,000 at most. After each of its layers a linear
+    probe is fitted, and answers every image by the others: what a head would reach there without any training of the
+    network. Test images are not looked at. The table shows where each network could end, how accurate a head there is,
+    with its 95% interval, and what the network up to there costs.
+
+    Without --backbones nothing is downloaded.
+
+    \b
+    thaw scout images
+    thaw scout images --backbones torchvision/mobilenet_v2,timm/vit_small_patch16_224
+    thaw study --recipe scout.toml
+    """
+    from thaw.recipe import load_recipe
+    from thaw.scout.probes import scout as find
+    from thaw.scout.recipe import check_free, write_study
+
+    check_free(out)
+    name = recipe or ("photos" if source else "emoji-people")
+    named = None if backbones is None else [one.strip() for one in backbones.split(",") if one.strip()]
+    found = find(load_recipe(name, source, settings), named)
+    print_scouted(found)
+    write_study(found, name, out)
+    click.echo(escape_terminal(f"Wrote {out}; review it, then run: thaw study --recipe {shlex.quote(str(out))}"))
 
 
 @cli.command(short_help="Inspect your images and write a commented recipe for them")

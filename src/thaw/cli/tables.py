@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from thaw.text import escape_terminal, fitted, format_bytes, short
+from thaw.text import between, escape_terminal, fitted, format_bytes, short
 
 if TYPE_CHECKING:
     from thaw.audit.results import Audit
     from thaw.estimate import Estimate
     from thaw.plan import Plan
     from thaw.run.metrics import Metrics, TrialMetrics
+    from thaw.scout.probes import Scouted
 
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auroc": "AUROC"}
 """The scores that the table of results shows, and their headings; `metrics.json` and the report have the others."""
@@ -47,6 +48,27 @@ def _setting(trial: "TrialMetrics") -> str:
     return fitted(trial.fit.kind, trial.fit.value) if trial.fit else f"{trial.learning_rate:g}"
 
 
+def print_scouted(scouted: "Scouted") -> None:
+    """Print where networks could end and what a head there reaches, then a sentence on what is worth a study."""
+    from thaw.scout.recipe import caution, headline, shown
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("network, cut after", no_wrap=True)
+    for name in ("pooled to", "accuracy", "95%", "ms", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for network in scouted.networks:
+        table.add_row(network.backbone)
+        for probe in shown(scouted, network):
+            row = [f"  {probe.at or 'whole'}", f"{probe.grid} x {probe.grid}" if probe.at else ""]
+            row += [f"{probe.accuracy:.3f}", between(probe.interval)]
+            row += [f"{probe.milliseconds:.2f}", f"{4 * probe.parameters / 1e6:.1f}"]
+            table.add_row(*row, style="bold" if probe is scouted.chosen[1] else "")
+    Console(highlight=False).print(table)
+    if scouted.missing:
+        click.echo(f"Not tried, since their weights are not on this machine: {', '.join(scouted.missing)}.")
+    click.echo(f"{headline(scouted)}\n{caution(scouted)}")
+
+
 def print_audit(audit: "Audit") -> None:
     """Print the counts of an audit and one line per finding."""
     console = Console(highlight=False)
@@ -66,8 +88,13 @@ def print_plan(plan: "Plan", images: int, estimate: "Estimate") -> None:
     console = Console(highlight=False)
     table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan.networks, box=None, header_style="bold")
     trained = {arm: {row.module for row in facts.modules if row.trained} for arm, facts in plan.networks.items()}
-    for row in next(iter(plan.networks.values())).modules:
-        told = ["[bold]trained[/]" if row.module in trained[arm] else "frozen" for arm in plan.networks]
+    there = {arm: {row.module for row in facts.modules} for arm, facts in plan.networks.items()}
+    known = {(row.module, row.kind): row for facts in plan.networks.values() for row in facts.modules}
+    for row in known.values():
+        told = [
+            "[bold]trained[/]" if row.module in trained[arm] else "frozen" if row.module in there[arm] else "none"
+            for arm in plan.networks
+        ]
         table.add_row(row.module, row.kind, f"{row.parameters:,}", *told)
     console.print(table)
     rows, whole = images + plan.views, f"all {images:,}"

@@ -13,6 +13,7 @@ from thaw.errors import ExportError, first_line
 from thaw.images.mirror import average_views
 from thaw.images.preprocessing import Normalise, Size, sides
 from thaw.images.resize import resize_to_square
+from thaw.nets.cut import unrolled
 
 Classify = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From raw images, uint8 (n, height, width, 3), to probabilities (n, classes)."""
@@ -47,7 +48,7 @@ class FromSquares(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        network = nn.Sequential(Normalise(bundle.preprocessing), bundle.model)
+        network = nn.Sequential(Normalise(bundle.preprocessing), unrolled(bundle.model))
         self.network = average_views(network, bundle.test_views)
         self.temperature = bundle.temperature or 1.0
 

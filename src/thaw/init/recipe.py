@@ -64,28 +64,26 @@ def _found(look: Look, out: Path) -> Iterator[str]:
     order = np.argsort(-counts, kind="stable")
     told = ", ".join(f"{names[code]} {counts[code]:,}" for code in order[:SHOWN_CLASSES])
     more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
-    yield from _comment("Written by thaw init from a look at the images. Change what is wrong, then:")
+    yield from comment("Written by thaw init from a look at the images. Change what is wrong, then:")
     yield f"#   thaw study --recipe {escape_line(out.name)} --dry-run"
     yield f"#   thaw study --recipe {escape_line(out.name)}"
     yield "#"
-    yield from _comment(f"{len(source.ids):,} images of {len(names):,} classes: {told}{more}.")
+    yield from comment(f"{len(source.ids):,} images of {len(names):,} classes: {told}{more}.")
     if counts.max() > 3 * counts.min():
-        yield from _comment(
+        yield from comment(
             f"The largest class has {counts.max() / counts.min():.0f} times the images of the smallest: read F1 and "
             "the confusion matrix beside accuracy."
         )
     if counts.min() < 20:
-        yield from _comment(
+        yield from comment(
             f"{names[int(counts.argmin())]} has {counts.min():,} images only, too few to be sure of anything about it."
         )
     for warning in source.warnings:
-        yield from _comment(f"Warning: {warning}.")
+        yield from comment(f"Warning: {warning}.")
     if source.skipped:
-        yield from _comment(
-            f"{len(source.skipped):,} files or rows are skipped; the report names each with its reason."
-        )
+        yield from comment(f"{len(source.skipped):,} files or rows are skipped; the report names each with its reason.")
     if shapes.unreadable:
-        yield from _comment(
+        yield from comment(
             f"{shapes.unreadable:,} of {shapes.unreadable + len(shapes.sizes):,} images looked at cannot be opened."
         )
 
@@ -93,7 +91,7 @@ def _found(look: Look, out: Path) -> Iterator[str]:
 def _data(look: Look, out: Path) -> Iterator[str]:
     data, why = look.data, look.why
     yield "[data]"
-    yield from _key("source", _relative(data.source, out), why.get("source", ""))
+    yield from _key("source", source_from(data.source, out), why.get("source", ""))
     if "image" in why:
         yield from _key("image", data.image, why["image"])
     if "image" in why:
@@ -103,7 +101,7 @@ def _data(look: Look, out: Path) -> Iterator[str]:
     if data.group:
         yield from _key("group", data.group, why["group"])
     else:
-        yield from _comment(
+        yield from comment(
             f"group: {why['group']}."
             if "group" in why
             else "group = a column that says what images share (a person, a patient), where near copies of an image "
@@ -118,7 +116,7 @@ def _images(look: Look) -> Iterator[str]:
     sizes, size = np.array(shapes.sizes), choose_size(shapes, NATIVE)
     width, height = np.median(sizes, 0).astype(int)
     yield "[images]"
-    yield from _comment(
+    yield from comment(
         f"{len(sizes):,} images looked at: {width} x {height} pixels in the median, shorter sides from "
         f"{sizes.min()} to {sizes.min(1).max()}."
     )
@@ -126,13 +124,13 @@ def _images(look: Look) -> Iterator[str]:
     if shapes.squares >= ALL_SQUARE:
         yield from _key("resize", "squash", f"{shapes.squares:.0%} are square, so that nothing is distorted")
     else:
-        yield from _comment(
+        yield from comment(
             f"{1 - shapes.squares:.0%} are not square. squash bends their shape and cuts nothing off; crop cuts the "
             "ends off, letterbox adds a border; auto compares them by a probe before anything is trained."
         )
         yield from _key("resize", "auto", "")
     if shapes.jpegs > len(sizes) / 2 and isinstance(size.value, int) and shapes.shorter_side >= 4 * size.value:
-        yield from _comment('These JPEGs are large: decode = "fast" lets the decoder shrink them first.')
+        yield from comment('These JPEGs are large: decode = "fast" lets the decoder shrink them first.')
 
 
 def _train(look: Look) -> Iterator[str]:
@@ -169,16 +167,17 @@ def _key(name: str, value: Any, why: str) -> Iterator[str]:
         yield told
         return
     if why:
-        yield from _comment(why)
+        yield from comment(why)
     yield line
 
 
-def _comment(text: str) -> list[str]:
+def comment(text: str) -> list[str]:
+    """Wrap a text into lines of a comment in TOML."""
     return textwrap.wrap(escape_line(text), WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def _relative(source: str, out: Path) -> str:
-    """The source as a recipe at `out` would name it: relative where it lies below the recipe's folder."""
+def source_from(source: str, out: Path) -> str:
+    """Return the source as a recipe at `out` names it: relative where it lies below the recipe's folder."""
     if source.startswith(("hf:", "thaw:")):
         return source
     path, folder = Path(source).expanduser().resolve(), out.resolve().parent

@@ -23,6 +23,7 @@ from torchvision.models import WeightsEnum
 from thaw.errors import ModelError, first_line
 from thaw.images.preprocessing import Preprocessing as Preprocessing
 from thaw.images.preprocessing import Size, describe_size, sides
+from thaw.nets.cut import cut
 from thaw.nets.weights import check_header, sha256
 
 TORCHVISION_TERMS = {
@@ -41,7 +42,9 @@ HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.
 """The names that timm gives to weights on the hub."""
 
 
-def build_backbone(backbone: str, weights: str | Path, classes: int, seed: int) -> tuple[nn.Module, str]:
+def build_backbone(
+    backbone: str, weights: str | Path, classes: int, seed: int, at: str | None = None, grid: int = 1
+) -> tuple[nn.Module, str]:
     """Build a backbone with a new head.
 
     Parameters
@@ -56,6 +59,8 @@ def build_backbone(backbone: str, weights: str | Path, classes: int, seed: int) 
     seed
         Seed of all random weights, the head's the same for any `weights`; torch's global generators are left as they
         were.
+    at, grid
+        The module that the network is cut after, and how its output is pooled, see `nets.cut`; None for all of it.
 
     Returns
     -------
@@ -65,7 +70,7 @@ def build_backbone(backbone: str, weights: str | Path, classes: int, seed: int) 
     Raises
     ------
     ModelError
-        If the backbone or the weights do not exist, cannot be downloaded or do not fit.
+        If the backbone or the weights do not exist, cannot be downloaded or do not fit, or it cannot be cut there.
     """
     library, name = _parse(backbone)
     file = Path(weights) if str(weights).endswith(".safetensors") else None
@@ -79,6 +84,9 @@ def build_backbone(backbone: str, weights: str | Path, classes: int, seed: int) 
                 module.reset_parameters()
     if file:
         _load(model, head, file, backbone)
+    if at is not None:
+        with _seeded(seed):
+            cut(model, head, at, grid, native_size(backbone))
     return model, head
 
 
@@ -107,6 +115,35 @@ def weights_digest(weights: str) -> str | None:
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     return sha256(file)
+
+
+def check_backbone(backbone: str) -> None:
+    """Raise ModelError, which says what may have been meant, if neither library has such a network."""
+    _parse(backbone)
+
+
+def has_weights(backbone: str, weights: str) -> bool:
+    """Whether a library's weights lie on this machine; downloads nothing.
+
+    Parameters
+    ----------
+    backbone
+        `torchvision/NAME` or `timm/NAME`.
+    weights
+        The name of torchvision weights; for timm `pretrained` or a tag.
+
+    Raises
+    ------
+    ModelError
+        There are no such weights.
+    """
+    library, name = _parse(backbone)
+    if library == "torchvision":
+        return _torch_hub_file(_torchvision_weights(name, weights).url).is_file()
+    config = _timm_config(name, weights)
+    if config.hf_hub_id:
+        return _is_cached(config.hf_hub_id)
+    return _torch_hub_file(config.url).is_file()
 
 
 def native_size(backbone: str) -> int:
@@ -270,15 +307,18 @@ def _reach_hub(repository: str) -> None:
 
     Its client finds out too, but tries for a minute.
     """
-    repo, _, revision = repository.partition("@")
-    if constants.HF_HUB_OFFLINE or any(
-        isinstance(try_to_load_from_cache(repo, file, revision=revision or None), str) for file in HUB_FILES
-    ):
+    if constants.HF_HUB_OFFLINE or _is_cached(repository):
         return
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # of whichever library this version of the client uses
         raise ConnectionError(str(error)) from error
+
+
+def _is_cached(repository: str) -> bool:
+    """Whether weights of a hub repository lie in the hub's cache."""
+    repo, _, revision = repository.partition("@")
+    return any(isinstance(try_to_load_from_cache(repo, file, revision=revision or None), str) for file in HUB_FILES)
 
 
 def _fetch(url: str, file: Path) -> None:

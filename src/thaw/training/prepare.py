@@ -93,7 +93,7 @@ def check_batch(spec: ArmSpec, size: Size) -> None:
     if spec.training.batch_size > 1:
         return
     with torch.random.fork_rng(devices=[]):
-        model, head = build_backbone(spec.backbone, "random", 2, seed=0)
+        model, head = build_backbone(spec.backbone, "random", 2, 0, spec.at, spec.grid)
         if spec.train == "lora":
             add_adapters(model, head, spec.rank, seed=0)
         freeze(model, head, spec.train, native_size(spec.backbone))
@@ -159,7 +159,7 @@ def build_network(spec: ArmSpec, seed: int, classes: int, size: Size, compute: C
         The backbone or its weights cannot be used, a name to train matches nothing, the head would not train, or it is
         to be fitted and is not linear.
     """
-    model, head = build_backbone(spec.backbone, spec.weights, classes, seed)
+    model, head = build_backbone(spec.backbone, spec.weights, classes, seed, spec.at, spec.grid)
     if spec.probe or spec.head != "trained":
         check_head(model, head, size, f"arms.{spec.name}.{'probe' if spec.probe else 'head'}")
     if spec.head in ("knn", "prototype"):
@@ -271,7 +271,8 @@ def normalised(built: BuiltNetwork, dataset: Dataset, compute: Compute) -> nn.Se
 
 
 def _what(spec: ArmSpec, dataset: Dataset) -> str:
-    return f"{spec.backbone}, {describe_size(dataset.preprocessing.size)}, {spec.train}"
+    cut = f" to {spec.at}" if spec.at else ""
+    return f"{spec.backbone}{cut}, {describe_size(dataset.preprocessing.size)}, {spec.train}"
 
 
 def _lay_out(parts: nn.ModuleList, inputs: Inputs, spec: ArmSpec, compute: Compute, what: str) -> bool:

@@ -14,6 +14,10 @@ class ArmSpec(Record):
     """The arm's name."""
     backbone: str
     """A torchvision or timm network by name."""
+    at: str | None = None
+    """The module that the network is cut after; None for all of it."""
+    grid: int = 1
+    """How the output there is pooled; see `nets.cut.Pool`."""
     weights: str
     """Where it starts: `random`, a name of the library's weights, or the path of a `.safetensors` file."""
     train: str | list[str]
@@ -38,7 +42,7 @@ class ArmSpec(Record):
     def network_key(self, seed: int) -> str:
         """Names the network before training: arms and seeds with equal names have equal networks, but for the head."""
         drawn = seed if self.weights == "random" else None
-        how = (self.train, self.head, self.probe, self.rank, self.frozen, self.cached)
+        how = (self.at, self.grid, self.train, self.head, self.probe, self.rank, self.frozen, self.cached)
         return repr((self.backbone, self.weights, *how, drawn))
 
 
@@ -47,6 +51,8 @@ def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
     return ArmSpec(
         name=name,
         backbone=settings.model.backbone,
+        at=arm.at,
+        grid=arm.grid,
         weights=embedded_weights(arm.weights or settings.model.weights),
         train=arm.train,
         head=arm.head,

@@ -84,8 +84,8 @@ def thawed_arms(recipe: Recipe, networks: Mapping[str, NetworkFacts], classes: i
 def _nested(recipe: Recipe, arm: str) -> bool:
     """Whether an arm may be one of those that differ in depth alone."""
     settings = recipe.arms[arm]
-    same = recipe.weights_of(arm) == recipe.model.weights
-    return same and settings.train != "lora" and settings.head in ("trained", "linear")
+    whole = settings.at is None and recipe.weights_of(arm) == recipe.model.weights
+    return whole and settings.train != "lora" and settings.head in ("trained", "linear")
 
 
 def _arm(depth: Depth, depths: list[Depth]) -> tuple[str, Arm]:

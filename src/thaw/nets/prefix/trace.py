@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +30,11 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """
     # modules may keep what they computed while they were traced, so that copy is not the one that runs
     traced, network = twin(model), twin(model)
-    graph = _Tracer().trace(traced)
+    tracer = _Tracer()
+    # functions that are not followed are looked for beside the class; a network that is cut runs a base's forward
+    bases = [kind.__module__ for kind in type(traced).__mro__[1:] if issubclass(kind, nn.Module)]
+    tracer._autowrap_search += [sys.modules[name] for name in dict.fromkeys(bases) if not name.startswith("torch.nn")]
+    graph = tracer.trace(traced)
     for node in graph.nodes:
         if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
             setattr(network, str(node.target), getattr(traced, str(node.target)))

@@ -1,0 +1,1 @@
+"""`thaw scout`: networks and depths worth a study, by probes."""
