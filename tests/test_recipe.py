@@ -1,5 +1,6 @@
 """Recipes: reading, error messages, and that a resolved recipe reads back."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -118,3 +119,21 @@ def test_paths_in_a_file_are_relative_to_it_and_settings_to_the_current_folder(
     assert recipe.data.source == str(folder / "pictures")
     assert recipe.model.weights == str(tmp_path / "w.safetensors")
     assert load_recipe("recipes/mine.toml", source="other").data.source == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("decide.recall=0.9",), "decide.recall is of a class; name it in decide.positive"),
+        (("decide.positive=a",), "one of decide.recall, decide.precision and decide.costs, not none"),
+        (("decide.positive=a", "decide.recall=0.9", "decide.precision=0.9"), "not recall and precision"),
+        (("decide.positive=a", "decide.costs=[[1, 0], [10, 0]]"), "each right decision cheaper than the wrong one"),
+        (("decide.positive=a", "decide.costs=[[0, 1]]"), "decide.costs"),
+        (("decide.coverage=1.5",), "decide.coverage = 1.5 should be less than 1"),
+    ],
+)
+def test_a_threshold_is_for_one_class_and_one_aim(settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe("photos", "images", settings)
+    recipe = load_recipe("photos", "images", ("decide.positive=a", "decide.costs=[[0, 1], [10, 0]]"))
+    assert recipe.decide.costs == [[0, 1], [10, 0]]

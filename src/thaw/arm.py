@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from thaw.bundle.load import SUBSPACE
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.cache.checkpoint import load_state, save_state
 from thaw.cache.files import require_room
@@ -24,13 +25,17 @@ from thaw.plan import DONE, Study, Trial
 from thaw.progress import Clock, say
 from thaw.record import Record
 from thaw.scoring.metrics import score
-from thaw.training.heads import Kind, fit_head
+from thaw.scoring.unlike import Distances, Subspace, distances, fit_subspace, spread
+from thaw.training.heads import Kind, features_of, fit_head
 from thaw.training.network import Setup, Tell, restore, silent, snapshot
 from thaw.training.prepare import count_parameters, prepare
 from thaw.training.probes import probe_head
 from thaw.training.results import HeadFit, SearchResult, TrainResult, TrialRecord, TrialResult, TrialSeconds
 from thaw.training.search import search
-from thaw.training.train import train
+from thaw.training.train import final_rows, train
+
+REHEARSED = ("validation", "distances")
+"""The tensors that are kept of a rehearsal: `validation_logits` and `distances`."""
 
 
 class Listener(Protocol):
@@ -53,6 +58,8 @@ class Rehearsal:
     training: TrainResult
     validation_logits: NDArray[np.float32]
     """(validation images, classes), by a network that has not trained on them."""
+    distances: NDArray[np.float32]
+    """(validation images,) from the training images; see `scoring.unlike`."""
 
 
 @dataclass(frozen=True)
@@ -199,16 +206,23 @@ def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal:
     """Teach the network on the training images alone and score it on validation; it is left as it was taught."""
     folder = setup.work and setup.work / "rehearsal"
     done = load_state(folder / "done.safetensors") if folder else None
-    if done is not None:
-        return Rehearsal(TrainResult.model_validate(done[1]), done[0]["validation"].numpy())
+    if done is not None and done[0].keys() == set(REHEARSED):
+        return Rehearsal(TrainResult.model_validate(done[1]), *(done[0][name].numpy() for name in REHEARSED))
     training = setup.spec.training.model_copy(update={"refit": "train", "rehearse": False})
     alone = replace(setup, spec=setup.spec.model_copy(update={"training": training}), work=folder)
     taught = teach(alone)
-    logits = alone.test(setup.splits.validation)
+    logits = alone.test(setup.splits.validation).numpy()
+    away = distances(fit_training(alone), features_of(alone, setup.splits.validation))
     if folder:
-        save_state(folder / "done.safetensors", {"validation": logits}, taught.model_dump())
+        answers = dict(zip(REHEARSED, map(torch.from_numpy, (logits, away)), strict=True))
+        save_state(folder / "done.safetensors", answers, taught.model_dump())
         (folder / "epoch.safetensors").unlink(missing_ok=True)
-    return Rehearsal(taught, logits.numpy())
+    return Rehearsal(taught, logits, away)
+
+
+def fit_training(setup: Setup) -> Subspace:
+    """Fit the subspace of the features of the images that a network was trained on."""
+    return fit_subspace(features_of(setup, spread(final_rows(setup))))
 
 
 def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
@@ -224,6 +238,7 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
     validation_logits = setup.test(splits.validation).numpy() if held_out else None
     if trained.rehearsal:
         validation_logits = trained.rehearsal.validation_logits
+    found = _distances(setup, trained.rehearsal, held_out) if trial.saved else None
     merge_adapters(setup.network.model)
     record = TrialRecord(
         arm=trial.spec.name,
@@ -239,9 +254,18 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
         scores=score(study.dataset.source.labels[splits.test], logits),
         seconds=_seconds(trained, clock.seconds()["test"]),
     )
-    result = TrialResult(record, logits, validation_logits)
-    _save(study, trial, result, setup)
+    result = TrialResult(record, logits, validation_logits, found[1] if found else None)
+    _save(study, trial, result, setup, found[0] if found else None)
     return result
+
+
+def _distances(setup: Setup, rehearsal: Rehearsal | None, held_out: bool) -> tuple[Subspace, Distances] | None:
+    """The subspace of the training images, and how far others lie from it; None where no validation image is new."""
+    if not held_out and rehearsal is None:
+        return None
+    subspace, splits = fit_training(setup), setup.splits
+    of_validation = rehearsal.distances if rehearsal else distances(subspace, features_of(setup, splits.validation))
+    return subspace, Distances(of_validation, distances(subspace, features_of(setup, splits.test)))
 
 
 def _seconds(trained: Trained, test: float) -> TrialSeconds:
@@ -255,16 +279,18 @@ def _seconds(trained: Trained, test: float) -> TrialSeconds:
     return TrialSeconds(**spent, total=sum(spent.values()))
 
 
-def _save(study: Study, trial: Trial, result: TrialResult, setup: Setup) -> None:
+def _save(study: Study, trial: Trial, result: TrialResult, setup: Setup, subspace: Subspace | None) -> None:
     """Save a trial's model, where it is to be kept, then its result."""
     model, bundle = None, _bundle(study, trial)
     if bundle:
         config = bundle_config(trial.spec, study.dataset, study.recipe, result.record.scores)
-        save_bundle(bundle, setup.network.model, config)
+        save_bundle(bundle, setup.network.model, config, subspace)
         model = weights_digest(str(bundle / "model.safetensors"))
     answers = {"test": torch.from_numpy(result.logits)}
     if result.validation_logits is not None:
         answers["validation"] = torch.from_numpy(result.validation_logits)
+    if result.distances is not None:
+        answers |= {f"distances.{name}": torch.from_numpy(of) for name, of in vars(result.distances).items()}
     notes = {"record": result.record.model_dump(mode="json"), "model": model}
     save_state(study.work / trial.name / DONE, answers, notes)
     if setup.work:
@@ -285,7 +311,12 @@ def _load(study: Study, trial: Trial) -> TrialResult | None:
     except ValidationError:  # by another version of thaw
         return None
     validation = answers["validation"].numpy() if "validation" in answers else None
-    return TrialResult(record, answers["test"].numpy(), validation)
+    measured = None
+    if "distances.test" in answers:
+        if bundle and not (bundle / SUBSPACE).is_file():
+            return None
+        measured = Distances(answers["distances.validation"].numpy(), answers["distances.test"].numpy())
+    return TrialResult(record, answers["test"].numpy(), validation, measured)
 
 
 def _bundle(study: Study, trial: Trial) -> Path | None:

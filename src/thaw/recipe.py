@@ -34,6 +34,7 @@ LearningRate = Annotated[float, Field(gt=0, lt=float("inf"))]
 WeightDecay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitSize = Annotated[int, Field(gt=0, le=1 << 32)] | Fraction | Annotated[str, Field(min_length=1)]
+CostRow = Annotated[list[Annotated[float, Field(ge=0, lt=1e9)]], Field(min_length=2, max_length=2)]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc", "average_precision"]
 """The numbers that may be chosen by, as scikit-learn defines them; see `scoring.measure`."""
 Head = Literal["trained", "linear", "knn", "prototype"]
@@ -349,6 +350,39 @@ class Sweep(Section):
         return labels
 
 
+class Decide(Section):
+    """What a trained model says besides its most probable class; all of it is chosen on the validation images."""
+
+    positive: str | None = None
+    """The class that a threshold is for; a name as in the data. Then one of `recall`, `precision` and `costs` is
+    given. Where the class does not reach the threshold, the most probable of the others is decided for."""
+    recall: Fraction | None = None
+    """The threshold finds this fraction of the images of `positive`, on average over validation sets."""
+    precision: Fraction | None = None
+    """The lowest threshold with which this fraction of the validation images decided for are of `positive`."""
+    costs: Annotated[list[CostRow], Field(min_length=2, max_length=2)] | None = None
+    """The threshold with the least mean cost on validation: `[[0, 1], [10, 0]]` are the costs of deciding against
+    `positive` and for it, first for images of other classes, then for its own. Here a miss costs ten false alarms."""
+    coverage: Fraction = 0.9
+    """The fraction of images whose prediction set, the classes that an image may be, is to hold their class."""
+    false_alarms: Fraction = 0.05
+    """The fraction of images like those of training that may be called unlike them."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Decide":
+        given = [key for key in ("recall", "precision", "costs") if getattr(self, key) is not None]
+        if self.positive is None and given:
+            raise ValueError(f"decide.{given[0]} is of a class; name it in decide.positive")
+        if self.positive is not None and len(given) != 1:
+            raise ValueError(
+                f"decide.positive = {self.positive!r} should come with one of decide.recall, decide.precision and "
+                f"decide.costs, not {' and '.join(given) or 'none'}"
+            )
+        if self.costs is not None and not (self.costs[0][0] < self.costs[0][1] and self.costs[1][1] < self.costs[1][0]):
+            raise ValueError(f"decide.costs = {self.costs} should make each right decision cheaper than the wrong one")
+        return self
+
+
 class Settings(Section):
     """Everything about a study but its data."""
 
@@ -440,6 +474,8 @@ class Recipe(Settings):
     """What decides which arm to use."""
     sweep: Sweep = Sweep()
     """What a study varies besides its arms."""
+    decide: Decide = Decide()
+    """What a trained model says besides its most probable class."""
 
 
 Valid = TypeVar("Valid", bound=Settings)

@@ -22,6 +22,7 @@ from thaw.progress import Clock, say
 from thaw.recipe import Recipe
 from thaw.report.card import complete_bundles
 from thaw.report.page import write_report
+from thaw.run.doubt import check_decide
 from thaw.run.folder import open_run
 from thaw.run.gallery import make_gallery
 from thaw.run.live import Live, follow
@@ -89,6 +90,7 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
     compute = replace(choose_compute(recipe.train.device, recipe.train.precision), layouts=folder / "work" / "layouts")
     check_batches(recipe, preprocessing_of(recipe).size)
     dataset = load_dataset(recipe, compute, clock, source)
+    check_decide(recipe.decide, dataset.source.classes)
     with clock("audit"):
         audited = audit(dataset, recipe.data)
     say_findings(audited.record.findings)

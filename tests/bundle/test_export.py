@@ -21,6 +21,7 @@ from torch import nn
 from helpers.images import encoded_image
 from helpers.small_bundle import small_bundle, small_config
 from helpers.studies import SETTLED
+from thaw.bundle.doubt import Answers
 from thaw.bundle.load import load
 from thaw.bundle.save import save_bundle
 from thaw.cli.app import cli
@@ -179,7 +180,7 @@ def test_every_kind_of_int8_is_smaller_than_full_precision(tmp_path: Path) -> No
     """Of a network whose weights are nearly all convolutions', which dynamic quantisation leaves alone."""
     backbone = "torchvision/mobilenet_v2"
     save_bundle(tmp_path / "b", build_backbone(backbone, "random", 2, seed=3)[0], small_config(backbone=backbone))
-    network = to_onnx(FromSquares(load(tmp_path / "b", precision="fp32")), "squares", "probabilities", 32)
+    network = to_onnx(FromSquares(load(tmp_path / "b", precision="fp32")), "squares", ["probabilities"], 32)
     squares = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     kinds = quantise._static(network, squares), quantise._stored(quantise._dynamic(network)), quantise._stored(network)
     assert all(kind.ByteSize() < 0.35 * network.ByteSize() for kind in kinds)
@@ -214,15 +215,15 @@ def test_int8_without_its_run_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_what_differs_from_the_bundle_is_refused() -> None:
     samples = Samples([np.zeros((4, 4, 3), np.uint8), np.zeros((9, 5, 3), np.uint8)], "two black ones")
-    expected = np.array([[0.6, 0.4], [0.2, 0.8]])
+    expected = Answers(np.array([[0.6, 0.4], [0.2, 0.8]]))
     near, far = np.array([[0.6004, 0.3996]], np.float32), np.array([[0.602, 0.398]], np.float32)
     whole = {4: near, 9: np.array([[0.2, 0.8]], np.float32)}
-    noted = export.compare(lambda one: whole[one.shape[1]], samples, expected, exact=True)
+    noted = export.compare(lambda one: [whole[one.shape[1]]], samples, expected, exact=True)
     assert noted["largest_difference"] == pytest.approx(4e-4, rel=1e-3)
     assert (noted["smallest"], noted["largest"], noted["same_class"]) == ((4, 4), (5, 9), 2)
     for wrong in (far, np.full((1, 2), np.nan, np.float32)):
         with pytest.raises(ExportError, match="nothing was kept"):
-            export.compare(lambda _, wrong=wrong: wrong, samples, expected, exact=True)
+            export.compare(lambda _, wrong=wrong: [wrong], samples, expected, exact=True)
 
 
 def test_bad_usage_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from helpers.cli import thaw
 from helpers.images import encoded_image
+from helpers.small_bundle import small_bundle
 from thaw.errors import StorageError
 from thaw.images.files import readable_formats
 from thaw.serve import app
@@ -349,3 +350,15 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = first.getsockname()[1]
         with pytest.raises(StorageError, match=rf"port {port}, cannot be listened on: .*; give another --port"):
             bind("127.0.0.1", port)
+
+
+def test_what_a_bundle_says_in_doubt_is_in_its_answer(tmp_path: Path) -> None:
+    folder = small_bundle(tmp_path / "b")
+    told = client(folder).post("/api/predict", content=encoded_image(1)).json()
+    assert [told[name] for name in ("set", "coverage", "decided", "threshold", "unlike")] == [None] * 5
+    decide = {"coverage": 0.9, "by_class": False, "floors": [2.0, 0.0], "positive": "right", "threshold": 1.5}
+    folder = small_bundle(tmp_path / "doubtful", decide=decide)
+    told = client(folder).post("/api/predict", content=encoded_image(1)).json()
+    assert (told["set"], told["coverage"], told["decided"]) == (["right"], 0.9, "left")
+    assert told["threshold"] == {"positive": "right", "probability": 1.5}
+    assert told["unlike"] is None

@@ -8,11 +8,13 @@ import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from thaw.bundle.doubt import DecideConfig, Doubt, UnlikeConfig
 from thaw.bundle.model import Bundle
 from thaw.compute.device import choose_compute
 from thaw.errors import BundleError, ModelError, first_line
@@ -22,9 +24,12 @@ from thaw.nets.backbones import build_backbone
 from thaw.nets.heads import HeadForm, install_head
 from thaw.nets.weights import check_header, sha256
 from thaw.recipe import MAX_GRID
+from thaw.scoring.unlike import Subspace
 
 FORMAT = 4
 """The format of a bundle; counts up when other versions can no longer read it."""
+SUBSPACE = "unlike.safetensors"
+"""Beside the weights: the mean and the basis of the subspace of the training images' features."""
 MAX_CONFIG = 8 << 20
 """Largest size of a `config.json` in bytes; a thousand classes take a tenth of this."""
 NO_BUNDLE = "give a folder such as RUN/models/ARM"
@@ -47,6 +52,8 @@ class _Config(BaseModel):
     at: str | None = None
     grid: Annotated[int, Field(ge=1, le=MAX_GRID)] = 1
     test_views: Literal[1, 2]
+    decide: DecideConfig = DecideConfig()
+    unlike: UnlikeConfig | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> "_Config":
@@ -64,6 +71,11 @@ class _Config(BaseModel):
             raise ValueError("preprocessing has a depth whose black is not below its white")
         if self.head.nearest > self.head.images:
             raise ValueError("head asks more neighbours than it remembers")
+        decide = self.decide
+        if decide.floors is not None and len(decide.floors) != len(self.classes):
+            raise ValueError("decide has not as many floors as there are classes")
+        if (decide.positive is None) != (decide.threshold is None) or decide.positive not in (None, *self.classes):
+            raise ValueError("decide has a threshold without its class, or of another class")
         return self
 
 
@@ -106,8 +118,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
     try:
         # without memory for them at first, so that a small file cannot ask for the largest of networks
         with contextlib.suppress(NotImplementedError), torch.device("meta"):
-            _check(weights, _network(needed), needed.backbone)
-        model = _network(needed)
+            _check(weights, _network(needed)[0], needed.backbone)
+        model, head = _network(needed)
     except ModelError as error:
         raise BundleError(
             f"{folder} needs the backbone {needed.backbone!r}, which the installed torchvision and timm do not have; "
@@ -129,14 +141,51 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "a
         config,
         choose_compute(device, precision),
         needed.test_views,
+        head,
+        _doubt(needed, folder, model.get_submodule(head)),
     )
 
 
-def _network(config: _Config) -> nn.Module:
-    """The network of a bundle, with random numbers for its weights."""
+def _network(config: _Config) -> tuple[nn.Module, str]:
+    """The network of a bundle, with random numbers for its weights, and the name of its head."""
     model, head = build_backbone(config.backbone, "random", len(config.classes), 0, config.at, config.grid)
     install_head(model, head, config.head)
-    return model
+    return model, head
+
+
+def _doubt(config: _Config, folder: Path, head: nn.Module) -> Doubt | None:
+    """What the model says besides its probabilities; None where it says nothing else."""
+    decide, unlike = config.decide, None
+    decision = None
+    if decide.positive is not None and decide.threshold is not None:
+        decision = config.classes.index(decide.positive), decide.threshold
+    if config.unlike is not None:
+        file = inside(folder, SUBSPACE)
+        _check_digest(file, config.unlike.sha256)
+        unlike = _subspace(file, head), config.unlike.threshold
+    if decide.floors is None and decision is None and unlike is None:
+        return None
+    return Doubt(decide.floors, decision, unlike).eval()
+
+
+def _subspace(file: Path, head: nn.Module) -> Subspace:
+    """Read `unlike.safetensors`. Raises BundleError where it is not of the features that enter the head."""
+    width = next(parameter.shape[1] for parameter in head.parameters() if parameter.dim() > 1)
+    try:
+        check_header(file)
+        with safe_open(file, "np") as stored:
+            found = Subspace(*(stored.get_tensor(name) for name in ("mean", "basis")))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BundleError(f"{file} cannot be read ({first_line(error)}); copy the bundle again.") from error
+    if (
+        found.mean.shape != (width,)
+        or found.basis.ndim != 2
+        or not 0 < found.basis.shape[1] <= len(found.basis) == width
+    ):
+        raise BundleError(f"{file} does not fit the head, which takes {width} features; copy the bundle again.")
+    if not all(part.dtype == np.float32 and np.isfinite(part).all() for part in (found.mean, found.basis)):
+        raise BundleError(f"{file} holds numbers that are not finite in fp32; copy the bundle again.")
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from thaw.bundle.doubt import Answers, Doubt, join
 from thaw.compute.device import Compute
 from thaw.errors import DataError
 from thaw.images.any import AnyImage, listed, square
 from thaw.images.decode import BadImageError
-from thaw.images.mirror import average_views
+from thaw.images.mirror import average_views, head_path
 from thaw.images.preprocessing import Normalise, Preprocessing, describe_size, sides
+from thaw.nets.entered import WithFeatures
 from thaw.nets.fold import fold_batch_norm
 from thaw.nets.layout import choose_layout, hold_frozen
 from thaw.scoring.metrics import log_probabilities
@@ -59,6 +61,8 @@ class Batch:
     """(n, height, width, 3), as the network saw them."""
     probabilities: NDArray[np.float64]
     """(n, classes), calibrated where the bundle has a temperature; each row sums to 1."""
+    answers: Answers
+    """These probabilities, and what else the model says."""
     bad: list[tuple[str, str]]
     """Names of the images among them that cannot be used, and why."""
 
@@ -91,6 +95,10 @@ class Bundle:
     """The device and precision of `predict` and `predict_proba`."""
     test_views: int = 1
     """What the logits are averaged over: 1 is the image alone, 2 the image and its mirror image."""
+    head: str = ""
+    """The name of the model's head."""
+    doubt: Doubt | None = None
+    """What the model says besides its probabilities; None where it says nothing else."""
 
     def predict(self, images: Any) -> NDArray[np.str_]:
         """Return the most probable class of each image.
@@ -133,13 +141,34 @@ class Bundle:
         DataError
             An image cannot be used; the message names the first.
         """
+        return self.answer(images).probabilities
+
+    def answer(self, images: Any) -> Answers:
+        """Return all that the model says of each image: probabilities, prediction sets, decisions, what is unlike.
+
+        Parameters
+        ----------
+        images
+            One image or several, in any form that `predict_proba` takes.
+
+        Returns
+        -------
+        Answers
+            None for what the bundle does not hold.
+
+        Raises
+        ------
+        DataError
+            An image cannot be used; the message names the first.
+        """
         named = (Named(_name(index, one), one) for index, one in enumerate(listed(images)))
-        parts = [np.empty((0, len(self.classes)))]
+        parts = []
         for batch in self.batches(named):
             for name, why in batch.bad:
                 raise DataError(f"{name} {why}; fix it or leave it out.")
-            parts.append(batch.probabilities)
-        return np.concatenate(parts)
+            parts.append(batch.answers)
+        parts = parts or [self.answers(np.empty((0, *sides(self.preprocessing.size), 3), np.uint8))]
+        return join(parts)
 
     def batches(self, images: Iterable[Named]) -> Iterator[Batch]:
         """Yield predictions batch by batch, in the order of the images; at most two batches are in memory.
@@ -190,17 +219,30 @@ class Bundle:
         DataError
             The model's output is NaN or infinite.
         """
+        return self.answers(pixels).probabilities
+
+    def answers(self, pixels: NDArray[np.uint8]) -> Answers:
+        """Return all that the model says of images that are decoded and resized already; see `probabilities`."""
         tensor, compute = torch.from_numpy(pixels), self.compute
-        network = self.network  # made here, since what is made in inference mode never gives gradients
+        network: nn.Module = self.network  # made here, since what is made in inference mode never gives gradients
+        telling = self.doubt is not None
+        if telling:
+            network = WithFeatures(network, head_path(self.head, self.test_views))
         pinned = compute.device.type == "cuda"
         if pinned:
             tensor = tensor.pin_memory()
         with torch.inference_mode(), compute.autocast():
-            logits = network(tensor.to(compute.device, non_blocking=pinned)).float().cpu().numpy()
-        if not np.isfinite(logits).all():
+            found = network(tensor.to(compute.device, non_blocking=pinned))
+            logits, *features = (part.float().cpu() for part in (found if telling else (found,)))
+        if not torch.isfinite(logits).all():
             raise DataError("the model's output is NaN or infinite, so its weights are damaged; copy the bundle again.")
-        softmax: NDArray[np.float64] = np.exp(log_probabilities(logits / np.float32(self.temperature or 1)))
-        return softmax
+        softmax: NDArray[np.float64] = np.exp(log_probabilities(logits.numpy() / np.float32(self.temperature or 1)))
+        if self.doubt is None:
+            return Answers(softmax)
+        with torch.inference_mode():
+            told = self.doubt(torch.from_numpy(softmax).float(), *features)
+        said = dict(zip(self.doubt.names(), (part.numpy() for part in told), strict=True))
+        return Answers(softmax, said.get("set"), said.get("decided"), said.get("unlike"))
 
     @cached_property
     def network(self) -> nn.Module:
@@ -234,7 +276,8 @@ class Bundle:
                 names.append(named.name)
                 pixels.append(found)
         array = np.stack(pixels) if pixels else np.empty((0, *sides(self.preprocessing.size), 3), np.uint8)
-        return Batch(names, array, self.probabilities(array), bad)
+        answers = self.answers(array)
+        return Batch(names, array, answers.probabilities, answers, bad)
 
     def _squares(self, task: list[Named]) -> list[NDArray[np.uint8] | str]:
         """Return the pixels of each image of a task, or why it has none."""

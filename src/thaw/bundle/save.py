@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
-from thaw.bundle.load import FORMAT
+from thaw.bundle.load import FORMAT, SUBSPACE
 from thaw.cache.checkpoint import unshared
 from thaw.cache.files import write_atomic, write_json
 from thaw.data.dataset import Dataset
@@ -18,13 +19,14 @@ from thaw.nets.heads import form_of
 from thaw.recipe import Recipe, Settings, to_toml
 from thaw.recipes import EMBEDDED_NAMES
 from thaw.scoring.metrics import Scores
+from thaw.scoring.unlike import Subspace
 from thaw.training.specs import ArmSpec
 from thaw.versions import versions
 
 PACKAGES = ("thaw-vision", "torch", "torchvision", "timm", "pillow", "numpy")
 
 
-def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any], subspace: Subspace | None = None) -> None:
     """Write `model.safetensors` and, last, `config.json`; the folder is a bundle once the latter is there.
 
     Parameters
@@ -36,6 +38,8 @@ def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
     config
         The rest of `config.json`, see `bundle_config`; its format, the form of the head and the digest of the weights
         are added here.
+    subspace
+        That of the training images' features, which goes into `unlike.safetensors`; None where there is none.
 
     Raises
     ------
@@ -46,6 +50,10 @@ def save_bundle(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
     (folder / "config.json").unlink(missing_ok=True)
     content = save(unshared(model.state_dict()), {"format": "pt"})
     write_atomic(folder / "model.safetensors", content)
+    (folder / SUBSPACE).unlink(missing_ok=True)
+    if subspace is not None:
+        tensors = {"mean": torch.from_numpy(subspace.mean), "basis": torch.from_numpy(subspace.basis)}
+        write_atomic(folder / SUBSPACE, save(tensors))
     own = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "head": form_of(model).model_dump()}
     write_json(folder / "config.json", own | config | own)
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from thaw.bundle.doubt import Answers
 from thaw.bundle.load import load
 from thaw.bundle.model import Bundle
 from thaw.cache.files import write_atomic
 from thaw.errors import ExportError
-from thaw.export.graph import Classify, FromImages, program
+from thaw.export.graph import Classify, FromImages, outputs, program
 from thaw.export.samples import Samples, check_samples
 from thaw.images.resize import KERNELS
 from thaw.nets.layout import set_layout
@@ -28,6 +29,14 @@ NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "int8": ("o
 """Packages of the extra `export` that a format needs."""
 TOLERANCE = 1e-3
 """The largest difference from the bundle's probabilities with which an export in full precision is kept."""
+AGREED = 0.9
+"""The least fraction of images of which such an export says all else that the bundle does."""
+SAID = {
+    "set": "set: bool (n, classes), the classes that an image may be",
+    "decided": "decided: int64 (n,), the class decided for by the threshold",
+    "unlike": "unlike: float32 (n,), above 1 where an image is unlike those of training",
+}
+"""The outputs after the probabilities, in words."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def export_bundle(
     if not path.parent.is_dir():
         raise ExportError(f"there is no folder {path.parent} for {path.name}; create it, or give another --out.")
     samples = check_samples(Path(folder), None if check is None else Path(check))
-    expected = bundle.predict_proba(samples.arrays)
+    expected = bundle.answer(samples.arrays)
     set_layout(bundle.model, channels_last=False)
     metadata = _describe(bundle, to)
     if to == "torch":
@@ -102,40 +111,42 @@ def export_bundle(
             proto, measured = quantise(bundle, Path(folder))
             metadata |= measured
         else:
-            proto = onnx.to_onnx(FromImages(bundle), "pictures", "probabilities")
+            proto = onnx.to_onnx(FromImages(bundle), "pictures", outputs(bundle))
         metadata["check"] = compare(onnx.runner(proto), samples, expected, exact=to == "onnx")
         content = onnx.finish(proto, metadata)
     write_atomic(path, content)
     return Exported(path, metadata)
 
 
-def compare(classify: Classify, samples: Samples, expected: NDArray[np.float64], exact: bool) -> dict[str, Any]:
-    """Compare an export's probabilities of each sample with the bundle's.
+def compare(classify: Classify, samples: Samples, expected: Answers, exact: bool) -> dict[str, Any]:
+    """Compare an export's answers for each sample with the bundle's.
 
     Parameters
     ----------
     classify
-        Runs the export: images uint8 (1, height, width, 3) to probabilities (1, classes).
+        Runs the export: images uint8 (1, height, width, 3) to its outputs, the probabilities (1, classes) first.
     samples
         n images of mixed sizes.
     expected
-        (n, classes) the bundle's probabilities.
+        What the bundle says of them.
     exact
         Whether the export may differ by rounding alone.
 
     Returns
     -------
     dict
-        The largest difference, how many images have the same class, and which images these were.
+        The largest difference in probability, how many images have the same class, of how many all else is the same,
+        where the bundle says anything else, and which images these were.
 
     Raises
     ------
     ExportError
         `exact` is set and a probability differs by more than TOLERANCE, or a class differs.
     """
-    found = np.concatenate([classify(array[None]) for array in samples.arrays])
-    difference = float(np.abs(found - expected).max())
-    same = found.argmax(1) == expected.argmax(1)
+    each = [classify(array[None]) for array in samples.arrays]
+    found, *others = (np.concatenate(parts) for parts in zip(*each, strict=True))
+    difference = float(np.abs(found - expected.probabilities).max())
+    same = found.argmax(1) == expected.probabilities.argmax(1)
     if exact and not (difference <= TOLERANCE and same.all()):
         raise ExportError(
             f"the export differs from its bundle by up to {difference:.2g} in probability and in {int((~same).sum())} "
@@ -149,20 +160,41 @@ def compare(classify: Classify, samples: Samples, expected: NDArray[np.float64],
         "largest": max(sizes, key=lambda size: size[0] * size[1]),
         "largest_difference": difference,
         "same_class": int(same.sum()),
+        **_same_doubt(others, expected, exact),
     }
 
 
-def _torch(bundle: Bundle, samples: Samples, expected: NDArray[np.float64], metadata: dict[str, Any]) -> bytes:
+def _same_doubt(others: list[NDArray[Any]], expected: Answers, exact: bool) -> dict[str, int]:
+    """Of how many images sets, decisions and what is unlike are the same; an answer at a threshold may round away."""
+    wanted = [part for part in (expected.sets, expected.decided, expected.unlike) if part is not None]
+    if not wanted:
+        return {}
+    same = np.ones(len(wanted[0]), bool)
+    for own, other in zip(wanted, others, strict=True):
+        flagged = own.dtype.kind == "f"
+        equal = (own > 1) == (other > 1) if flagged else own == other
+        same &= equal if equal.ndim == 1 else equal.all(1)
+        if exact and flagged and not np.allclose(own, other, rtol=0.01, atol=0.01):
+            raise ExportError("the export differs from its bundle in what is unlike, so nothing was kept; report it.")
+    if exact and same.mean() < AGREED:
+        raise ExportError(
+            f"the export says the same as its bundle of only {int(same.sum())} of {len(same)} images, so nothing was "
+            "kept; report it with the backbone's name."
+        )
+    return {"same_doubt": int(same.sum())}
+
+
+def _torch(bundle: Bundle, samples: Samples, expected: Answers, metadata: dict[str, Any]) -> bytes:
     """Return a `.pt2` file with its metadata as the extra file `thaw.json`; adds the check to `metadata`."""
     exported, buffer = program(FromImages(bundle)), io.BytesIO()
     torch.export.save(exported, buffer)
     buffer.seek(0)
     loaded = torch.export.load(buffer).module()
 
-    def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def classify(images: NDArray[np.uint8]) -> list[NDArray[Any]]:
         with torch.inference_mode():
-            probabilities: NDArray[np.float32] = loaded(torch.from_numpy(images)).numpy()
-        return probabilities
+            found = loaded(torch.from_numpy(images))
+        return [output.numpy() for output in (found if bundle.doubt else (found,))]
 
     metadata["check"] = compare(classify, samples, expected, exact=True)
     final = io.BytesIO()
@@ -171,10 +203,15 @@ def _torch(bundle: Bundle, samples: Samples, expected: NDArray[np.float64], meta
 
 
 def _describe(bundle: Bundle, to: str) -> dict[str, Any]:
-    known = ("backbone", "arm", "weights", "data", "test")
+    known = ("backbone", "arm", "weights", "data", "test", "decide", "unlike")
     return {
         "input": "pictures: uint8 (n, height, width, 3), RGB, upright, of any size; transparency laid on white",
-        "output": "probabilities: float32 (n, classes), in the order of classes",
+        "output": "; ".join(
+            [
+                "probabilities: float32 (n, classes), in the order of classes",
+                *map(SAID.__getitem__, outputs(bundle)[1:]),
+            ]
+        ),
         "classes": list(bundle.classes),
         "preprocessing": asdict(bundle.preprocessing),
         "temperature": bundle.temperature,

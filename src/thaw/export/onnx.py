@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.export import ExportedProgram
 
 from thaw.errors import ExportError, first_line
 from thaw.export.graph import Classify, program
@@ -25,15 +26,15 @@ LARGEST = (1 << 31) - 1
 """Bytes that one ONNX file can hold."""
 
 
-def to_onnx(module: nn.Module, takes: str, gives: str, size: Size | None = None) -> onnx.ModelProto:
-    """Return a module as an ONNX model with one named input and output, for any number of images.
+def to_onnx(module: nn.Module, takes: str, gives: Sequence[str], size: Size | None = None) -> onnx.ModelProto:
+    """Return a module as an ONNX model with one named input and named outputs, for any number of images.
 
     Parameters
     ----------
     module
-        Maps images uint8 (n, height, width, 3) to a tensor.
+        Maps images uint8 (n, height, width, 3) to tensors.
     takes, gives
-        The names of the input and the output.
+        The names of the input and of the outputs.
     size
         Of these images; None where it may be any.
 
@@ -42,7 +43,11 @@ def to_onnx(module: nn.Module, takes: str, gives: str, size: Size | None = None)
     ExportError
         ONNX has no operator for something in the network, or the network is too large for one file.
     """
-    graph = program(module, size)
+    return as_onnx(program(module, size), [takes], gives)
+
+
+def as_onnx(graph: ExportedProgram, takes: Sequence[str], gives: Sequence[str]) -> onnx.ModelProto:
+    """Return a graph as an ONNX model with these names of inputs and outputs. Raises ExportError."""
     try:
         with quiet():
             exported = torch.onnx.export(
@@ -50,8 +55,8 @@ def to_onnx(module: nn.Module, takes: str, gives: str, size: Size | None = None)
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=[takes],
-                output_names=[gives],
+                input_names=list(takes),
+                output_names=list(gives),
                 verbose=False,
             )
             assert exported is not None
@@ -70,9 +75,8 @@ def runner(proto: onnx.ModelProto) -> Classify:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = session.run(None, {name: images})[0]
-        return probabilities
+    def classify(images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        return list(session.run(None, {name: images}))
 
     return classify
 
@@ -96,7 +100,7 @@ def finish(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
 def _tidy(proto: onnx.ModelProto) -> None:
     """Name the dynamic dimensions, and drop the exporter's own notes: paths, scopes, unused domains."""
     graph = proto.graph
-    for value, names in ((graph.input[0], ("n", "height", "width")), (graph.output[0], ("n",))):
+    for value, names in ((graph.input[0], ("n", "height", "width")), *((output, ("n",)) for output in graph.output)):
         for side, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             side.dim_param = name
     del graph.value_info[:]

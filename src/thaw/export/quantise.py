@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch.export import Dim
 
+from thaw.bundle.doubt import Doubt
 from thaw.bundle.model import Bundle
 from thaw.compute.device import choose_compute
 from thaw.data.dataset import Dataset
 from thaw.data.load import load_dataset
 from thaw.errors import ExportError
-from thaw.export.graph import FromSquares, ToSquares
-from thaw.export.onnx import quiet, runner, to_onnx
+from thaw.export.graph import FromSquares, ToSquares, traced
+from thaw.export.onnx import as_onnx, quiet, runner, to_onnx
 from thaw.progress import Clock, stage
 from thaw.recipe import load_recipe
 
@@ -27,6 +30,8 @@ CALIBRATION, TRIAL = 200, 500
 CHANGE = 0.01
 """How far, on average, int8 may move the probabilities of validation images before a more precise kind is tried."""
 BATCH = 32
+GIVEN = ["probabilities", "features"]
+"""The outputs of a network whose bundle says more than the first."""
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
 """Operators computed in int8; normalisation and the softmax of attention lose too much."""
 
@@ -73,7 +78,7 @@ def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, A
         np.sort(random.permutation(rows)[:count])
         for rows, count in ((splits.train, CALIBRATION), (splits.validation, TRIAL))
     )
-    network = to_onnx(FromSquares(bundle), "squares", "probabilities", bundle.preprocessing.size)
+    network = to_onnx(FromSquares(bundle), "squares", GIVEN if bundle.doubt else GIVEN[:1], bundle.preprocessing.size)
     squares = _squares(dataset, calibration)
     kinds: dict[str, Callable[[], onnx.ModelProto]] = {
         "7-bit weights, 8-bit activations": lambda: _static(network, squares),
@@ -107,7 +112,8 @@ def quantise(bundle: Bundle, folder: Path) -> tuple[onnx.ModelProto, dict[str, A
             "bundle": accuracy(network, "full precision"),
         },
     }
-    return _joined(to_onnx(ToSquares(bundle), "pictures", "squares"), made[chosen]), measured
+    whole = joined(to_onnx(ToSquares(bundle), "pictures", ["squares"]), made[chosen], ["squares"])
+    return with_doubt(whole, bundle.doubt) if bundle.doubt else whole, measured
 
 
 def _dataset(bundle: Bundle, folder: Path) -> Dataset:
@@ -136,7 +142,7 @@ def _probabilities(model: onnx.ModelProto, dataset: Dataset, rows: NDArray[np.in
     classify, parts = runner(model), []
     with stage(name, len(rows), "images") as advance:
         for start in range(0, len(rows), BATCH):
-            parts.append(classify(_squares(dataset, rows[start : start + BATCH])))
+            parts.append(classify(_squares(dataset, rows[start : start + BATCH]))[0])
             advance(len(parts[-1]))
     return np.concatenate(parts)
 
@@ -216,8 +222,33 @@ def _quantised(network: onnx.ModelProto, work: Callable[[Path, Path], None]) -> 
         return onnx.load(out)
 
 
-def _joined(resize: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
-    """Join two models into one that resizes and then classifies."""
-    named = onnx.compose.add_prefix(resize, "resize_", rename_inputs=False, rename_outputs=False)
-    named.ir_version = network.ir_version
-    return onnx.compose.merge_models(named, network, io_map=[("squares", "squares")])
+def with_doubt(network: onnx.ModelProto, doubt: Doubt) -> onnx.ModelProto:
+    """Join to a model of probabilities and features what a bundle says besides, in full precision, for it is small."""
+    examples = tuple(
+        torch.full((2, value.type.tensor_type.shape.dim[1].dim_value), 0.5) for value in network.graph.output
+    )
+    made = as_onnx(traced(doubt, examples, ({0: Dim("n", min=1)},) * 2), GIVEN, doubt.names())
+    used = {name for node in made.graph.node for name in node.input}
+    for value in list(made.graph.input):
+        if value.name not in used:
+            made.graph.input.remove(value)
+    return joined(network, made, [value.name for value in made.graph.input], ["probabilities", *doubt.names()])
+
+
+def joined(
+    first: onnx.ModelProto, second: onnx.ModelProto, through: list[str], gives: list[str] | None = None
+) -> onnx.ModelProto:
+    """Join two models into one: outputs of the first are the second's inputs, under the same names.
+
+    Parameters
+    ----------
+    first, second
+        The models.
+    through
+        The names of what goes from one to the other.
+    gives
+        The outputs of the joined model; None for those of the second.
+    """
+    named = onnx.compose.add_prefix(first, f"{through[0]}_", rename_inputs=False, rename_outputs=False)
+    named.ir_version = second.ir_version
+    return onnx.compose.merge_models(named, second, io_map=[(name, name) for name in through], outputs=gives)

@@ -18,3 +18,8 @@ class WithMirror(nn.Module):
 def average_views(network: nn.Module, views: int) -> nn.Module:
     """Return a network, from pixels to logits, that averages so many views: 1 is itself, 2 adds the mirror image."""
     return WithMirror(network) if views == 2 else network
+
+
+def head_path(head: str, views: int) -> str:
+    """Return the name of a model's head in what `average_views` makes of normalisation and model, one after another."""
+    return f"network.1.{head}" if views == 2 else f"1.{head}"

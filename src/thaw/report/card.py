@@ -8,8 +8,12 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from thaw.bundle.load import read_config
+from thaw.bundle.doubt import DecideConfig, UnlikeConfig
+from thaw.bundle.load import SUBSPACE, read_config
 from thaw.cache.files import write_atomic, write_json
+from thaw.nets.weights import sha256
+from thaw.report.doubt import doubt_of
+from thaw.run.doubt import Doubt
 from thaw.run.metrics import Metrics
 from thaw.text import count, escape_markdown, fitted
 
@@ -28,14 +32,33 @@ HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0"
 
 
 def complete_bundles(run: Path, metrics: Metrics) -> None:
-    """Add to each bundle of a run what only the whole study tells: intervals and temperature; and its model card."""
+    """Add to each bundle of a run what only the whole study tells: intervals, temperature, thresholds; and its card."""
     for arm, it in metrics.arms.items():
         folder = run / "models" / arm
         config = read_config(folder)
         config["temperature"] = it.calibration.temperature
+        if it.doubt is not None:
+            config |= told(it.doubt, folder)
         config["test"] |= {"intervals": it.intervals.model_dump(mode="json"), "images": metrics.splits["test"]}
         write_atomic(folder / "README.md", card(config, metrics))
         write_json(folder / "config.json", config)
+
+
+def told(doubt: Doubt, folder: Path) -> dict[str, Any]:
+    """Return what `config.json` says of prediction sets, thresholds and images unlike those of training."""
+    sets, decision, unlike = doubt.sets, doubt.decision, doubt.unlike
+    decide = DecideConfig(
+        coverage=sets.coverage if sets.floors else None,
+        by_class=sets.by_class,
+        floors=sets.floors,
+        positive=decision.wanted.positive if decision and decision.threshold is not None else None,
+        threshold=decision.threshold if decision else None,
+    )
+    far = None
+    if unlike.threshold is not None:
+        digest = sha256(folder / SUBSPACE)
+        far = UnlikeConfig(threshold=unlike.threshold, false_alarms=unlike.false_alarms, sha256=digest).model_dump()
+    return {"decide": decide.model_dump(), "unlike": far}
 
 
 def card(config: dict[str, Any], metrics: Metrics) -> str:
@@ -57,6 +80,7 @@ def card(config: dict[str, Any], metrics: Metrics) -> str:
         name=_name(config, metrics),
         trained=arm.train if isinstance(arm.train, str) else ", ".join(arm.train),
         seeds=len(arm.trials),
+        doubt=doubt_of(metrics, config["arm"]),
         scores={score: title for score, title in (SCORES | FURTHER).items() if config["test"][score] is not None},
     )
     return str(ModelCard(f"---\n{metadata(config, metrics).to_yaml()}\n---\n\n{body}\n"))

@@ -11,7 +11,14 @@ from thaw import text as formats
 from thaw.cache.files import write_atomic, writing
 from thaw.report.analysis import confusion
 from thaw.report.classes import many
-from thaw.report.error_figures import plot_cost, plot_precision_recall, plot_reliability, plot_roc, plot_slices
+from thaw.report.error_figures import (
+    plot_cost,
+    plot_precision_recall,
+    plot_reliability,
+    plot_risk,
+    plot_roc,
+    plot_slices,
+)
 from thaw.report.figures import (
     THEME,
     arm_colour,
@@ -123,6 +130,9 @@ def _of_errors(metrics: Metrics) -> Drawn:
             plot_precision_recall(curves, share),
             f"Precision-recall curve of each arm, of {second}.",
         )
+    risks = {arm: it.doubt.risk.curve for arm, it in metrics.arms.items() if it.doubt}
+    if risks:
+        drawn["risk-coverage"] = (plot_risk(risks), "Error of each arm against the fraction of images answered.")
     for place, column in enumerate(metrics.slices):
         axes = plot_slices(column.values, list(metrics.arms))
         label = f"Test accuracy of each arm by {formats.short(column.column)}."

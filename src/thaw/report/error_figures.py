@@ -104,6 +104,25 @@ def plot_precision_recall(curves: Mapping[str, Curves], share: float, ax: Axes |
     return _plot_trade(lines, ((0, 1), (share, share)), ("recall", "precision"), ax)
 
 
+def plot_risk(curves: Mapping[str, Sequence[Point]], ax: Axes | None = None) -> Axes:
+    """Plot the fraction of wrong answers of each arm against the fraction of images answered, the surest first."""
+    ax = ax or new_axes(4.6, 3.2)
+    for place, (arm, points) in enumerate(curves.items()):
+        x, y = np.array(points).T
+        ax.plot(x, y, color=arm_colour(place), linewidth=1.6)
+        end = ax.plot(x[-1], y[-1], arm_marker(place), color=arm_colour(place), zorder=3, label=formats.short(arm, 24))
+        end[0].set(markersize=7.5, markeredgecolor=PAPER)
+    ax.set_xlim(0, 1.03)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MultipleLocator(0.25))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(percent_tick)
+    ax.set_xlabel("images answered")
+    finish(ax, "wrong among them")
+    legend(ax)
+    return ax
+
+
 def plot_slices(values: Sequence[SliceScores], arms: Sequence[str], ax: Axes | None = None) -> Axes:
     """Plot the accuracy of each arm in each slice of a column, a dot over its interval; hollow where it is small."""
     values = values[:MAX_SLICES]

@@ -18,6 +18,7 @@ from thaw.images.preprocessing import sides
 from thaw.recipe import Recipe, load_recipe
 from thaw.report.analysis import analysis
 from thaw.report.classes import class_rows, confused_pairs, many
+from thaw.report.doubt import doubt_of
 from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
 from thaw.report.figures import THEME, arm_colour
@@ -89,6 +90,7 @@ def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
         "pairs": pairs(metrics),
         "analysis": analysis(metrics),
         "failures": failures(metrics),
+        "doubt": doubt_of(metrics, metrics.recommended),
         "gaps": gaps(metrics, metrics.recommended),
         "findings": findings(metrics),
         "limits": limits(metrics),

@@ -17,6 +17,7 @@ from thaw.errors import StorageError
 from thaw.recipe import ARM_NAME, Metric, Recipe
 from thaw.recipe import Verdict as VerdictSettings
 from thaw.record import Record
+from thaw.run.doubt import Doubt, measure_doubt
 from thaw.run.results import StudyResult
 from thaw.scoring.agreement import Agreement, measure_agreement
 from thaw.scoring.baselines import Baselines, baselines
@@ -219,6 +220,8 @@ class ArmMetrics(TrialMetrics):
     """ROC and precision-recall curves, with the first seed; None with more than two classes."""
     calibration: Calibration
     """How well confidence matches accuracy, with the first seed."""
+    doubt: Doubt | None = None
+    """What it says besides its most probable class, with the first seed."""
     trials: list[TrialMetrics]
     """One for each seed, in the order of the recipe."""
 
@@ -431,6 +434,12 @@ def _arm(result: StudyResult, trials: list[TrialResult], accuracy: float) -> Arm
     }
     # of equally many right answers the same number, where the mean of the seeds' accuracies may round either way
     over_seeds["accuracy"] = MeanDeviation(mean=accuracy, deviation=_deviation([one.test.accuracy for one in metrics]))
+    calibration = calibrate(
+        labels,
+        first.logits,
+        None if first.validation_logits is None else (result.validation_labels(), first.validation_logits),
+        result.validation_groups(),
+    )
     return ArmMetrics(
         **dict(metrics[0]),
         weights=result.recipe.weights_of(record.arm),
@@ -443,12 +452,8 @@ def _arm(result: StudyResult, trials: list[TrialResult], accuracy: float) -> Arm
         over_seeds=SeedScores.model_validate(over_seeds),
         classes=class_scores(labels, np.stack([one.argmax(1) for one in logits]), first.logits.shape[1], groups),
         curves=trace_curves(labels, first.logits),
-        calibration=calibrate(
-            labels,
-            first.logits,
-            None if first.validation_logits is None else (result.validation_labels(), first.validation_logits),
-            result.validation_groups(),
-        ),
+        calibration=calibration,
+        doubt=measure_doubt(result, first, calibration.temperature),
         trials=metrics,
     )
 

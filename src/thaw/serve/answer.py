@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from thaw.bundle.doubt import Answers
 from thaw.bundle.model import Bundle
 from thaw.errors import DataError
 from thaw.images.decode import BadImageError, decode_picture
@@ -63,14 +64,29 @@ def similar_images(training: SimilarImages, pixels: NDArray[np.uint8]) -> list[d
 
 def predict(bundle: Bundle, pixels: NDArray[np.uint8]) -> dict[str, Any]:
     """Return the probabilities of all classes, the most probable first, and the heat map of that one."""
-    probabilities = bundle.probabilities(pixels[None])[0]
+    answers = bundle.answers(pixels[None])
+    probabilities = answers.probabilities[0]
     order = np.argsort(-probabilities, kind="stable")
     return {
         "predicted": bundle.classes[order[0]],
         "probabilities": [{"name": bundle.classes[code], "probability": float(probabilities[code])} for code in order],
         "calibrated": bundle.temperature is not None,
+        **_doubt(bundle, answers),
         "seen": data_uri(encode(pixels, "JPEG")),
         **_heat(bundle, pixels),
+    }
+
+
+def _doubt(bundle: Bundle, answers: Answers) -> dict[str, Any]:
+    """Return what else the bundle says of an image, null where it does not say it."""
+    sets, decided, unlike = answers.sets, answers.decided, answers.unlike
+    decide = bundle.config.get("decide") or {}
+    return {
+        "set": None if sets is None else [bundle.classes[code] for code in np.flatnonzero(sets[0])],
+        "coverage": None if sets is None else decide.get("coverage"),
+        "decided": None if decided is None else bundle.classes[decided[0]],
+        "threshold": None if decided is None else {"positive": decide["positive"], "probability": decide["threshold"]},
+        "unlike": None if unlike is None else float(unlike[0]),
     }
 
 

@@ -66,6 +66,13 @@ class Similar(BaseModel):
     """A data URI."""
 
 
+class Threshold(BaseModel):
+    """From which probability on a class is decided for."""
+
+    positive: str
+    probability: float
+
+
 class Prediction(BaseModel):
     """A model's answer for one image."""
 
@@ -75,6 +82,16 @@ class Prediction(BaseModel):
     """Of all classes, the most probable first."""
     calibrated: bool
     """True where a temperature, fitted on validation images, scales the probabilities."""
+    set: list[str] | None
+    """The classes that the image may be, none where no class is probable enough; null where the bundle has no sets."""
+    coverage: float | None
+    """The fraction of images whose set holds their class; null without sets."""
+    decided: str | None
+    """The class decided for by the threshold; null where the bundle has none."""
+    threshold: Threshold | None
+    """That threshold."""
+    unlike: float | None
+    """Above 1, the image is unlike those of training; null where the bundle cannot tell."""
     seen: str
     """The image as the network sees it, a data URI."""
     heat: str | None

@@ -51,6 +51,24 @@ async function look(images) {
   say(wrong.join(" "), true);
 }
 
+// What the model says besides its most probable class, in words; `warns` marks what nobody should overlook.
+function doubts(told) {
+  const said = [];
+  if (told.unlike !== null && told.unlike > 1) {
+    said.push({ text: "Unlike the training images: do not rely on this answer.", warns: true });
+  }
+  if (told.decided !== null) {
+    const { positive, probability } = told.threshold;
+    said.push({ text: `Decision: ${told.decided} (${positive} from ${percent(probability)} on).`, warns: told.decided !== told.predicted });
+  }
+  if (told.set !== null) {
+    const among = `holds the class of ${percent(told.coverage)} of images like the training images`;
+    if (told.set.length) said.push({ text: `May be ${told.set.join(", ")}: such a set ${among}.`, warns: told.set.length > 1 });
+    else said.push({ text: `No class is probable enough: the set, which ${among}, is empty.`, warns: true });
+  }
+  return said;
+}
+
 function show(name, told) {
   const card = byId("answer").content.cloneNode(true);
   const [seen, heat] = card.querySelectorAll(".seen img");
@@ -78,6 +96,9 @@ function show(name, told) {
   card.querySelector(".verdict span").textContent = percent(told.probabilities[0].probability);
   const scaled = told.calibrated ? "calibrated probabilities" : "probabilities not calibrated";
   card.querySelector(".told").textContent = `${name}, by ${told.arm}; ${scaled}; ${duration(told.seconds)}.`;
+  for (const { text, warns } of doubts(told)) {
+    card.querySelector(".doubt").append(element("li", text, warns ? "warns" : ""));
+  }
   for (const { name: label, probability } of told.probabilities.slice(0, 5)) {
     const bar = element("meter");
     bar.value = probability;

@@ -12,6 +12,7 @@ from thaw.cache.arrays import Chunks, Field, cached, key_of
 from thaw.compute.batches import Inputs, Rows, consecutive
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.nets.entered import flat
 from thaw.progress import stage
 from thaw.training.activations import BATCH, Prefix, fingerprint
 from thaw.training.prepare import prepare
@@ -49,11 +50,10 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         self.network(*inputs)
-        return self.entered.float()
+        return self.entered
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered = inputs[0]
-        self.entered = entered.mean((2, 3)) if entered.dim() == 4 else entered.flatten(1)
+        self.entered = flat(inputs[0])
 
 
 def extract_features(spec: ArmSpec, dataset: Dataset, compute: Compute, shorter: Iterable[Prefix] = ()) -> Features:

@@ -113,24 +113,29 @@ def fit_probe(setup: Setup) -> HeadFit:
 
 def _known(setup: Setup, images: Rows, as_they_are: bool = False) -> Known:
     """What enters the head in evaluation mode: for images as they are, then for each view that the arm trains on."""
-    network, labels = setup.network, setup.labels.cpu().numpy()[images]
-    inputs, name = network.inputs, network.facts.head
+    inputs, labels = setup.network.inputs, setup.labels.cpu().numpy()[images]
     drawn = {0} if as_they_are or inputs.drawn is None else {0, *np.unique(inputs.drawn).tolist()}
     views = sorted(drawn)
-    trained = set(network.model.get_submodule(name).parameters())
+    features = features_of(setup, np.concatenate([images + view * len(inputs) for view in views]))
+    if not np.isfinite(features).all():
+        raise DivergedError("a feature is infinite or NaN; look at the weights that the arm starts from.")
+    return Known(features, np.tile(labels, len(views)), _class_weights(setup, images))
+
+
+def features_of(setup: Setup, rows: Rows) -> NDArray[np.float32]:
+    """What enters an arm's head in evaluation mode, (rows, features), for rows of its inputs."""
+    network, found = setup.network, []
+    trained = set(network.model.get_submodule(network.facts.head).parameters())
     head = next(m for m in network.evaluation.modules() if trained & set(m.parameters(recurse=False)))
-    extractor, found = FeatureExtractor(network.evaluation, head), []
-    batches = consecutive(np.concatenate([images + view * len(inputs) for view in views]), BATCH)
-    with stage("features", len(images) * len(views), "images") as advance:
-        for batch, tensors in zip(batches, inputs.batches(batches), strict=True):
+    extractor = FeatureExtractor(network.evaluation, head)
+    batches = consecutive(rows, BATCH)
+    with stage("features", len(rows), "images") as advance:
+        for batch, tensors in zip(batches, network.inputs.batches(batches), strict=True):
             with torch.inference_mode(), setup.compute.autocast():
                 found.append(extractor(*tensors).cpu().numpy())
             advance(len(batch))
     extractor.close()
-    features = np.concatenate(found)
-    if not np.isfinite(features).all():
-        raise DivergedError("a feature is infinite or NaN; look at the weights that the arm starts from.")
-    return Known(features, np.tile(labels, len(views)), _class_weights(setup, images))
+    return np.concatenate(found)
 
 
 def _class_weights(setup: Setup, rows: Rows) -> NDArray[np.float64]:

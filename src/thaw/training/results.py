@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from thaw.nets.freezing import ModuleRow
 from thaw.record import Record
 from thaw.scoring.metrics import Scores
+from thaw.scoring.unlike import Distances
 
 
 class Attempt(Record):
@@ -212,3 +213,5 @@ class TrialResult:
     """(test images, classes)"""
     validation_logits: NDArray[np.float32] | None
     """(validation images, classes), by a network that has not trained on them; None where there is none."""
+    distances: Distances | None = None
+    """How far images lie from those of training; None where there are no such logits, or the model is not kept."""
