@@ -327,7 +327,7 @@ def test_maps_are_those_of_the_saved_models_and_are_made_once(
         for arm in recipe.arms
     ]
     nothing = np.empty(0)
-    errors = LabelErrors(*(nothing.astype(int),) * 2, *(nothing,) * 3, nothing.astype(bool), "")
+    errors = LabelErrors(*(nothing.astype(int),) * 2, *(nothing,) * 3, nothing.astype(bool), "", nothing)
     found = StudyResult(recipe, dataset, compute, audit(dataset, recipe.data).record, errors, results, "f")
 
     def made() -> Gallery:

@@ -1,5 +1,6 @@
 """A trial, one arm with one seed: made ready, searched, trained, tested, saved."""
 
+import copy
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from thaw.bundle.load import SUBSPACE
+from thaw.bundle.model import Bundle
 from thaw.bundle.save import bundle_config, save_bundle
 from thaw.cache.checkpoint import load_state, save_state
 from thaw.cache.files import require_room
@@ -22,10 +24,11 @@ from thaw.errors import DivergedError, ModelError
 from thaw.nets.adapters import merge_adapters
 from thaw.nets.backbones import weights_digest
 from thaw.plan import DONE, Study, Trial
-from thaw.progress import Clock, say
+from thaw.progress import Clock, say, stage
 from thaw.record import Record
 from thaw.scoring.metrics import score
 from thaw.scoring.unlike import Distances, Subspace, distances, fit_subspace, spread
+from thaw.training.average import average, train_once
 from thaw.training.heads import Kind, features_of, fit_head
 from thaw.training.network import Setup, Tell, restore, silent, snapshot
 from thaw.training.prepare import count_parameters, prepare
@@ -115,7 +118,7 @@ def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> T
     if result is None:
         tell = listener.note if listener else silent
         dataset = with_share(study.dataset, study.recipe.data, trial.fraction)
-        trained = train_trial(trial, dataset, study.compute, study.work / trial.name, tell)
+        trained = train_trial(trial, dataset, study.compute, study.work / trial.training, tell)
         result = _finish(study, trial, trained)
         del trained
         gc.collect()  # graphs and their networks hold each other
@@ -176,12 +179,16 @@ def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, 
     found = search(setup)
     rate, decay = found.learning_rate, found.weight_decay
 
+    start = snapshot(network.trainable) if trial.spec.average or setup.spec.training.rehearses else []
+
     def teach(setup: Setup) -> TrainResult:
-        return train(setup, rate, decay)
+        taught = train_once(setup, rate, decay) if trial.shared else train(setup, rate, decay)
+        if trial.spec.average:
+            average(setup, start, trial.spec.alpha)
+        return taught
 
     rehearsal = None
     if setup.spec.training.rehearses:
-        start = snapshot(network.trainable)
         rehearsal = _rehearse(setup, teach)
         restore(network.trainable, start)
     return Trained(setup, probe, None, found, teach(setup), rehearsal, prepared)
@@ -205,9 +212,10 @@ def _fit(setup: Setup, kind: Kind, prepared: float) -> Trained:
 def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal:
     """Teach the network on the training images alone and score it on validation; it is left as it was taught."""
     folder = setup.work and setup.work / "rehearsal"
-    done = load_state(folder / "done.safetensors") if folder else None
+    name = f"done-{setup.spec.name}.safetensors" if setup.spec.average else DONE
+    done = load_state(folder / name) if folder else None
     if done is not None and done[0].keys() == set(REHEARSED):
-        return Rehearsal(TrainResult.model_validate(done[1]), *(done[0][name].numpy() for name in REHEARSED))
+        return Rehearsal(TrainResult.model_validate(done[1]), *(done[0][key].numpy() for key in REHEARSED))
     training = setup.spec.training.model_copy(update={"refit": "train", "rehearse": False})
     alone = replace(setup, spec=setup.spec.model_copy(update={"training": training}), work=folder)
     taught = teach(alone)
@@ -215,7 +223,7 @@ def _rehearse(setup: Setup, teach: Callable[[Setup], TrainResult]) -> Rehearsal:
     away = distances(fit_training(alone), features_of(alone, setup.splits.validation))
     if folder:
         answers = dict(zip(REHEARSED, map(torch.from_numpy, (logits, away)), strict=True))
-        save_state(folder / "done.safetensors", answers, taught.model_dump())
+        save_state(folder / name, answers, taught.model_dump())
         (folder / "epoch.safetensors").unlink(missing_ok=True)
     return Rehearsal(taught, logits, away)
 
@@ -240,6 +248,7 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
         validation_logits = trained.rehearsal.validation_logits
     found = _distances(setup, trained.rehearsal, held_out) if trial.saved else None
     merge_adapters(setup.network.model)
+    shifted = _shifted(study, trial, setup)
     record = TrialRecord(
         arm=trial.spec.name,
         seed=trial.seed,
@@ -254,7 +263,7 @@ def _finish(study: Study, trial: Trial, trained: Trained) -> TrialResult:
         scores=score(study.dataset.source.labels[splits.test], logits),
         seconds=_seconds(trained, clock.seconds()["test"]),
     )
-    result = TrialResult(record, logits, validation_logits, found[1] if found else None)
+    result = TrialResult(record, logits, validation_logits, found[1] if found else None, shifted)
     _save(study, trial, result, setup, found[0] if found else None)
     return result
 
@@ -266,6 +275,28 @@ def _distances(setup: Setup, rehearsal: Rehearsal | None, held_out: bool) -> tup
     subspace, splits = fit_training(setup), setup.splits
     of_validation = rehearsal.distances if rehearsal else distances(subspace, features_of(setup, splits.validation))
     return subspace, Distances(of_validation, distances(subspace, features_of(setup, splits.test)))
+
+
+def _shifted(study: Study, trial: Trial, setup: Setup) -> dict[str, NDArray[np.float32]]:
+    """What the trained network answers on each further test set, as its bundle would: whole, from the pixels."""
+    if not study.shifted:
+        return {}
+    bundle = Bundle(
+        model=copy.deepcopy(setup.network.model).eval().cpu(),
+        classes=study.dataset.source.classes,
+        preprocessing=study.dataset.preprocessing,
+        decode=study.recipe.images.decode,
+        temperature=None,
+        config={},
+        compute=setup.compute,
+        test_views=study.recipe.augment.test_views,
+    )
+    with stage(f"arm {trial.spec.name}", len(study.shifted), "test sets") as advance:
+        found = {}
+        for one in study.shifted:
+            found[one.name] = bundle.logits_of(one.pixels)
+            advance(1)
+    return found
 
 
 def _seconds(trained: Trained, test: float) -> TrialSeconds:
@@ -291,6 +322,7 @@ def _save(study: Study, trial: Trial, result: TrialResult, setup: Setup, subspac
         answers["validation"] = torch.from_numpy(result.validation_logits)
     if result.distances is not None:
         answers |= {f"distances.{name}": torch.from_numpy(of) for name, of in vars(result.distances).items()}
+    answers |= {f"shifted.{name}": torch.from_numpy(logits) for name, logits in result.shifted.items()}
     notes = {"record": result.record.model_dump(mode="json"), "model": model}
     save_state(study.work / trial.name / DONE, answers, notes)
     if setup.work:
@@ -316,7 +348,8 @@ def _load(study: Study, trial: Trial) -> TrialResult | None:
         if bundle and not (bundle / SUBSPACE).is_file():
             return None
         measured = Distances(answers["distances.validation"].numpy(), answers["distances.test"].numpy())
-    return TrialResult(record, answers["test"].numpy(), validation, measured)
+    shifted = {one.name: answers[f"shifted.{one.name}"].numpy() for one in study.shifted}
+    return TrialResult(record, answers["test"].numpy(), validation, measured, shifted)
 
 
 def _bundle(study: Study, trial: Trial) -> Path | None:

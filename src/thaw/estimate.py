@@ -114,8 +114,8 @@ def estimate(plan: Plan, sizes: Sizes, augment: Augment, size: Size, compute: Co
 
 
 def steps_of(spec: ArmSpec, sizes: Sizes) -> tuple[int, int]:
-    """Count the optimizer steps of an arm's search and of its training, rehearsal included, if neither ends early."""
-    if spec.head != "trained":
+    """Count the optimizer steps of an arm's search and training, rehearsal included, if neither ends early."""
+    if spec.head != "trained" or spec.average:
         return 0, 0
     tried, training = spec.search, spec.training
     if tried.method == "grid":
@@ -158,7 +158,7 @@ def measure_speed(spec: ArmSpec, size: Size, compute: Compute) -> tuple[Speed, i
 
 def _attempts(spec: ArmSpec) -> int:
     """The attempts of an arm's search."""
-    if spec.head != "trained":
+    if spec.head != "trained" or spec.average:
         return 0
     tried = spec.search
     rates = len(tried.learning_rates) if tried.method == "grid" else 2 * tried.candidates

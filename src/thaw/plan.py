@@ -9,6 +9,7 @@ from pathlib import Path
 from thaw.cache.arrays import key_of
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.data.shifted import ShiftedSet
 from thaw.images.preprocessing import Size, sides
 from thaw.nets.backbones import weights_digest
 from thaw.recipe import Recipe
@@ -33,11 +34,15 @@ class Study:
     compute: Compute
     folder: Path
     """The run folder."""
+    shifted: tuple[ShiftedSet, ...] = ()
+    """Further test sets."""
 
     @cached_property
     def work(self) -> Path:
         """Where finished pieces are kept: another folder for other data or splits, other weights or versions."""
+        further = {"shifted": {one.name: one.key for one in self.shifted}} if self.shifted else {}
         key = key_of(
+            **further,
             pixels=self.dataset.key,
             data=self.dataset.identity(),
             weights={spec.name: weights_digest(spec.weights) for spec in arms_of(self.recipe)},
@@ -58,6 +63,8 @@ class Trial(Record):
     """The fraction of the training images that it trains on."""
     saved: bool
     """Whether its model is kept as a bundle: that of each arm's first seed is, trained on all training images."""
+    shared: bool = False
+    """Whether what it trains is kept for other trials: those of arms that average the same arm."""
     prefixes: list[Prefix]
     """The plan's prefixes: where their activations are cached, computing its own goes on from there; the result is the
     same without."""
@@ -65,7 +72,15 @@ class Trial(Record):
     @property
     def name(self) -> str:
         """The trial's folder among a study's finished pieces."""
-        return f"{self.spec.name}-{self.seed}" + (f"@{self.fraction}" if self.fraction != 1 else "")
+        return self._folder(self.spec.name)
+
+    @property
+    def training(self) -> str:
+        """The folder of what it trains, which an arm shares with those that average it."""
+        return self._folder(self.spec.average or self.spec.name)
+
+    def _folder(self, arm: str) -> str:
+        return f"{arm}-{self.seed}" + (f"@{self.fraction}" if self.fraction != 1 else "")
 
 
 class Plan(Record):
@@ -146,8 +161,16 @@ def make_plan(
     distinct = {prefix.model_dump_json(): prefix for prefix in prefixes.values() if prefix and prefix.fits(rows)}
     planned = sorted(distinct.values(), key=lambda prefix: prefix.cut.macs)
     networks = {arm.name: facts[arm.network_key(seeds[0])] for arm in arms}
+    shared = {arm.average for arm in arms if arm.average}
     trials = [
-        Trial(spec=arm, seed=seed, fraction=fraction, saved=seed == seeds[0] and fraction == 1, prefixes=planned)
+        Trial(
+            spec=arm,
+            seed=seed,
+            fraction=fraction,
+            saved=seed == seeds[0] and fraction == 1,
+            shared=arm.average is not None or arm.name in shared,
+            prefixes=planned,
+        )
         for arm in sorted(arms, key=lambda arm: -networks[arm.name].parameters.trainable)
         for seed in seeds
         for fraction in reversed(recipe.sweep.labels)

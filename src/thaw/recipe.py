@@ -42,8 +42,13 @@ Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, 
 Std = Annotated[list[Annotated[float, Field(ge=0.001, le=1)]], Field(min_length=3, max_length=3)]
 """Of values between 0 and 1; a quarter of a level of 256 at least, since pixels are divided by it."""
 
+SPLIT_NAMES = ("train", "validation", "test")
+CORRUPTIONS = ("noise", "blur", "jpeg", "light", "contrast", "rotation")
+"""What `data.corruptions` does to the test images; see `images.corrupt`."""
 ARMS_SHARE = {"seeds", "precision", "device", "refit", "rehearse", "budget"}
 """Keys of `[train]` that are the same for all arms of a study."""
+AVERAGE = {"average", "alpha"}
+"""Keys of an arm that say how it averages another."""
 BUDGET = {"epochs", "batch_size", "patience"}
 """Keys of `[train]` that decide what an arm's training costs."""
 
@@ -94,6 +99,27 @@ class Data(Section):
     `fail` stops the study."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The largest fraction of images that may be skipped; beyond it, the study is refused."""
+    labels: str | None = None
+    """A CSV file with corrected labels: `id` names an image as a run does, `corrected` its right class, or nothing. The
+    `label_errors.csv` of a run is there to be filled in. The splits stay as they were without it."""
+    shifted: dict[str, str] = {}
+    """Further test sets by name, such as `{night = "photos/night"}`: sources of the same kind and with the same columns
+    as `source`, from another camera, place or time. All their images are scored once, with the test set, after every
+    choice is made."""
+    corruptions: bool = False
+    """Score the test images with six mild corruptions too: noise, blur, JPEG, light, contrast and a rotation by 5
+    degrees. Every arm classifies the test set six times more."""
+
+    @field_validator("shifted")
+    @classmethod
+    def _plain_sets(cls, shifted: dict[str, str]) -> dict[str, str]:
+        for name in shifted:
+            if not ARM_NAME.fullmatch(name) or name in (*SPLIT_NAMES, *CORRUPTIONS):
+                raise ValueError(
+                    f"data.shifted names a test set {name!r}; begin with a letter or digit, use at most 63 letters, "
+                    f"digits, '.', '_' and '-', and none of {', '.join((*SPLIT_NAMES, *CORRUPTIONS))}"
+                )
+        return shifted
 
 
 class Images(Section):
@@ -310,6 +336,12 @@ class Arm(Section):
     counted as timm and BEiT count them: a block of a stage is one, and the stem with the embeddings is one."""
     rank: Rank = 8
     """The rank of the adapters of `train = "lora"`."""
+    average: str | None = None
+    """The name of another arm, with `probe = true`: this arm is the weights which that one ends with, averaged with
+    those it starts training from, the pretrained network under its linear probe (WiSE-FT). It has no other key than
+    `alpha`, and no training of its own."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The part that the trained weights have in that average: 0 is the start, 1 the trained arm."""
     training: dict[str, Any] = {}
     """Keys of `[train]` that this arm has values of its own for, such as `weight_decay`; `epochs`, `batch_size` and
     `patience` only where `train.budget = "own"`."""
@@ -401,6 +433,21 @@ class Settings(Section):
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
     """The arms, by name."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _averages(cls, values: Any) -> Any:
+        """Give an arm that averages another one all keys of that."""
+        arms = values.get("arms") if isinstance(values, dict) else None
+        if not isinstance(arms, dict):
+            return values
+        filled = dict(arms)
+        for name, arm in arms.items():
+            if isinstance(arm, dict) and isinstance(arm.get("average"), str):
+                of = arms.get(arm["average"])
+                own = {key: of[key] for key in of.keys() - AVERAGE} if isinstance(of, dict) else {}
+                filled[name] = {"train": "all", **own, **arm}  # what is averaged is checked below
+        return {**values, "arms": filled}
+
     @field_validator("arms")
     @classmethod
     def _plain_names(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
@@ -420,6 +467,7 @@ class Settings(Section):
                     f'arms.{name}.head = "{arm.head}" is fitted and nothing else trains; set arms.{name}.train = '
                     '"head" without probe, or leave head out'
                 )
+            _check_average(name, arm, arms)
         return arms
 
     @model_validator(mode="after")
@@ -479,6 +527,28 @@ class Recipe(Settings):
 
 
 Valid = TypeVar("Valid", bound=Settings)
+
+
+def _check_average(name: str, arm: Arm, arms: dict[str, Arm]) -> None:
+    """Raise ValueError where an arm averages what cannot be averaged."""
+    if arm.average is None:
+        return
+    key, of = f"arms.{name}.average = {arm.average!r}", arms.get(arm.average)
+    others = [other for other, it in arms.items() if it.probe and it.average is None]
+    if of is None or of.average is not None:
+        such = f"name one of {', '.join(others)}" if others else "name an arm with probe = true"
+        raise ValueError(f"{key} is not an arm that trains; {such}")
+    if not of.probe or of.train == "lora":
+        raise ValueError(
+            f"{key} starts from a random head or trains adapters, so that there is no start to average with; set "
+            f"arms.{arm.average}.probe = true, and train other than lora"
+        )
+    if differ := sorted(
+        key for key in Arm.model_fields if key not in AVERAGE and getattr(arm, key) != getattr(of, key)
+    ):
+        raise ValueError(
+            f"arms.{name}.{differ[0]} differs from that of {arm.average!r}, which it averages; leave it out"
+        )
 
 
 def training_of(arm: Arm, shared: Train) -> Training:
@@ -621,10 +691,15 @@ def _merge(base: dict[str, Any], over: dict[str, Any], path: tuple[str, ...] = (
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make the paths in `values` absolute, in place: the source, and weights given as files."""
+    """Make the paths in `values` absolute, in place: sources, corrected labels, and weights given as files."""
     data, model, arms = (values.get(key) for key in ("data", "model", "arms"))
     if isinstance(data, dict) and isinstance(source := data.get("source"), str) and not _is_name(source):
         data["source"] = _absolute(folder, source)
+    if isinstance(data, dict) and isinstance(labels := data.get("labels"), str):
+        data["labels"] = _absolute(folder, labels)
+    if isinstance(data, dict) and isinstance(shifted := data.get("shifted"), dict):
+        for name, of in shifted.items():
+            shifted[name] = _absolute(folder, of) if isinstance(of, str) and not _is_name(of) else of
     for table in [model, *(arms.values() if isinstance(arms, dict) else ())]:
         weights = table.get("weights") if isinstance(table, dict) else None
         if isinstance(weights, str) and weights.endswith(".safetensors") and not _is_name(weights):

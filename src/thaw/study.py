@@ -1,6 +1,7 @@
 """A study, top to bottom: source, pixels, splits, audit, plan, trials, features, label errors, report."""
 
 import os
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ from thaw.audit.results import Audit, Finding
 from thaw.cache.budget import datasets_folder, using
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset, preprocessing_of
+from thaw.data.shifted import load_shifted
 from thaw.data.source import Source, read_source
-from thaw.data.splits import before_copies, group_codes, make_splits, used_splits
+from thaw.data.splits import DEFAULT_FRACTION, before_copies, group_codes, make_splits, used_splits
 from thaw.data.views import add_views, pictures_of, view_rows
 from thaw.engine import here
+from thaw.errors import RecipeError
 from thaw.estimate import Estimate, Sizes, estimate
 from thaw.plan import Plan, Study, check_batches, make_plan, plan_study, unfinished
 from thaw.progress import Clock, say
@@ -30,9 +33,13 @@ from thaw.run.metrics import Metrics, make_metrics
 from thaw.run.results import StudyResult
 from thaw.run.write import write_run
 from thaw.settle import settle
+from thaw.text import count, listed
 from thaw.training.features import extract_features
 from thaw.training.specs import feature_spec
 from thaw.training.sweep import with_depths
+
+MOST_LEFT_OUT = 30
+"""Values of a column that are each left out in a study of its own, at most."""
 
 
 def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") -> Metrics:
@@ -91,13 +98,15 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
     check_batches(recipe, preprocessing_of(recipe).size)
     dataset = load_dataset(recipe, compute, clock, source)
     check_decide(recipe.decide, dataset.source.classes)
+    with clock("pixels"):
+        shifted = load_shifted(recipe, dataset)
     with clock("audit"):
         audited = audit(dataset, recipe.data)
     say_findings(audited.record.findings)
     with clock("pixels"):
         picture = pictures_of(dataset.source, dataset.preprocessing, recipe.images.decode)
         dataset = add_views(dataset, recipe.augment, picture)
-    study = Study(recipe, dataset, compute, folder)
+    study = Study(recipe, dataset, compute, folder, shifted)
     with clock("plan"):
         plan = plan_study(study)
         left = unfinished(study, plan)
@@ -114,7 +123,7 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
     with clock("audit"):
         checked = with_leak(audited, features, dataset)
     say_findings(checked.findings[len(audited.record.findings) :])
-    found = StudyResult(recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed)
+    found = StudyResult(recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed, shifted)
     with clock("heat_maps"):
         gallery = make_gallery(folder, study.work, found)
     metrics = make_metrics(found, clock.seconds(), command)
@@ -122,6 +131,57 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
     complete_bundles(folder, metrics)
     write_report(folder)
     return metrics
+
+
+def run_left_out(recipe: Recipe, column: str, out: str | os.PathLike[str], command: str = "") -> dict[str, Metrics]:
+    """Run a study for each value of a column, whose images are its test set: of a site, what arms do at a new one.
+
+    Parameters
+    ----------
+    recipe
+        What to do; validation is drawn from the other values' images.
+    column
+        Such as a site, a camera or a year; splits that the source brings are not used.
+    out
+        A folder for all of them; each has its run folder in it, in the order of the values.
+    command
+        What to type to run them again, for the reports.
+
+    Returns
+    -------
+    dict
+        The metrics of each value.
+
+    Raises
+    ------
+    RecipeError
+        There is no such column, or it does not have 2 to 30 values.
+    ThawError
+        For anything else that a person can fix, before the first study where it is the data.
+    """
+    columns = read_source(recipe.data.model_copy(update={"split": None})).columns
+    if column not in columns.column_names:
+        raise RecipeError(f"{recipe.data.source} has no column {column!r}; it has {listed(columns.column_names)}.")
+    values = sorted({str(value) for value in columns.column(column).to_pylist() if value is not None})
+    if not 2 <= len(values) <= MOST_LEFT_OUT:
+        raise RecipeError(
+            f"the column {column!r} of {recipe.data.source} has {count(len(values), 'value')}, and each is a study; "
+            f"give one with 2 to {MOST_LEFT_OUT}."
+        )
+    drawn = None if isinstance(recipe.data.validation, str) else recipe.data.validation
+    validation = DEFAULT_FRACTION if drawn is None else drawn
+    recipes = []
+    for value in values:
+        data = recipe.data.model_copy(update={"split": column, "test": value, "validation": validation})
+        own = recipe.model_copy(update={"name": f"{recipe.name}: {column} {value}", "data": data})
+        plan_recipe(own)
+        recipes.append(own)
+    found = {}
+    for place, (value, own) in enumerate(zip(values, recipes, strict=True), 1):
+        say(f"{column} {value}, {place} of {len(values)}")
+        slug = re.sub(r"[^\w.-]+", "-", value).strip(".-")
+        found[value] = run_study(own, Path(out) / f"{place:02d}-{slug}", command)
+    return found
 
 
 def check_source(recipe: Recipe) -> Audit:

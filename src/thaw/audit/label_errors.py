@@ -1,12 +1,15 @@
 """Label errors: images to which a probe trained on the other images gives another class."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field as Default
+from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -26,6 +29,9 @@ FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2)
 """Inverse strengths of regularisation that the probe chooses from."""
 ITERATIONS = 100
+MOST_SWAPPED = 0.5
+"""The fraction of wrong labels is searched for below this; beyond it, right and wrong cannot be told apart."""
+TINY = 1e-12
 PROBED, CHUNK = 10_000, 1024
 """Images that a probe is trained on at most, drawn at random, and that are read at a time: however many images there
 are, no more memory is needed."""
@@ -55,14 +61,40 @@ class LabelErrors:
     """(n,) whether the label counts as an error: the suggestion is as probable as that class usually is."""
     method: str
     """How the labels were checked."""
+    chance: P
+    """(n,) the probability that the label is wrong, see `chance_of_error`."""
 
-    def summary(self) -> "LabelErrorSummary":
-        """Return what `metrics.json` holds of them."""
-        return LabelErrorSummary(count=int(self.errors.sum()), checked=len(self.rows), method=self.method)
+    def summary(self, classes: Sequence[str], labels: Codes) -> "LabelErrorSummary":
+        """Return what `metrics.json` holds of them, from the names of the classes and the label of every image."""
+        own = labels[self.rows[self.errors]]
+        chances = self.chance[self.errors]
+        return LabelErrorSummary(
+            count=len(own),
+            checked=len(self.rows),
+            method=self.method,
+            precision=float(chances.mean()) if len(own) else None,
+            classes=[
+                ClassErrors(label=name, count=int((own == code).sum()), precision=float(chances[own == code].mean()))
+                for code, name in enumerate(classes)
+                if (own == code).any()
+            ],
+        )
+
+
+class ClassErrors(Record):
+    """Labels of one class that count as errors."""
+
+    label: str
+    """The class that they are labelled as."""
+    count: int
+    """How many."""
+    precision: float
+    """The fraction of them that is expected to be wrong indeed."""
 
 
 class LabelErrorSummary(Record):
-    """How many labels are probably wrong; the images are in `label_errors.parquet`."""
+    """How many labels are probably wrong; the images are in `label_errors.parquet`, and to correct in
+    `label_errors.csv`."""
 
     count: int
     """Labels that are probably wrong."""
@@ -70,6 +102,11 @@ class LabelErrorSummary(Record):
     """Labels that could be checked."""
     method: str
     """How they were checked."""
+    precision: float | None = None
+    """The fraction of them that is expected to be wrong indeed, an estimate; None where there are none. The others are
+    right labels of odd images."""
+    classes: list[ClassErrors] = Default(default_factory=list)
+    """The same for each class that has any."""
 
 
 @dataclass(frozen=True)
@@ -254,5 +291,51 @@ def rank(p_label: P, suggested: Codes, p_suggested: P, labels: Codes, grouped: b
     order = np.argsort(score, kind="stable")
     method = METHOD + (GROUPED if grouped else "")
     return LabelErrors(
-        rows[order], suggested[order], p_label[order], p_suggested[order], score[order], errors[order], method
+        rows[order],
+        suggested[order],
+        p_label[order],
+        p_suggested[order],
+        score[order],
+        errors[order],
+        method,
+        chance_of_error(p_label, p_suggested, max(2, len(thresholds)))[order],
     )
+
+
+def chance_of_error(p_label: P, p_suggested: P, classes: int) -> P:
+    """Estimate the probability that each label is wrong.
+
+    The true class has the probe's probabilities, raised to some power; the label is that class but for a fraction of
+    images, whose label is any other class. The power, which calibrates the probe, and the fraction have the greatest
+    likelihood of the labels as they are (Copas, Binary regression models for contaminated data, JRSS B 50, 1988); the
+    rest is Bayes' rule. A probe that is sure of most images and contradicted on a few speaks of errors, one that is
+    unsure of many of hard images.
+
+    Parameters
+    ----------
+    p_label, p_suggested
+        (n,) by probes that did not see the label. What is left of 1 is taken to be spread evenly over other classes.
+    classes
+        How many there are.
+    """
+    if not len(p_label):
+        return np.zeros(0)
+    others = max(classes - 2, 1)
+    left = np.maximum(1 - p_label - p_suggested, 0) / others if classes > 2 else np.zeros(len(p_label))
+    logs = np.log(np.maximum([p_label, p_suggested, left], TINY))
+
+    def split(parameters: NDArray[np.float64]) -> tuple[P, P]:
+        """The likelihood of each label, as a right one and as a wrong one."""
+        power, swapped = np.exp(parameters[0]), MOST_SWAPPED * expit(parameters[1])
+        label, suggested, rest = np.exp(power * (logs - logs.max(0)))
+        true = label / (label + suggested + (others * rest if classes > 2 else 0))
+        return (1 - swapped) * true, swapped * (1 - true) / (classes - 1)
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        return -float(np.log(np.maximum(sum(split(parameters)), TINY)).mean())
+
+    starts = [np.array([power, swapped]) for power in (-1.0, 0.0) for swapped in (-4.0, -1.0)]
+    fits = [minimize(loss, start, method="Nelder-Mead") for start in starts]
+    right, wrong = split(min(fits, key=lambda fit: float(fit.fun)).x)
+    chance: P = wrong / np.maximum(right + wrong, TINY)
+    return chance

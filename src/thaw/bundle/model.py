@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from thaw.bundle.doubt import Answers, Doubt, join
+from thaw.cache.arrays import Array
+from thaw.compute.batches import consecutive, read_rows
 from thaw.compute.device import Compute
 from thaw.errors import DataError
 from thaw.images.any import AnyImage, listed, square
@@ -189,7 +191,7 @@ class Bundle:
             The model's output is NaN or infinite.
         """
         device, source = self.compute.device.type, iter(images)
-        size = min(MOST_IMAGES, max(1, BATCH_PIXELS[device] // math.prod(sides(self.preprocessing.size))))
+        size = self.batch_size
         coming: deque[tuple[list[Named], Iterator[list[NDArray[np.uint8] | str]]]] = deque()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while True:
@@ -221,8 +223,37 @@ class Bundle:
         """
         return self.answers(pixels).probabilities
 
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits (n, classes), without the temperature, of the images that `probabilities` takes.
+
+        Raises DataError where one is NaN or infinite.
+        """
+        return self._run(pixels)[0]
+
+    def logits_of(self, array: Array) -> NDArray[np.float32]:
+        """Return the logits (n, classes) of a whole array of such images, which may be mapped, batch by batch."""
+        rows = consecutive(np.arange(len(array)), self.batch_size)
+        return np.concatenate([self.logits(read_rows(array, few)) for few in rows])
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through the network at a time."""
+        pixels = math.prod(sides(self.preprocessing.size))
+        return min(MOST_IMAGES, max(1, BATCH_PIXELS[self.compute.device.type] // pixels))
+
     def answers(self, pixels: NDArray[np.uint8]) -> Answers:
         """Return all that the model says of images that are decoded and resized already; see `probabilities`."""
+        logits, features = self._run(pixels)
+        softmax: NDArray[np.float64] = np.exp(log_probabilities(logits / np.float32(self.temperature or 1)))
+        if self.doubt is None:
+            return Answers(softmax)
+        with torch.inference_mode():
+            told = self.doubt(torch.from_numpy(softmax).float(), *features)
+        said = dict(zip(self.doubt.names(), (part.numpy() for part in told), strict=True))
+        return Answers(softmax, said.get("set"), said.get("decided"), said.get("unlike"))
+
+    def _run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], list[Tensor]]:
+        """The logits of such images, and the features where the bundle says more than probabilities."""
         tensor, compute = torch.from_numpy(pixels), self.compute
         network: nn.Module = self.network  # made here, since what is made in inference mode never gives gradients
         telling = self.doubt is not None
@@ -236,13 +267,7 @@ class Bundle:
             logits, *features = (part.float().cpu() for part in (found if telling else (found,)))
         if not torch.isfinite(logits).all():
             raise DataError("the model's output is NaN or infinite, so its weights are damaged; copy the bundle again.")
-        softmax: NDArray[np.float64] = np.exp(log_probabilities(logits.numpy() / np.float32(self.temperature or 1)))
-        if self.doubt is None:
-            return Answers(softmax)
-        with torch.inference_mode():
-            told = self.doubt(torch.from_numpy(softmax).float(), *features)
-        said = dict(zip(self.doubt.names(), (part.numpy() for part in told), strict=True))
-        return Answers(softmax, said.get("set"), said.get("decided"), said.get("unlike"))
+        return logits.numpy(), features
 
     @cached_property
     def network(self) -> nn.Module:

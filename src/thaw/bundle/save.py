@@ -105,7 +105,10 @@ def _without_paths(settings: Settings) -> Settings:
         },
     }
     if isinstance(settings, Recipe):
-        changed["data"] = settings.data.model_copy(update={"source": _last(settings.data.source)})
+        shifted = {name: _last(source) for name, source in settings.data.shifted.items()}
+        own = {"source": _last(settings.data.source), "shifted": shifted}
+        labels = settings.data.labels and _last(settings.data.labels)
+        changed["data"] = settings.data.model_copy(update=own | {"labels": labels})
     return settings.model_copy(update=changed)
 
 

@@ -17,7 +17,7 @@ from thaw.cache.budget import FRACTION, LIMIT, cache_folder, cache_limit, clear,
 from thaw.cache.files import is_full, no_room
 from thaw.cli.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.cli.interrupt import ends_promptly
-from thaw.cli.tables import print_audit, print_plan, print_results, print_scouted
+from thaw.cli.tables import print_audit, print_left_out, print_plan, print_results, print_scouted
 from thaw.errors import StorageError, ThawError, first_line, out_of_memory
 from thaw.text import escape_terminal, format_bytes
 
@@ -63,22 +63,41 @@ def cli(debug: bool) -> None:
 @recipe_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: runs/RECIPE]")
 @settings_option
+@click.option("--labels", metavar="FILE", help="CSV file with corrected labels, such as a run's label_errors.csv.")
+@click.option(
+    "--leave-out",
+    metavar="COLUMN",
+    help="Run a study for each value of this column, such as a site, with its images as the test set.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, then exit.")
-def study(source: str | None, recipe: str | None, out: Path | None, settings: tuple[str, ...], dry_run: bool) -> None:
+def study(
+    source: str | None,
+    recipe: str | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    labels: str | None,
+    leave_out: str | None,
+    dry_run: bool,
+) -> None:
     """Train a backbone in several ways on the images of SOURCE, compare them, and write a report.
 
     SOURCE is a folder with a subfolder per class, a CSV or Parquet table, a Hugging Face dataset folder, or hf:NAME
     for a dataset on the hub. Without SOURCE, the recipe's data.source is used.
     """
     from thaw.recipe import load_recipe
-    from thaw.study import plan_recipe, run_study
+    from thaw.study import plan_recipe, run_left_out, run_study
 
-    resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, settings)
+    given = settings if labels is None else (*settings, f"data.labels={json.dumps(labels)}")
+    resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, given)
     out = out or Path("runs") / (re.sub(r"[^\w.-]+", "-", resolved.name).strip(".-") or "study")
     if dry_run:
         print_plan(*plan_recipe(resolved))
         return
 
+    if leave_out:
+        print_left_out(leave_out, run_left_out(resolved, leave_out, out, shlex.join(["thaw", *sys.argv[1:]])))
+        click.echo(escape_terminal(f"Reports: {out}/*/report.html"))
+        return
     results = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
     print_results(results)
     click.echo(escape_terminal(f"Report: {out / 'report.html'}"))
@@ -267,6 +286,64 @@ def predict(
         write_predictions(loaded, found, count, output, heatmaps)
     except BrokenPipeError:  # whoever reads the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+@cli.command(short_help="Score a trained model, or all of a run, on new labelled images")
+@click.argument("path", metavar="BUNDLE_OR_RUN", type=click.Path(path_type=Path))
+@click.argument("source", shell_complete=complete_file)
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file for every score.")
+@click.option("--predictions", type=click.Path(path_type=Path), help="CSV or Parquet file for each image's answers.")
+@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="Column with the classes.")
+@click.option("--image", default="image", show_default=True, metavar="COLUMN", help="Column with the images or paths.")
+@click.option("--group", metavar="COLUMN", help="Column whose values say which images are alike: a person, a patient.")
+@click.option("--split", metavar="NAME", help="Test only this split of SOURCE.  [default: all its images]")
+@click.option("--split-column", metavar="COLUMN", help="Column of a table that names the split of each row.")
+@click.option("--known", is_flag=True, help="Leave out images of classes that the model does not know.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Numeric precision; fp32 reproduces the study's numbers.",
+)
+def test(
+    path: Path,
+    source: str,
+    out: Path | None,
+    predictions: Path | None,
+    label: str,
+    image: str,
+    group: str | None,
+    split: str | None,
+    split_column: str | None,
+    known: bool,
+    device: str,
+    precision: str,
+) -> None:
+    """Score a finished model on the labelled images of SOURCE, without training.
+
+    BUNDLE_OR_RUN is a folder RUN/models/ARM, or RUN for all its arms. SOURCE is as for `thaw study`; its classes are
+    matched with the model's by name.
+
+    \b
+    thaw test runs/mine new-photos
+    thaw test runs/mine/models/head site-b.csv --label diagnosis --group patient --out site-b.json
+    """
+    from thaw.cli.tables import print_tested
+    from thaw.recipe import Data
+    from thaw.run.tested import check_answers, score_source, write_answers, write_scores
+
+    if predictions:
+        check_answers(predictions)
+    resolved = source if source.startswith(("hf:", "thaw:")) else str(Path(source).expanduser().resolve())
+    data = Data(source=resolved, label=label, image=image, group=group, split=split_column, test=split)
+    tested = score_source(path, data, device, precision, known=known)
+    if out:
+        write_scores(out, tested)
+    if predictions:
+        write_answers(predictions, tested)
+    print_tested(tested)
 
 
 @cli.command(short_help="Serve a local page to try a model or watch a study")

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from thaw.estimate import Estimate
     from thaw.plan import Plan
     from thaw.run.metrics import Metrics, TrialMetrics
+    from thaw.run.tested import Tested
     from thaw.scout.probes import Scouted
 
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auroc": "AUROC"}
 """The scores that the table of results shows, and their headings; `metrics.json` and the report have the others."""
+MOST_CLASSES = 30
+"""Classes that a table on the terminal has at most."""
 
 
 def print_results(metrics: "Metrics") -> None:
@@ -40,7 +43,84 @@ def print_results(metrics: "Metrics") -> None:
     for rule, of_rule in ((always, rules.commonest), ("by frequency", rules.frequencies)):
         table.add_row(Text(rule), *(f"{getattr(of_rule, name):.4f}" for name in SCORES), "", "", "", style="dim")
     Console(highlight=False).print(table)
+    print_sets(metrics)
     click.echo(escape_terminal(f"{headline(metrics)}\n{reasons(metrics)}"))
+
+
+def print_sets(metrics: "Metrics") -> None:
+    """Print the scores of each arm on each further test set, where there are any."""
+    from thaw.run.metrics import METRICS
+
+    if not metrics.shifted:
+        return
+    title = Text(escape_terminal(f"{METRICS[metrics.verdict.metric]} on other images, and the change"))
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table.add_column("arm")
+    table.add_column("test", justify="right")
+    for name, it in metrics.shifted.items():
+        table.add_column(Text(f"{name} ({it.images:,})"), justify="right")
+    for arm in metrics.arms:
+        own = [it.arms[arm] for it in metrics.shifted.values()]
+        cells = [f"{one.value:.4f} {one.change:+.3f}" for one in own if one.change is not None]
+        table.add_row(arm, f"{own[0].own:.4f}", *cells, style="bold" if arm == metrics.best else "")
+    Console(highlight=False).print(table)
+
+
+def print_left_out(column: str, studies: dict[str, "Metrics"]) -> None:
+    """Print the verdict's metric of each arm on the images of each value that was left out, the mean and the least."""
+    from thaw.run.metrics import METRICS
+
+    first = next(iter(studies.values()))
+    metric = first.verdict.metric
+    title = Text(escape_terminal(f"{METRICS[metric]} on each {column}, trained on the others"))
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table.add_column("arm")
+    for value, of in studies.items():
+        table.add_column(Text(escape_terminal(f"{short(value, 18)} ({of.splits['test']:,})")), justify="right")
+    table.add_column("mean", justify="right")
+    table.add_column("least", justify="right")
+    for arm in first.arms:
+        sign = -1 if metric == "log_loss" else 1
+        scores = [sign * getattr(of.arms[arm].over_seeds, metric).mean for of in studies.values()]
+        cells = [*scores, sum(scores) / len(scores), min(scores)]
+        table.add_row(arm, *(f"{score:.4f}" for score in cells))
+    Console(highlight=False).print(table)
+
+
+def print_tested(tested: "Tested") -> None:
+    """Print the scores of models on new images, and how that compares with the study's own test set."""
+    record, results = tested.record, tested.record.results
+    title = Text(escape_terminal(f"{results.origin}: {results.images:,} images"))
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table.add_column("arm", min_width=len("by frequency"))
+    for name in (*SCORES.values(), "ECE", "test", "change", "95% interval"):
+        table.add_column(name, justify="right")
+    for arm, it in results.arms.items():
+        cells = [f"{getattr(it.scores, name):.4f}" for name in SCORES] + [f"{it.calibration.ece:.4f}"]
+        cells += ["" if it.own is None else f"{it.own:.4f}", "" if it.change is None else f"{it.change:+.4f}"]
+        cells.append(f"{it.change_interval[0]:+.4f} to {it.change_interval[1]:+.4f}" if it.change_interval else "")
+        table.add_row(escape_terminal(arm), *cells)
+    if rules := results.baselines:
+        always = f"always {escape_terminal(short(rules.commonest_class, 18))}"
+        for rule, of_rule in ((always, rules.commonest), ("by frequency", rules.frequencies)):
+            cells = [f"{getattr(of_rule, name):.4f}" for name in SCORES]
+            table.add_row(Text(rule), *cells, "", "", "", "", style="dim")
+    Console(highlight=False).print(table)
+    if len(record.classes) <= MOST_CLASSES:
+        _print_classes(tested)
+    click.echo(escape_terminal(tested.sentence()))
+
+
+def _print_classes(tested: "Tested") -> None:
+    """Print precision, recall and F1 of each class, of the first arm."""
+    arm, it = next(iter(tested.record.results.arms.items()))
+    table = Table("class", box=None, header_style="bold", title=Text(escape_terminal(arm)), title_justify="left")
+    for name in ("images", "precision", "recall", "95% interval", "F1"):
+        table.add_column(name, justify="right")
+    for name, own in zip(tested.record.classes, it.classes, strict=True):
+        scores = (f"{own.precision:.4f}", f"{own.recall:.4f}", between(own.recall_interval), f"{own.f1:.4f}")
+        table.add_row(Text(escape_terminal(short(name, 32))), f"{own.support:,}", *scores)
+    Console(highlight=False).print(table)
 
 
 def _setting(trial: "TrialMetrics") -> str:

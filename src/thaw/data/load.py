@@ -9,6 +9,7 @@ from thaw.cache.arrays import key_of
 from thaw.compute.batches import Inputs, make_inputs
 from thaw.compute.device import Compute
 from thaw.data.copies import copy_clusters
+from thaw.data.corrections import correct_labels
 from thaw.data.dataset import Dataset
 from thaw.data.depth import source_depth
 from thaw.data.duplicates import cached_outlines
@@ -54,7 +55,8 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock, whole: Source |
     inputs = make_inputs((pixels.array,), compute.device, good)
     if recipe.data.group == COPIES:
         source = _with_copies(source, inputs, key)
-    splits = make_splits(source, recipe.data)
+    splits = make_splits(source, recipe.data)  # by the labels as they were: corrections move no image to another split
+    source = correct_labels(source, recipe.data.labels)
     splits.how.update(unused_splits(whole, used))
     return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
 

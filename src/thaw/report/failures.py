@@ -8,6 +8,9 @@ from thaw.text import count, listed, named, percent, points, probability, short,
 EVEN = 0.01
 """Confidence within a point of accuracy counts as well calibrated."""
 
+FEW_ERRORS = 5
+"""Of a class with fewer label errors the report does not say how many are expected to be right."""
+
 
 def failures(metrics: Metrics) -> dict[str, str]:
     """Write a paragraph each on `slices`, `calibration`, `agreement` and `label_errors`; without slices, or with a
@@ -147,6 +150,13 @@ def _label_errors(metrics: Metrics) -> str:
     looks = "looks" if found.count == 1 else "look"
     wrong = f"{count(found.count) if found.count else 'None'} of {count(found.checked, 'label')} {looks} wrong"
     doubt = " A person should decide: a hard image may look wrong too." if found.count else ""
+    if found.precision is not None:
+        right = f"about {percent(found.precision, 0)} of them are expected to be wrong indeed"
+        worst = [it for it in found.classes if it.count >= FEW_ERRORS]
+        each = listed(
+            [f"{percent(it.precision, 0)} of the {it.count:,} labelled {short(it.label)}" for it in worst[:5]]
+        )
+        doubt = f" {right[:1].upper()}{right[1:]}{f': {each}' if len(worst) > 1 else ''}.{doubt}"
     return f"{wrong}.{doubt} They were checked by {found.method}."
 
 

@@ -50,6 +50,7 @@ def write_report(run: Path) -> Path:
         **_sentences(metrics, recipe),
         "metrics": metrics,
         "metric": METRICS[metrics.verdict.metric][:1].upper() + METRICS[metrics.verdict.metric][1:],
+        "metric_words": METRICS[metrics.verdict.metric],
         "sides": sides(metrics.images.size),
         "means": mean_accuracies(metrics),
         "many": many(metrics),

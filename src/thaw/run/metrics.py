@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from thaw.audit.label_errors import LabelErrorSummary
 from thaw.audit.results import Audit, Split
@@ -19,6 +19,7 @@ from thaw.recipe import Verdict as VerdictSettings
 from thaw.record import Record
 from thaw.run.doubt import Doubt, measure_doubt
 from thaw.run.results import StudyResult
+from thaw.run.shift import score_study_sets
 from thaw.scoring.agreement import Agreement, measure_agreement
 from thaw.scoring.baselines import Baselines, baselines
 from thaw.scoring.calibration import Calibration, calibrate
@@ -28,6 +29,7 @@ from thaw.scoring.curves import Curves, trace_curves
 from thaw.scoring.intervals import ClassScores, ScoreIntervals, all_intervals, class_scores
 from thaw.scoring.labels import Labels, Share, label_curves
 from thaw.scoring.metrics import Scores
+from thaw.scoring.shift import SetScores
 from thaw.scoring.slices import ColumnScores, score_slices
 from thaw.scoring.verdict import Verdict, judge
 from thaw.training.results import (
@@ -296,6 +298,8 @@ class Metrics(Record):
     """Whether the arms are right on the same images."""
     label_errors: LabelErrorSummary
     """How many labels are probably wrong."""
+    shifted: dict[str, SetScores] = Field(default_factory=dict)
+    """Each further test set of `data.shifted`, then each of `data.corruptions`."""
     seconds: StudySeconds
     """Wall-clock seconds, in total and of each stage."""
 
@@ -331,6 +335,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
     values = _values(result)
     commonest = contributions(metric, labels, np.tile(_class_logits(result), (len(labels), 1)))
     judged = judge(values, _costs(recipe, trials), recipe.verdict.margin, commonest, groups)
+    arms = {arm: _arm(result, trials[arm], accuracy[arm]) for arm in trials}
     return Metrics(
         format=FORMAT,
         thaw=versions("thaw-vision")["thaw-vision"],
@@ -360,7 +365,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
             precision=_precision(result.compute.precision),
             features=result.features,
         ),
-        arms={arm: _arm(result, trials[arm], accuracy[arm]) for arm in trials},
+        arms=arms,
         baselines=baselines(
             source.classes,
             *(
@@ -382,7 +387,8 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
         costs=cost_steps(accuracy, trained, spent),
         slices=score_slices(result.test_slices(), right, groups),
         agreement=measure_agreement(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),
-        label_errors=result.label_errors.summary(),
+        label_errors=result.label_errors.summary(source.classes, source.labels),
+        shifted=score_study_sets(result, {arm: it.calibration.temperature for arm, it in arms.items()}),
         seconds=StudySeconds(**seconds, activations=sum(one.record.seconds.prepare for one in result.results)),
     )
 

@@ -10,6 +10,7 @@ from thaw.audit.results import Audit
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
 from thaw.data.shares import with_share
+from thaw.data.shifted import ShiftedSet
 from thaw.data.splits import group_codes
 from thaw.recipe import Recipe
 from thaw.scoring.slices import Slices, cut_slices
@@ -36,6 +37,8 @@ class StudyResult:
     """The cache key of the features of every image."""
     thawed: dict[str, Thawed] = field(default_factory=dict)
     """How deep each arm thaws that trains everything from one layer on."""
+    shifted: tuple[ShiftedSet, ...] = ()
+    """The further test sets, see `data.shifted.load_shifted`."""
 
     def trials(self, fraction: float = 1.0) -> dict[str, list[TrialResult]]:
         """Return the trials of each arm on a fraction of the training images, arms and seeds in the recipe's order."""

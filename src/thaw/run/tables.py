@@ -1,5 +1,6 @@
 """The Parquet files of a run: predictions, and the images that the report shows."""
 
+import csv
 import io
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from thaw.images.encode import encode
 from thaw.run.gallery import Gallery
 from thaw.run.results import StudyResult
 from thaw.scoring.metrics import block_rows, log_probabilities, log_probabilities_of
+from thaw.text import escape_csv
 
 SAMPLES = 6
 """Sample images of each class and split that the report shows."""
@@ -115,6 +117,25 @@ def write_label_errors(run: Path, result: StudyResult, gallery: Gallery) -> None
         **_heat(gallery, rows),
     }
     _write_table(run / "label_errors.parquet", pa.table(table))
+
+
+def write_corrections(run: Path, result: StudyResult) -> None:
+    """Write `label_errors.csv`: every label that counts as an error, the most probable first, for a person to correct.
+
+    `p_wrong` is the probability that the label is wrong; `corrected` is empty, and read back
+    by `thaw study --labels`.
+    """
+    dataset, source, found = result.dataset, result.dataset.source, result.label_errors
+    split_of = {row: split for split, members in dataset.splits.rows().items() for row in members.tolist()}
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "split", "label", "suggested", "p_wrong", "corrected"])
+    for place in np.flatnonzero(found.errors).tolist():
+        row, suggested = int(found.rows[place]), int(found.suggested[place])
+        label, other = source.classes[source.labels[row]], source.classes[suggested]
+        named = [str(source.ids[row]), split_of.get(row, ""), label, other]
+        rows.writerow([*map(escape_csv, named), f"{found.chance[place]:.4f}", ""])
+    write_atomic(run / "label_errors.csv", text.getvalue())
 
 
 def _heat(gallery: Gallery, rows: NDArray[np.int64]) -> dict[str, pa.Array]:

@@ -9,11 +9,11 @@ from thaw.run.gallery import Gallery
 from thaw.run.looks import count_looks
 from thaw.run.metrics import FILE, Metrics
 from thaw.run.results import StudyResult
-from thaw.run.tables import write_examples, write_gallery, write_label_errors, write_predictions
+from thaw.run.tables import write_corrections, write_examples, write_gallery, write_label_errors, write_predictions
 
 
 def write_run(folder: Path, result: StudyResult, metrics: Metrics, gallery: Gallery) -> None:
-    """Write the Parquet files, `modules.json`, `environment.json` and `metrics.json`.
+    """Write the Parquet files, `label_errors.csv`, `modules.json`, `environment.json` and `metrics.json`.
 
     Raises StorageError where the folder cannot be written.
     """
@@ -21,6 +21,7 @@ def write_run(folder: Path, result: StudyResult, metrics: Metrics, gallery: Gall
     write_examples(folder, result)
     write_gallery(folder, result, gallery)
     write_label_errors(folder, result, gallery)
+    write_corrections(folder, result)
     modules = {
         arm: [asdict(row) for row in of_arm[0].record.network.modules] for arm, of_arm in result.trials().items()
     }

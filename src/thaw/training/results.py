@@ -1,6 +1,6 @@
 """What a trial finds: the search, the training, the network's facts, the answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -215,3 +215,5 @@ class TrialResult:
     """(validation images, classes), by a network that has not trained on them; None where there is none."""
     distances: Distances | None = None
     """How far images lie from those of training; None where there are no such logits, or the model is not kept."""
+    shifted: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """By further test set, (its images, classes)."""

@@ -30,6 +30,10 @@ class ArmSpec(Record):
     """The learning rate of each block relative to that of the block after it."""
     probe: bool
     """Whether a linear probe comes first."""
+    average: str | None = None
+    """The arm, trained as this one, whose end is averaged with its start; None: this is no average."""
+    alpha: float = 1.0
+    """The part of the trained weights in that average."""
     frozen: Literal["eval", "train"]
     """The mode of dropout and stochastic depth before the first trained layer."""
     cached: bool
@@ -59,6 +63,8 @@ def resolve_arm(name: str, arm: Arm, settings: Settings) -> ArmSpec:
         rank=arm.rank,
         layer_decay=arm.layer_decay,
         probe=arm.probe,
+        average=arm.average,
+        alpha=arm.alpha if arm.average else 1.0,
         frozen=settings.model.frozen,
         cached=settings.cache.activations == "auto",
         search=settings.search,

@@ -84,7 +84,7 @@ def thawed_arms(recipe: Recipe, networks: Mapping[str, NetworkFacts], classes: i
 def _nested(recipe: Recipe, arm: str) -> bool:
     """Whether an arm may be one of those that differ in depth alone."""
     settings = recipe.arms[arm]
-    whole = settings.at is None and recipe.weights_of(arm) == recipe.model.weights
+    whole = settings.at is None and settings.average is None and recipe.weights_of(arm) == recipe.model.weights
     return whole and settings.train != "lora" and settings.head in ("trained", "linear")
 
 
