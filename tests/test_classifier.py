@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import thaw
 from helpers.images import encoded_image
+from thaw.classifier import _images_in
 from thaw.errors import DataError
 
 TINY: dict[str, Any] = {
@@ -184,3 +186,56 @@ def test_arrays_of_grey_images_and_of_other_numbers() -> None:
         fitted.predict([[1, 2], [3, 4]])
     with pytest.raises(ValueError, match="is one image; give a list of images"):
         fitted.predict(colour[0])
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    """Images and labels as torchvision's datasets give them: an image, and the number of its class."""
+
+    def __init__(self, images: np.ndarray[Any, Any], labels: list[int]) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return Image.fromarray(self.images[row]), self.labels[row]
+
+
+def test_images_in_every_layout_are_the_same_images() -> None:
+    """Against a list of the images themselves."""
+    colour = np.random.default_rng(0).integers(0, 255, (5, 16, 20, 3), dtype=np.uint8)
+    grey = colour[..., 0]
+    layouts: list[tuple[Any, np.ndarray[Any, Any]]] = [
+        (colour, colour),
+        (colour.transpose(0, 3, 1, 2), colour),
+        (torch.from_numpy(colour).permute(0, 3, 1, 2), colour),
+        (torch.from_numpy(colour), colour),
+        (grey, grey),
+        (grey[..., None], grey),
+        (grey[:, None], grey),
+        (torch.from_numpy(grey)[:, None], grey),
+        (datasets.Dataset.from_dict({"image": list(map(Image.fromarray, colour))})["image"], colour),
+        (Pairs(colour, [0] * 5), colour),
+    ]
+    for given, expected in layouts:
+        images = _images_in(given)
+        assert images is not None
+        assert np.array_equal(np.stack([np.asarray(image) for image in images]), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"), [((5, 3, 16, 3), "channels may come first or last"), ((5, 16, 20, 7), "no dimension can be")]
+)
+def test_a_layout_that_is_not_clear_is_refused(shape: tuple[int, ...], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        _images_in(np.zeros(shape, np.uint8))
+
+
+def test_a_torch_dataset_brings_its_labels() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)
+    images[::2] //= 4
+    pairs = Pairs(images, [row % 2 for row in range(12)])
+    one, other = thaw.Classifier(**TINY).fit(pairs), thaw.Classifier(**TINY).fit(list(images), pairs.labels)
+    assert np.array_equal(one.predict_proba(pairs), other.predict_proba(list(images)))
+    with pytest.raises(ValueError, match="requires y"):
+        thaw.Classifier(**TINY).fit(list(images))

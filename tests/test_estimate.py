@@ -82,8 +82,7 @@ def test_seconds_follow_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_said_in_minutes() -> None:
     found = Estimate(activations=1.0, search=60.0, training=120.0, rest=30.0)
     assert found.told().replace("\u00a0", " ").replace("\u202f", " ") == (
-        "about 3 min 31 s on this machine as it is now: 1 min of searches, 2 min of training and 30 s of tests and "
-        "heat maps"
+        "about 3 min 31 s if nothing else runs: 1 min of searches, 2 min of training and 30 s of tests and heat maps"
     )
 
 
@@ -97,6 +96,6 @@ def test_a_plan_and_a_study_say_it(
     assert torch.equal(torch.random.get_rng_state(), state)
     assert min(found.search, found.training, found.rest) > 0
     assert command(monkeypatch, "study", tmp_path / "images", "--out", tmp_path / "run", settings=QUICK) == 0
-    assert "on this machine as it is now" in capsys.readouterr().err
+    assert "if nothing else runs" in capsys.readouterr().err
     thaw.run_study(recipe, tmp_path / "run")  # nothing is left to do
-    assert "on this machine" not in capsys.readouterr().err
+    assert "if nothing else runs" not in capsys.readouterr().err

@@ -51,10 +51,10 @@ def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
             seen = read(tmp_path)
             assert (seen["state"], seen["stage"], seen["done"], seen["total"]) == ("running", "training", 4, 10)
             assert seen["arms"]["scratch"] == [
-                {"seed": 0, "search": search, "fit": [], "epochs": rows, "seconds": None}
+                {"seed": 0, "search": search, "fit": [], "learning_rate": None, "epochs": rows, "seconds": None}
             ]
             assert seen["stage_left"] == pytest.approx(12)
-            assert seen["study_left"] is None
+            assert seen["study_left"] == pytest.approx(12 + 3 * (8 + 12))
             advance(6)
         listener.end_trial(record)
         listener.begin_trial("head", 0)
@@ -63,11 +63,41 @@ def test_a_watcher_sees_stages_trials_epochs_and_the_time_left(
             advance(1)
             seen = read(tmp_path)
             assert seen["arms"]["scratch"] == [
-                {"seed": 0, "search": search, "fit": [], "epochs": rows * 2, "seconds": 8}
+                {"seed": 0, "search": search, "fit": [], "learning_rate": 1e-3, "epochs": rows * 2, "seconds": 8}
             ]
             assert seen["trials"] == {"done": 1, "total": 4}
             assert seen["study_left"] == pytest.approx(3 * 8 - 2)
     assert read(tmp_path)["state"] == "finished"
+
+
+def test_the_time_left_goes_by_what_each_arm_costs(tmp_path: Path, clock: list[float], recipe: Recipe) -> None:
+    """Scratch is measured at 8 s for 1.0 of work: 8 s for each 1.0 of the arms that wait."""
+    with follow(tmp_path, recipe) as listener:
+        listener.expect({"scratch": 1.0, "head": 0.25, "last-stage": 0.5, "everything": 1.0})
+        listener.begin_trial("scratch", 0)
+        listener.end_trial(small_record("scratch", [], [], seconds=8.0))
+        listener.begin_trial("everything", 0)
+        with stage("search", 5, "steps", 2) as advance:
+            assert listener.told()["stage_left"] is None
+            clock[0] += 2
+            advance(1)
+            told = listener.told()
+        assert told["stage_left"] == pytest.approx(2 * 2)  # one of the three that were left took 2 s
+        assert told["study_left"] == pytest.approx((8 - 2) + 8 * 0.25 + 8 * 0.5)
+
+
+def test_a_rehearsal_is_followed_by_as_long_a_training(tmp_path: Path, clock: list[float]) -> None:
+    recipe = load_recipe("emoji-people", None, ("train.refit=train+validation", "train.rehearse=true", "arms.head="))
+    with follow(tmp_path, recipe) as listener:
+        listener.begin_trial("scratch", 0)
+        for training, left in ((0, 6 + 10), (1, 6)):
+            with stage("training", 10, "steps") as advance:
+                clock[0] += 4
+                advance(4)
+                own = listener.told()["study_left"]
+                assert own == pytest.approx(left + 2 * (10 * training + 4 + left))
+                clock[0] += 6
+                advance(6)
 
 
 def test_it_is_written_once_a_second_at_most(

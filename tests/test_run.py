@@ -1,5 +1,6 @@
 """What a finished run says follows from its predictions, and respects its groups; its pictures are those it names."""
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -155,6 +156,31 @@ def test_statistics_follow_from_the_predictions(tmp_path: Path, table: Path, set
     assert [(step["cheaper"], step["better"], step["parameters"], step["seconds"]) for step in found["costs"]] == [
         ("head", "everything", 890, 2.0)
     ]
+
+
+def test_results_csv_has_a_row_for_each_arm_and_seed(tmp_path: Path, table: Path) -> None:
+    found = finish(tmp_path, table, "train.seeds=[0,1]")
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in TRAINED for seed in ("0", "1")]
+    for row, one in zip(rows, (one for it in found["arms"].values() for one in it["trials"]), strict=True):
+        for name in ("accuracy", "f1", "balanced_accuracy", "macro_f1", "log_loss", "auroc", "average_precision"):
+            assert float(row[name]) == one["test"][name]
+        assert row["top5"] == ""
+        assert float(row["learning_rate"]) == one["learning_rate"]
+        assert float(row["seconds_total"]) == one["seconds"]["total"]
+        assert (int(row["trained_parameters"]), int(row["parameters"])) == (TRAINED[row["arm"]], 1000)
+
+
+def test_a_run_prints_as_a_table_that_fits_a_screen(tmp_path: Path, table: Path) -> None:
+    found = finish(tmp_path, table)
+    lines = repr(read_run(tmp_path / "run")).splitlines()
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 140
+    best = found["arms"][found["recommended"]]["over_seeds"]["accuracy"]["mean"]
+    assert lines[-1].startswith(f"Use {found['recommended']}: accuracy {best:.4f} on 24 test images (95% interval ")
+    (marked,) = (line for line in lines if line.startswith("* "))
+    assert marked.split()[1:3] == [found["recommended"], f"{best:.4f}"]
 
 
 def test_studies_that_look_at_the_same_test_images_are_counted(tmp_path: Path, table: Path) -> None:

@@ -32,8 +32,10 @@ def test_a_study_leaves_everything_that_was_promised(
     out = capsys.readouterr().out
     assert out.strip().endswith(f"Report: {run / 'report.html'}")
     assert "9 test images, mean of 2 seeds" in out
+    assert f"thaw predict {run}/models/{metrics_of(run)['recommended']} FOLDER" in out
+    assert f"thaw serve {run} " in out
     names = {"recipe.toml", "metrics.json", "predictions.parquet", "report.html", "environment.json", "figures"}
-    names |= {"gallery.parquet", "label_errors.parquet"}
+    names |= {"gallery.parquet", "label_errors.parquet", "results.csv"}
     assert names <= {path.name for path in run.iterdir()}
     metrics = metrics_of(run)
     assert metrics["classes"] == ["left", "right"]

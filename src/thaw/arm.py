@@ -48,10 +48,32 @@ class Listener(Protocol):
         """A trial begins."""
 
     def note(self, kind: str, rows: Sequence[Record]) -> None:
-        """The running trial's `search`, `fit` or `epochs` so far."""
+        """The running trial's `search`, `fit` or `epochs` so far, or the one SearchResult that was `chosen`."""
 
     def end_trial(self, record: TrialRecord) -> None:
         """The trial is done, now or by an earlier run of the study."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Several listeners, each told of everything."""
+
+    all: Sequence[Listener]
+
+    def begin_trial(self, arm: str, seed: int, fraction: float) -> None:
+        """A trial begins."""
+        for one in self.all:
+            one.begin_trial(arm, seed, fraction)
+
+    def note(self, kind: str, rows: Sequence[Record]) -> None:
+        """What of the running trial is known so far."""
+        for one in self.all:
+            one.note(kind, rows)
+
+    def end_trial(self, record: TrialRecord) -> None:
+        """The trial is done."""
+        for one in self.all:
+            one.end_trial(record)
 
 
 @dataclass(frozen=True)
@@ -110,8 +132,6 @@ def run_trial(study: Study, trial: Trial, listener: Listener | None = None) -> T
     StorageError
         The disk is full, or the run folder cannot be written.
     """
-    share = "" if trial.fraction == 1 else f", {trial.fraction:g} of the labels"
-    say(f"arm {trial.spec.name}, seed {trial.seed}{share}")
     if listener:
         listener.begin_trial(trial.spec.name, trial.seed, trial.fraction)
     result = _load(study, trial)
@@ -177,6 +197,7 @@ def _train(trial: Trial, dataset: Dataset, compute: Compute, work: Path | None, 
         return _fit(setup, trial.spec.head, prepared)
     probe = probe_head(setup, dataset, trial.prefixes) if trial.spec.probe else None
     found = search(setup)
+    tell("chosen", [found])
     rate, decay = found.learning_rate, found.weight_decay
 
     start = snapshot(network.trainable) if trial.spec.average or setup.spec.training.rehearses else []

@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
 
 from thaw.arm import train_trial
 from thaw.bundle.model import Bundle
@@ -54,9 +55,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
     It does what one trial of a study does: it finds a learning rate on images held out for it, then trains on all.
     Images are paths, encoded bytes, PIL images, arrays uint8 (height, width, 3) or tensors uint8 (3, height, width), of
-    any sizes, in a sequence, a pandas Series or a DataFrame of one column; or one array (n, height, width, 3), or
-    (n, height, width) of grey images. Arrays of other numbers become uint8 by one scale for all, which `fit` chooses as
-    a recipe's `images.depth` does: 1 is white where fractions reach up to it, 4095 where 12 bits do. Numbers
+    any sizes, in a sequence, a pandas Series or a DataFrame of one column, a column of a `datasets.Dataset`, or a torch
+    Dataset of (image, label); or one array or tensor (n, height, width, 3), (n, 3, height, width), or of grey images
+    (n, height, width), with or without a dimension of 1 for the channel. Arrays of other numbers become uint8 by one
+    scale for all, which `fit` chooses as a recipe's `images.depth` does: 1 is white where fractions reach up to it,
+    4095 where 12 bits do. Numbers
     (n, pixels), as scikit-learn's own `digits` and `olivetti_faces` bring them, are taken for square grey images, row
     by row, from the least value, black, to the highest, white, that `fit` saw.
 
@@ -136,7 +139,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.settings = settings
         self.random_state = random_state
 
-    def fit(self, X: Any, y: ArrayLike) -> Self:
+    def fit(self, X: Any, y: ArrayLike | None = None) -> Self:
         """Search and train.
 
         Parameters
@@ -144,7 +147,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         X
             n images.
         y
-            (n,) their labels, of any type.
+            (n,) their labels, of any type; may be left out where X is a torch Dataset of (image, label).
 
         Returns
         -------
@@ -159,6 +162,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         ThawError
             An image or a setting is wrong.
         """
+        if y is None and isinstance(X, TorchDataset):
+            X, y = _pairs_of(X)
+        if y is None:
+            raise ValueError("Classifier requires y to be passed, but the target y is None.")
         seed = _seed(self.random_state)
         if seed < 0:
             raise ValueError(f"random_state={seed} is negative; give 0 or more, or None.")
@@ -332,15 +339,42 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return resolve_arm(ARM, settings.arms[ARM], settings), settings
 
 
+def _pairs_of(dataset: TorchDataset[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the images and the labels of a torch Dataset of (image, label)."""
+    pairs = [dataset[row] for row in range(len(dataset))]  # type: ignore[arg-type]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValueError("X is a torch Dataset of something else than (image, label); give lists of images and labels.")
+    return [image for image, _ in pairs], [label.item() if isinstance(label, Tensor) else label for _, label in pairs]
+
+
+def _channels_last(X: Any) -> Any:
+    """Return n images in one array or tensor of four dimensions as (n, height, width, channels).
+
+    Raises ValueError where it can be read in two ways, or in none.
+    """
+    first, last = X.shape[1] in (1, 3, 4), X.shape[3] in (1, 3, 4)
+    if first == last:
+        why = "channels may come first or last" if first else "no dimension can be 1, 3 or 4 channels"
+        raise ValueError(f"X of shape {tuple(X.shape)} is not clear: {why}; give (n, height, width, channels).")
+    if last:
+        return X
+    return X.permute(0, 2, 3, 1) if isinstance(X, Tensor) else X.transpose(0, 2, 3, 1)
+
+
 def _images_in(X: Any) -> list[Any] | None:
     """Return the images of `X`, arrays as (height, width) or (height, width, 3); None for a table of numbers."""
+    if isinstance(X, TorchDataset):
+        return _pairs_of(X)[0]
     if type(X).__name__ in ("DataFrame", "Series"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray | Tensor):
         if X.ndim == 3 and X.shape[2] in (3, 4):
             raise ValueError(f"X of shape {tuple(X.shape)} is one image; give a list of images, such as [image].")
-        if X.ndim in (3, 4):
+        if X.ndim == 3:
             return list(X)
+        if X.ndim == 4:
+            pixels = np.asarray(_channels_last(X.detach().cpu() if isinstance(X, Tensor) else X))
+            return list(pixels[..., 0] if pixels.shape[3] == 1 else pixels)
         if isinstance(X, Tensor) or X.dtype.kind not in "OUT":
             return None
         if X.ndim == 2 and X.shape[1] > 1 and any(_is_image(value) for value in X[:1].flat):

@@ -9,10 +9,10 @@ from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from thaw.text import escape_terminal
+from thaw.text import duration, escape_terminal, time_left
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,15 +34,18 @@ class StageListener(Protocol):
 
 _listener: ContextVar[StageListener | None] = ContextVar("listener", default=None)
 """Set by `listening` for its block."""
+_drawn: ContextVar[bool] = ContextVar("drawn", default=False)
+"""Whether the listener draws the stages itself."""
 
 
 @contextmanager
-def listening(listener: StageListener) -> Iterator[None]:
-    """Tell `listener` of every stage in this block."""
-    token = _listener.set(listener)
+def listening(listener: StageListener, draws: bool = False) -> Iterator[None]:
+    """Tell `listener` of every stage in this block; where it `draws` them itself, no bar is."""
+    token, drawn = _listener.set(listener), _drawn.set(draws)
     try:
         yield
     finally:
+        _drawn.reset(drawn)
         _listener.reset(token)
 
 
@@ -52,12 +55,22 @@ class _Speed(ProgressColumn):
         return Text(f"{_number(speed)} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
 
 
+class _Left(ProgressColumn):
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("" if left is None else f"{time_left(left)} left", style="progress.remaining")
+
+
 @contextmanager
 def stage(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A stage of `total` units, None where nobody knows, `done` of them before; yields a function to call with the
     number of units just done."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    if _drawn.get():
+        yield _counted(lambda count: None, name, total, unit, done)
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), _Left())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(name, total=total, completed=done, unit=unit)
             yield _counted(lambda count: progress.advance(task, count), name, total, unit, done)
@@ -131,13 +144,13 @@ def _plain(name: str, total: int | None, unit: str) -> Iterator[Callable[[int], 
         if now - last >= PLAIN_SECONDS and (total is None or done < total):
             last = now
             speed = done / (now - start)
-            of, left = (f" of {total:,}", f", {(total - done) / speed:,.0f} s left") if total else ("", "")
+            of, left = (f" of {total:,}", f", {time_left((total - done) / speed)} left") if total else ("", "")
             say(f"{name}: {done:,}{of} {unit}, {_number(speed)} {unit}/s{left}")
 
     yield _counted(advance, name, total, unit, 0)
-    seconds = time.monotonic() - start
-    if seconds >= 1:
-        say(f"{name}: {done:,} {unit} in {seconds:,.1f} s, {_number(done / seconds)} {unit}/s")
+    spent = time.monotonic() - start
+    if spent >= 1:
+        say(f"{name}: {done:,} {unit} in {duration(spent)}, {_number(done / spent)} {unit}/s")
 
 
 def _counted(

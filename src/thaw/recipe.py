@@ -92,8 +92,11 @@ class Data(Section):
     source's split of that name, or if there is none, 15% drawn."""
     test: SplitSize | None = None
     """The test set, given in the same way. It is not used before every choice is made."""
+    limit: Annotated[int, Field(gt=0, le=1 << 32)] | None = None
+    """Use so many of the source's images only, for a quick first look: drawn in proportion to classes and the source's
+    splits, whole groups together. By default all are used."""
     seed: Seed = 0
-    """Seed for drawing splits."""
+    """Seed for drawing splits, and the images of a limit."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read or decoded: `skip` leaves it out and lists it with the reason,
     `fail` stops the study."""

@@ -11,11 +11,12 @@ from thaw.cache.arrays import key_of
 from thaw.compute.batches import make_inputs
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
+from thaw.data.limit import studied
 from thaw.data.load import preprocessing_of
 from thaw.data.pixels import make_pixels
 from thaw.data.shapes import Shapes, look_at_shapes
 from thaw.data.source import Source
-from thaw.data.splits import Splits, before_copies, group_codes, make_splits, used_splits
+from thaw.data.splits import Splits, before_copies, group_codes, make_splits
 from thaw.nets.backbones import native_size
 from thaw.progress import say
 from thaw.recipe import Recipe, Section
@@ -85,7 +86,7 @@ def settle(recipe: Recipe, source: Source, compute: Compute | None = None, told:
     opened = [(table, key) for table, key in SETTLED if values[table][key] == "auto"]
     if not opened:
         return recipe
-    source = source.take(used_splits(source, recipe.data))
+    source = studied(source, recipe.data)
     splits = make_splits(source, before_copies(source, recipe.data))
     counts = np.bincount(source.labels[splits.train], minlength=len(source.classes))
     shapes = look_at_shapes(source)

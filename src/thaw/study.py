@@ -6,16 +6,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from thaw.arm import run_trial
+from thaw.arm import Listeners, run_trial
 from thaw.audit.audit import audit, with_leak
 from thaw.audit.label_errors import cached_label_errors
 from thaw.audit.results import Audit, Finding
-from thaw.cache.budget import datasets_folder, using
+from thaw.cache.budget import datasets_folder, making_for, using
 from thaw.compute.device import choose_compute
+from thaw.data.limit import studied
 from thaw.data.load import load_dataset, preprocessing_of
 from thaw.data.shifted import load_shifted
 from thaw.data.source import Source, read_source
-from thaw.data.splits import DEFAULT_FRACTION, before_copies, group_codes, make_splits, used_splits
+from thaw.data.splits import DEFAULT_FRACTION, before_copies, group_codes, make_splits
 from thaw.data.views import add_views, pictures_of, view_rows
 from thaw.engine import here
 from thaw.errors import RecipeError
@@ -31,6 +32,7 @@ from thaw.run.gallery import make_gallery
 from thaw.run.live import Live, follow
 from thaw.run.metrics import Metrics, make_metrics
 from thaw.run.results import StudyResult
+from thaw.run.track import Tracking, tracking
 from thaw.run.write import write_run
 from thaw.settle import settle
 from thaw.text import count, listed
@@ -42,7 +44,7 @@ MOST_LEFT_OUT = 30
 """Values of a column that are each left out in a study of its own, at most."""
 
 
-def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") -> Metrics:
+def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "", track: str | None = None) -> Metrics:
     """Run a whole study.
 
     Parameters
@@ -53,6 +55,8 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
         The run folder. The same recipe goes on in it where an earlier run was stopped.
     command
         What to type to run the study again, for the report.
+    track
+        Where the trials are shown too, which changes no result: `tensorboard`, `mlflow`, `wandb` or `trackio`.
 
     Returns
     -------
@@ -64,15 +68,21 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "") ->
     ThawError
         For anything that a person can fix.
     """
-    with using(datasets_folder()):
+    compute = choose_compute(recipe.train.device, recipe.train.precision)
+    with using(datasets_folder()), making_for(recipe.data.source, recipe.model.backbone):
         source = read_source(recipe.data)
-        settled = settle(recipe, source, choose_compute(recipe.train.device, recipe.train.precision))
-        whole = with_depths(settled)
-        with open_run(Path(out), whole) as folder, follow(folder, whole) as live:
-            return fill_run(folder, whole, source, command, live)
+        whole = with_depths(settle(recipe, source, compute))
+        with (
+            open_run(Path(out), whole) as folder,
+            follow(folder, whole) as live,
+            tracking(track, folder, whole) as tracked,
+        ):
+            return fill_run(folder, whole, source, command, live, tracked)
 
 
-def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: Live) -> Metrics:
+def fill_run(
+    folder: Path, recipe: Recipe, source: Source, command: str, live: Live, tracked: Tracking | None = None
+) -> Metrics:
     """Run the stages of a study, in order, into its open run folder.
 
     Parameters
@@ -87,6 +97,8 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
         What to type to run the study again, for the report.
     live
         Told of every trial, attempt and epoch, see `follow`.
+    tracked
+        Told of the same, see `tracking`.
 
     Raises
     ------
@@ -113,8 +125,10 @@ def fill_run(folder: Path, recipe: Recipe, source: Source, command: str, live: L
         if left.trials:
             sizes = Sizes(*(len(rows) for rows in dataset.splits.rows().values()))
             say(estimate(left, sizes, recipe.augment, dataset.preprocessing.size, compute).told())
+    live.expect({arm: 1 - facts.frontier.fraction_saved for arm, facts in plan.networks.items()})
     with clock("trials"):
-        results = here.map(partial(run_trial, study, listener=live), plan.trials)
+        listener = Listeners([live, tracked] if tracked else [live])
+        results = here.map(partial(run_trial, study, listener=listener), plan.trials)
     with clock("features"):
         features = extract_features(feature_spec(recipe), dataset, compute, plan.prefixes)
     with clock("label_errors"):
@@ -187,13 +201,14 @@ def run_left_out(recipe: Recipe, column: str, out: str | os.PathLike[str], comma
 def check_source(recipe: Recipe) -> Audit:
     """Audit a recipe's images and splits; nothing else is trained than the audit's probe."""
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    source = read_source(recipe.data)
-    recipe = settle(recipe, source, told=False)
-    dataset = load_dataset(recipe, compute, Clock(), source)
-    audited = audit(dataset, recipe.data)
-    if not audited.leaks:
-        return audited.record
-    return with_leak(audited, extract_features(feature_spec(recipe), dataset, compute), dataset)
+    with making_for(recipe.data.source, recipe.model.backbone):
+        source = read_source(recipe.data)
+        recipe = settle(recipe, source, told=False)
+        dataset = load_dataset(recipe, compute, Clock(), source)
+        audited = audit(dataset, recipe.data)
+        if not audited.leaks:
+            return audited.record
+        return with_leak(audited, extract_features(feature_spec(recipe), dataset, compute), dataset)
 
 
 def say_findings(findings: list[Finding]) -> None:
@@ -219,11 +234,10 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int, Estimate]:
     recipe = with_depths(settle(recipe, source))
     size = preprocessing_of(recipe).size
     check_batches(recipe, size)
-    used = used_splits(source, recipe.data)
-    kept = source.take(used)
+    kept = studied(source, recipe.data)
     splits = make_splits(kept, before_copies(kept, recipe.data))
     views = [len(rows) for rows in view_rows(recipe.augment, splits)]
     compute = choose_compute(recipe.train.device, recipe.train.precision)
-    plan = make_plan(recipe, len(source.classes), len(used), size, compute, views)
+    plan = make_plan(recipe, len(source.classes), len(kept.ids), size, compute, views)
     sizes = Sizes(*(len(rows) for rows in splits.rows().values()))
-    return plan, len(used), estimate(plan, sizes, recipe.augment, size, compute)
+    return plan, len(kept.ids), estimate(plan, sizes, recipe.augment, size, compute)

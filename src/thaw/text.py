@@ -98,6 +98,16 @@ def seconds(duration: float) -> str:
     return f"{large}{SPACE}{units[0]}" + (f" {small}{SPACE}{units[1]}" if small else "")
 
 
+def duration(spent: float) -> str:
+    """Format a duration as `seconds` does, with spaces that terminals and logs have."""
+    return seconds(spent).replace(SPACE, " ")
+
+
+def time_left(left: float) -> str:
+    """Format a duration that is an estimate, to whole seconds: `8 s`, `1 min 40 s`."""
+    return f"{round(left)} s" if left < 59.5 else duration(left)
+
+
 def format_bytes(amount: float) -> str:
     """Format a number of bytes: 36864 is `36 KiB`."""
     power = min(int(math.log2(amount) // 10), 3) if amount >= 1 else 0

@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from thaw.cache.budget import cache_folder, make_room, mark_in_use
+from thaw.cache.budget import cache_folder, make_room, mark_in_use, note_owner
 from thaw.cache.files import is_read_only, lock_or_wait, write_atomic, write_json, writing
 from thaw.errors import StorageError
 from thaw.progress import say
@@ -123,6 +123,7 @@ def cached(kind: str, key: str, rows: int, fields: Iterable[Field], make: Callab
             if start:
                 say(f"{kind}: {start:,} of {rows:,} rows are in the cache; resuming from there")
             make_room(folder, wanted - start * wanted // rows)
+            note_owner(folder)
             _write(folder, rows, fields, done, make(start) if start < rows else iter(()))
             notes = _find(folder, rows, fields)
         if notes is None:

@@ -2,18 +2,20 @@
 
 import contextlib
 import functools
+import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from thaw.cache.files import free_bytes, is_read_only, lock_or_wait, no_room, writing
+from thaw.cache.files import free_bytes, is_read_only, lock_or_wait, no_room, write_json, writing
 from thaw.errors import StorageError
 
 LIMIT = "THAW_CACHE_LIMIT"
@@ -39,6 +41,40 @@ class CacheEntry:
     path: Path
     finished: bool
     """False if a study is computing it, or was stopped while it did."""
+    made_for: dict[str, str]
+    """The `source` and the `network` of the study that made it; empty where that is not known."""
+
+
+OWNER = "made-for.json"
+"""The file in an entry that says which study made it."""
+_owner: ContextVar[dict[str, str] | None] = ContextVar("owner", default=None)
+"""Set by `making_for` for its block."""
+
+
+@contextlib.contextmanager
+def making_for(source: str, network: str) -> Iterator[None]:
+    """Note with each entry that this block makes what it was made for, for those who look at the cache."""
+    token = _owner.set({"source": source, "network": network})
+    try:
+        yield
+    finally:
+        _owner.reset(token)
+
+
+def note_owner(folder: Path) -> None:
+    """Write down what the entry `folder` is made for, if that is known and not noted yet."""
+    owner = _owner.get()
+    if owner is not None and not (folder / OWNER).exists():
+        with contextlib.suppress(OSError, StorageError):
+            write_json(folder / OWNER, owner)
+
+
+def _made_for(folder: Path) -> dict[str, str]:
+    try:
+        noted = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return {name: str(noted[name]) for name in ("source", "network")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def cache_folder() -> Path:
@@ -92,19 +128,27 @@ def entries() -> list[CacheEntry]:
             manifest, whole = folder / "manifest.json", not (folder / "chunks.jsonl").exists()
             used = (manifest if manifest.exists() else folder).stat().st_mtime
             if folder.parent != datasets_folder():
-                listed.append(CacheEntry(folder.parent.name, folder.name, _bytes(folder), used, folder, whole))
+                made_for = _made_for(folder)
+                listed.append(
+                    CacheEntry(folder.parent.name, folder.name, _bytes(folder), used, folder, whole, made_for)
+                )
     return sorted(listed, key=lambda entry: entry.used)
 
 
-def clear() -> tuple[int, int]:
+def clear(key: str = "") -> tuple[int, int]:
     """Remove every entry that no process uses; return the bytes freed and the number of entries in use.
 
-    Raises StorageError if the cache is read-only.
+    With a key, or how one begins, that entry alone is removed. Raises StorageError if the cache is read-only, or the
+    key is that of no entry or begins those of several.
     """
+    chosen = [entry for entry in entries() if entry.key.startswith(key)]
+    if key and len({entry.key for entry in chosen}) != 1:
+        found = "several entries have keys that begin" if chosen else "no entry has a key that begins"
+        raise StorageError(f"{found} with {key!r}; `thaw cache` lists them.")
     if is_read_only(cache_folder()):
         raise StorageError(f"{cache_folder()} is read-only and cannot be cleared; set THAW_CACHE to another folder.")
     freed = in_use = 0
-    for entry in entries():
+    for entry in chosen:
         if _remove(entry.path):
             freed += entry.bytes
         else:

@@ -3,23 +3,32 @@
 import io
 import json
 import os
-import re
 import shlex
 import sys
 import traceback
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from thaw.cache.budget import FRACTION, LIMIT, cache_folder, cache_limit, clear, entries
+from thaw.cache.budget import cache_folder, clear
 from thaw.cache.files import is_full, no_room
 from thaw.cli.completion import SHELLS, complete_file, complete_recipe, complete_setting, script
 from thaw.cli.interrupt import ends_promptly
-from thaw.cli.tables import print_audit, print_left_out, print_plan, print_results, print_scouted
+from thaw.cli.options import default_folder, setting_for, side
+from thaw.cli.tables import (
+    print_audit,
+    print_cache,
+    print_left_out,
+    print_next,
+    print_plan,
+    print_results,
+    print_scouted,
+)
 from thaw.errors import StorageError, ThawError, first_line, out_of_memory
+from thaw.progress import console, say
 from thaw.text import escape_terminal, format_bytes
+
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 recipe_option = click.option(
     "--recipe",
@@ -61,7 +70,29 @@ def cli(debug: bool) -> None:
 @cli.command(short_help="Train a backbone in several ways, compare them, write a report")
 @click.argument("source", required=False, shell_complete=complete_file)
 @recipe_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: runs/RECIPE]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: runs/ and the SOURCE's name]"
+)
+@click.option("--epochs", type=click.IntRange(1), metavar="N", help="Passes over the training images: train.epochs.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    help="Device to compute on: train.device.  [default: auto, a GPU if there is one]",
+)
+@click.option(
+    "--size", metavar="PIXELS", help="Pixels of each side that the network sees, or HEIGHTxWIDTH: images.size."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Use N of the images only, for a first look: data.limit."
+)
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(0),
+    metavar="N",
+    multiple=True,
+    help="Seed of every arm; repeat it for several: train.seeds.",
+)
 @settings_option
 @click.option("--labels", metavar="FILE", help="CSV file with corrected labels, such as a run's label_errors.csv.")
 @click.option(
@@ -69,38 +100,62 @@ def cli(debug: bool) -> None:
     metavar="COLUMN",
     help="Run a study for each value of this column, such as a site, with its images as the test set.",
 )
+@click.option(
+    "--track",
+    type=click.Choice(TRACKERS),
+    help="Also show the trials in another tool, each as a run with its curves and scores.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, frozen and cached, then exit.")
+@click.option("--verbose", is_flag=True, help="With --dry-run, also list every module of the network.")
 def study(
     source: str | None,
     recipe: str | None,
     out: Path | None,
+    epochs: int | None,
+    device: str | None,
+    size: str | None,
+    limit: int | None,
+    seeds: tuple[int, ...],
     settings: tuple[str, ...],
     labels: str | None,
     leave_out: str | None,
+    track: str | None,
     dry_run: bool,
+    verbose: bool,
 ) -> None:
     """Train a backbone in several ways on the images of SOURCE, compare them, and write a report.
 
     SOURCE is a folder with a subfolder per class, a CSV or Parquet table, a Hugging Face dataset folder, or hf:NAME
-    for a dataset on the hub. Without SOURCE, the recipe's data.source is used.
+    for a dataset on the hub. Without SOURCE, the recipe's data.source is used; without a recipe too, the built-in
+    example runs.
+
+    \b
+    thaw study images --limit 500 --epochs 2                    a first look
+    thaw study images --set model.backbone=timm/resnet50 --set model.weights=pretrained
+    thaw study images --dry-run                                 what would be trained, frozen and cached
     """
     from thaw.recipe import load_recipe
     from thaw.study import plan_recipe, run_left_out, run_study
 
-    given = settings if labels is None else (*settings, f"data.labels={json.dumps(labels)}")
-    resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, given)
-    out = out or Path("runs") / (re.sub(r"[^\w.-]+", "-", resolved.name).strip(".-") or "study")
+    plain = {"train.epochs": epochs, "train.device": device, "images.size": size and side(size), "data.limit": limit}
+    plain |= {"data.labels": None if labels is None else json.dumps(labels)}
+    plain |= {"train.seeds": str(list(seeds)) if seeds else None}
+    given = [f"{key}={value}" for key, value in plain.items() if value is not None]
+    if source is None and recipe is None:
+        say("without a SOURCE this runs the built-in example, 2,008 drawings of people; `thaw study FOLDER` runs yours")
+    resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, (*given, *settings))
+    out = out or default_folder(source, recipe, resolved.name)
     if dry_run:
-        print_plan(*plan_recipe(resolved))
+        print_plan(*plan_recipe(resolved), resolved, verbose)
         return
-
+    command = shlex.join(["thaw", *sys.argv[1:]])
     if leave_out:
-        print_left_out(leave_out, run_left_out(resolved, leave_out, out, shlex.join(["thaw", *sys.argv[1:]])))
+        print_left_out(leave_out, run_left_out(resolved, leave_out, out, command))
         click.echo(escape_terminal(f"Reports: {out}/*/report.html"))
         return
-    results = run_study(resolved, out, shlex.join(["thaw", *sys.argv[1:]]))
+    results = run_study(resolved, out, command, track)
     print_results(results)
-    click.echo(escape_terminal(f"Report: {out / 'report.html'}"))
+    print_next(results, out)
 
 
 @cli.command(short_help="Find the networks and depths worth a study, before anything trains")
@@ -203,6 +258,36 @@ def recipes(name: str | None) -> None:
     for known in built_in_recipes():
         first = recipe_text(known).splitlines()[0].removeprefix("# ")
         click.echo(f"{known:<20}{first}")
+
+
+@cli.command(short_help="Compare finished runs: scores side by side, tests, recipes")
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--worse-by",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="POINTS",
+    help="Exit with 1 if the arm to use of a later run scores so many points less than that of the first, or more.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole comparison as JSON.")
+def compare(runs: tuple[Path, ...], worse_by: float | None, as_json: bool) -> int:
+    """Compare the finished runs in the folders RUN with the first of them, by its verdict's metric.
+
+    Prints the score of each arm in each run, tests the differences image by image where the test images are the same,
+    and lists what differs in the recipes. Exits with 1 only with --worse-by, for use in CI.
+
+    \b
+    thaw compare runs/before runs/after
+    thaw compare runs/before runs/after --worse-by 1
+    """
+    from thaw.cli.compare import print_comparison
+    from thaw.run.compare import compare_runs
+
+    compared = compare_runs(runs)
+    if as_json:
+        click.echo(json.dumps(compared.model_dump(mode="json"), indent=1))
+    else:
+        print_comparison(compared)
+    return int(worse_by is not None and compared.lost() >= worse_by)
 
 
 @cli.command(short_help="Write the report of a finished run again")
@@ -418,29 +503,21 @@ def push(bundle: Path, name: str, private: bool) -> None:
 
 @cli.command(short_help="List or clear the cache")
 @click.argument("action", type=click.Choice(["list", "clear"]), default="list")
-def cache(action: str) -> None:
-    """List or clear the cache: decoded pixels, activations and whatever else studies compute once and reuse."""
-    from datetime import datetime
+@click.argument("key", default="")
+def cache(action: str, key: str) -> None:
+    """List or clear the cache: decoded pixels, activations and whatever else studies compute once and reuse.
 
+    \b
+    thaw cache                 every entry, and the source and network of the study that made it
+    thaw cache clear           remove all of them
+    thaw cache clear 3fa81c    remove the entry whose KEY begins so
+    """
     if action == "clear":
-        freed, in_use = clear()
+        freed, in_use = clear(key)
         left = f"; left {in_use} in use by running studies" if in_use else ""
         click.echo(f"Freed {format_bytes(freed)} in {cache_folder()}{left}")
-        return
-    listed = entries()
-    table = Table("kind", "key", "size", "last used", box=None)
-    for entry in listed:
-        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        unfinished = "" if entry.finished else ", unfinished"
-        table.add_row(entry.kind, entry.key, format_bytes(entry.bytes), f"{used}{unfinished}")
-    if listed:
-        Console(highlight=False).print(table)
-    total = format_bytes(sum(entry.bytes for entry in listed))
-    click.echo(
-        f"{total} of {format_bytes(cache_limit())} used in {cache_folder()}; set THAW_CACHE to use another folder"
-    )
-    disk = f"{FRACTION:.0%} of what the cache holds and its disk has free; set {LIMIT} to another, such as 50GB"
-    click.echo(f"The limit is {LIMIT if os.environ.get(LIMIT, '').strip() else disk}")
+    else:
+        print_cache()
 
 
 @cli.command(short_help="Print a shell completion script")
@@ -500,6 +577,9 @@ def _run(arguments: list[str], debug: bool) -> int:
 def _usage(error: click.ClickException) -> str:
     """Return click's message as one sentence, with its suggestion or else a pointer to the help."""
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "thaw"
+    unknown = error.option_name if isinstance(error, click.NoSuchOption) else ""
+    if command in ("thaw study", "thaw check") and (setting := setting_for(unknown)):
+        return f"no such option {unknown!r}; set the recipe's key: --set {setting}."
     problem, _, suggestion = error.format_message().partition("Did you mean ")
     problem = problem[:1].lower() + problem[1:].rstrip(" (.")
     return f"{problem}; did you mean {suggestion.rstrip(')')}" if suggestion else f"{problem}; see `{command} --help`."
@@ -526,4 +606,5 @@ def _stopped(arguments: list[str]) -> str:
 
 
 def _tell(message: str) -> None:
+    console.show_cursor()
     click.echo(f"thaw: {escape_terminal(' '.join(message.split()))}", err=True)

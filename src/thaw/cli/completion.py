@@ -34,15 +34,19 @@ def complete_setting(_: click.Context, __: click.Parameter, incomplete: str) -> 
     return [item for item in _settings() if str(item.value).startswith(incomplete)]
 
 
-def _settings() -> list[CompletionItem]:
-    sections: dict[str, type[Section]] = {
+def sections() -> dict[str, type[Section]]:
+    """Return the sections of a recipe that have fixed names, and what holds the keys of each."""
+    return {
         name: field.annotation
         for name, field in Recipe.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
     }
+
+
+def _settings() -> list[CompletionItem]:
     arms = {f"arms.{arm}": Arm for arm in ("scratch", "head", "everything")}
     items = [CompletionItem("name=", help=_first_sentence(Recipe.model_fields["name"].description))]
-    for section, kind in (sections | arms).items():
+    for section, kind in (sections() | arms).items():
         for key, field in kind.model_fields.items():
             items += [
                 CompletionItem(f"{section}.{key}={value}", help=_first_sentence(field.description))

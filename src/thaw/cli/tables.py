@@ -1,5 +1,9 @@
-"""Tables that the commands print: results, audit, plan."""
+"""Tables that the commands print: results, audit, plan, cache."""
 
+import os
+import shlex
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -7,12 +11,25 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from thaw.text import between, escape_terminal, fitted, format_bytes, short
+from thaw.cache.budget import FRACTION, LIMIT, cache_folder, cache_limit, entries
+from thaw.text import (
+    SPACE,
+    between,
+    count,
+    duration,
+    escape_line,
+    escape_terminal,
+    fitted,
+    format_bytes,
+    parameters,
+    short,
+)
 
 if TYPE_CHECKING:
     from thaw.audit.results import Audit
     from thaw.estimate import Estimate
     from thaw.plan import Plan
+    from thaw.recipe import Recipe
     from thaw.run.metrics import Metrics, TrialMetrics
     from thaw.run.tested import Tested
     from thaw.scout.probes import Scouted
@@ -21,22 +38,25 @@ SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "
 """The scores that the table of results shows, and their headings; `metrics.json` and the report have the others."""
 MOST_CLASSES = 30
 """Classes that a table on the terminal has at most."""
+SHORT_KEY = 8
+"""The first characters of a key, which tell entries apart."""
 
 
 def print_results(metrics: "Metrics") -> None:
-    """Print the scores of each arm of a finished study, and of rules without a network, and the verdict."""
-    from thaw.report.verdict import headline, reasons
+    """Print which arm to use, and the scores of each arm of a finished study and of rules without a network."""
+    from thaw.report.verdict import headline
 
     seeds = max(len(it.trials) for it in metrics.arms.values())
-    means = f", mean of {seeds} seeds; learning rate and seconds of the first" if seeds > 1 else ""
+    means = f", mean of {seeds} seeds; learning rate and time of the first" if seeds > 1 else ""
+    click.echo(escape_terminal(f"{headline(metrics).replace(SPACE, ' ')}\n"))
     title = Text(escape_terminal(f"{metrics.recipe}: {metrics.splits['test']:,} test images{means}"))
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    table.add_column("arm", min_width=len("by frequency"))
-    for name in (*SCORES.values(), "learning rate", "trained", "seconds"):
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("arm", min_width=len("by frequency"), no_wrap=True)
+    for name in (*SCORES.values(), "learning rate", "trained", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
     for arm, it in metrics.arms.items():
         row = [arm, *(f"{getattr(it.over_seeds, name).mean:.4f}" for name in SCORES), _setting(it)]
-        row += [f"{it.parameters.trainable:,}", f"{it.seconds.total:.1f}"]
+        row += [parameters(it.parameters.trainable).replace(SPACE, " "), duration(it.seconds.total)]
         table.add_row(*row, style="bold" if arm == metrics.best else "")
     rules = metrics.baselines
     always = f"always {escape_terminal(short(rules.commonest_class, 18))}"
@@ -44,7 +64,20 @@ def print_results(metrics: "Metrics") -> None:
         table.add_row(Text(rule), *(f"{getattr(of_rule, name):.4f}" for name in SCORES), "", "", "", style="dim")
     Console(highlight=False).print(table)
     print_sets(metrics)
-    click.echo(escape_terminal(f"{headline(metrics)}\n{reasons(metrics)}"))
+
+
+def print_next(metrics: "Metrics", run: Path) -> None:
+    """Print where the report of the run in the folder `run` is, how long the study took, and what to do next."""
+    model = run / "models" / metrics.recommended
+    lines = {
+        f"thaw serve {shlex.quote(str(run))}": "try the models, read the report",
+        f"thaw predict {shlex.quote(str(model))} FOLDER": "classify images",
+    }
+    width = max(map(len, lines))
+    click.echo(f"\nTook {duration(metrics.seconds.total)}. Next:")
+    for line, why in lines.items():
+        click.echo(escape_terminal(f"  {line:<{width}}  {why}"))
+    click.echo(escape_terminal(f"Report: {run / 'report.html'}"))
 
 
 def print_sets(metrics: "Metrics") -> None:
@@ -163,9 +196,44 @@ def print_audit(audit: "Audit") -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_plan(plan: "Plan", images: int, estimate: "Estimate") -> None:
-    """Print which modules each arm trains, what is computed once for each of the `images`, and how long it takes."""
+def print_plan(plan: "Plan", images: int, estimate: "Estimate", recipe: "Recipe", verbose: bool) -> None:
+    """Print what a study would do: how long it takes, its arms, and what is computed once for each of the `images`;
+    `verbose` prints which modules each arm trains too."""
     console = Console(highlight=False)
+    trials, seeds = len(plan.trials), len(recipe.train.seeds)
+    longest = max(trial.spec.training.epochs for trial in plan.trials)
+    work = f"{count(trials, 'trial')} of {count(longest, 'epoch')}"
+    work += f" ({count(len(plan.networks), 'arm')}, {count(seeds, 'seed')})"
+    lines = [f"{recipe.name}: {images:,} images, {recipe.model.backbone}, {work}", estimate.told()]
+    rows, whole = images + plan.views, f"all {images:,}"
+    if plan.views:
+        whole += f" and {plan.views:,} views of them"
+        lines.append(
+            f"augmentation: {plan.views:,} views besides the {images:,} images, drawn once for all arms, learning "
+            f"rates and seeds; {format_bytes(plan.view_bytes)} of pixels"
+        )
+    shares = sorted({trial.fraction for trial in plan.trials} - {1.0})
+    if shares:
+        fractions = ", ".join(f"{share:g}" for share in shares)
+        lines.append(f"labels: each arm and seed also on {fractions} of the training images")
+    for arm, facts in plan.networks.items():
+        weights, frontier = facts.parameters, facts.frontier
+        lines.append(f"{arm}: trains {weights.trainable:,} of {weights.total:,} parameters")
+        if thawed := plan.thawed.get(arm):
+            lines.append(f"  thaws {thawed.arithmetic:.1%} of the arithmetic, from {thawed.first} on")
+        if frontier.nodes:
+            each = frontier.bytes_per_image
+            lines.append(f"  computed once per image, up to {', '.join(frontier.nodes)}")
+            lines.append(f"  cached: {format_bytes(each)} per image, {format_bytes(each * rows)} for {whole}")
+            lines.append(f"  saves {frontier.fraction_saved:.1%} of the arithmetic of each pass")
+        else:
+            lines.append(f"  runs whole: {frontier.reason or 'nothing is frozen'}")
+    for line in lines:
+        console.print(escape_terminal(line), markup=False, soft_wrap=True)
+    if not verbose:
+        modules = len(next(iter(plan.networks.values())).modules)
+        console.print(f"--verbose lists the {modules:,} modules with parameters, trained or frozen", style="dim")
+        return
     table = Table(Column("module", no_wrap=True), "kind", "parameters", *plan.networks, box=None, header_style="bold")
     trained = {arm: {row.module for row in facts.modules if row.trained} for arm, facts in plan.networks.items()}
     there = {arm: {row.module for row in facts.modules} for arm, facts in plan.networks.items()}
@@ -177,30 +245,22 @@ def print_plan(plan: "Plan", images: int, estimate: "Estimate") -> None:
         ]
         table.add_row(row.module, row.kind, f"{row.parameters:,}", *told)
     console.print(table)
-    rows, whole = images + plan.views, f"all {images:,}"
-    if plan.views:
-        whole += f" and {plan.views:,} views of them"
-        console.print(
-            f"augmentation: {plan.views:,} views besides the {images:,} images, drawn once for all arms, learning "
-            f"rates and seeds; {format_bytes(plan.view_bytes)} of pixels",
-            soft_wrap=True,
-        )
-    shares = sorted({trial.fraction for trial in plan.trials} - {1.0})
-    if shares:
-        console.print(
-            f"labels: each arm and seed also on {', '.join(f'{share:g}' for share in shares)} of the training images"
-        )
-    for arm, facts in plan.networks.items():
-        parameters, frontier = facts.parameters, facts.frontier
-        lines = [f"{arm}: trains {parameters.trainable:,} of {parameters.total:,} parameters"]
-        if thawed := plan.thawed.get(arm):
-            lines.append(f"thaws {thawed.arithmetic:.1%} of the arithmetic, from {thawed.first} on")
-        if frontier.nodes:
-            each = frontier.bytes_per_image
-            lines.append(f"computed once per image, up to {', '.join(frontier.nodes)}")
-            lines.append(f"cached: {format_bytes(each)} per image, {format_bytes(each * rows)} for {whole}")
-            lines.append(f"saves {frontier.fraction_saved:.1%} of the arithmetic of each pass")
-        else:
-            lines.append(f"runs whole: {frontier.reason or 'nothing is frozen'}")
-        console.print("\n  ".join(lines), markup=False, soft_wrap=True)
-    console.print(estimate.told(), markup=False, soft_wrap=True)
+
+
+def print_cache() -> None:
+    """Print the entries of the cache, below the source and network of the study that made them, and how full it is."""
+    listed = entries()
+    owners = dict.fromkeys(tuple(entry.made_for.values()) for entry in listed)
+    for owner in owners:
+        click.echo(escape_line(", ".join(owner)) if owner else "of no study that is known")
+        for entry in (entry for entry in listed if tuple(entry.made_for.values()) == owner):
+            used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+            unfinished = "" if entry.finished else ", unfinished"
+            size = format_bytes(entry.bytes)
+            click.echo(f"  {entry.kind:<16} {entry.key[:SHORT_KEY]:<8} {size:>8}  last used {used}{unfinished}")
+    total = format_bytes(sum(entry.bytes for entry in listed))
+    click.echo(
+        f"{total} of {format_bytes(cache_limit())} used in {cache_folder()}; set THAW_CACHE to use another folder"
+    )
+    disk = f"{FRACTION:.0%} of what the cache holds and its disk has free; set {LIMIT} to another, such as 50GB"
+    click.echo(f"The limit is {LIMIT if os.environ.get(LIMIT, '').strip() else disk}")

@@ -13,6 +13,7 @@ from thaw.data.corrections import correct_labels
 from thaw.data.dataset import Dataset
 from thaw.data.depth import source_depth
 from thaw.data.duplicates import cached_outlines
+from thaw.data.limit import how_limited, limited
 from thaw.data.pixels import make_pixels
 from thaw.data.skipped import Skipped, check_bad
 from thaw.data.source import Source, read_source
@@ -42,7 +43,9 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock, whole: Source |
     preprocessing = preprocessing_of(recipe)
     used = used_splits(whole, recipe.data)
     say_held_out(whole, recipe.data)
-    source = whole.take(used)
+    every = whole.take(used)
+    source = limited(every, recipe.data)
+    limit = how_limited(every, len(source.ids), recipe.data)
     depth, warnings = source_depth(source, preprocessing.depth)
     preprocessing = replace(preprocessing, depth=depth)
     source = replace(source, warnings=(*source.warnings, *warnings))
@@ -57,7 +60,7 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock, whole: Source |
         source = _with_copies(source, inputs, key)
     splits = make_splits(source, recipe.data)  # by the labels as they were: corrections move no image to another split
     source = correct_labels(source, recipe.data.labels)
-    splits.how.update(unused_splits(whole, used))
+    splits.how.update(unused_splits(whole, used) | limit)
     return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
 
 

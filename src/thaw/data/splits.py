@@ -188,14 +188,14 @@ def _draw_rows(labels: Rows, counts: list[int], random: np.random.Generator) -> 
     sizes = np.array([len(rows) for rows in members])
     taken = np.zeros_like(sizes)
     for part, count in enumerate(counts):
-        quota = _apportion(count, sizes, taken, random)
+        quota = apportion(count, sizes, taken, random)
         for rows, start, number in zip(members, taken, quota, strict=True):
             drawn[rows[start : start + number]] = part
         taken += quota
     return drawn
 
 
-def _apportion(count: int, sizes: Rows, taken: Rows, random: np.random.Generator) -> Rows:
+def apportion(count: int, sizes: Rows, taken: Rows, random: np.random.Generator) -> Rows:
     """Share `count` in proportion to `sizes` by largest remainders, and keep one image of each class from being taken.
 
     What a class cannot give is shared among those that can.

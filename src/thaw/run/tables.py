@@ -1,4 +1,4 @@
-"""The Parquet files of a run: predictions, and the images that the report shows."""
+"""The tables of a run: predictions, results, and the images that the report shows."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ from thaw.cache.files import replacing, write_atomic, writing
 from thaw.compute.batches import consecutive
 from thaw.images.encode import encode
 from thaw.run.gallery import Gallery
+from thaw.run.metrics import Metrics
 from thaw.run.results import StudyResult
 from thaw.scoring.metrics import block_rows, log_probabilities, log_probabilities_of
 from thaw.text import escape_csv
@@ -25,6 +26,13 @@ MISTAKES = 12
 """The most confident mistakes of each trial that are among the examples."""
 PAIRS = 12
 """Pairs of duplicates across splits that are among the examples."""
+SCORES = (
+    *("accuracy", "precision", "recall", "f1", "balanced_accuracy", "macro_f1", "log_loss", "brier", "auroc"),
+    *("average_precision", "top5"),
+)
+"""The scores in `results.csv`, as `metrics.json` names them."""
+TIMES = ("seconds_search", "seconds_train", "seconds_total")
+"""The times in `results.csv`: of the search, of the final training, of the whole trial."""
 SMALL = 96
 """Pixels of the longer side of an image in the gallery."""
 
@@ -55,6 +63,20 @@ def write_predictions(run: Path, result: StudyResult) -> None:
                     *map(pa.array, probabilities.T),
                 ]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def write_results(run: Path, metrics: Metrics) -> None:
+    """Write `results.csv`: a row for each arm and seed, with its main scores on the test images."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "seed", "learning_rate", *SCORES, "trained_parameters", "parameters", *TIMES])
+    for arm, it in metrics.arms.items():
+        for trial in it.trials:
+            scores = (getattr(trial.test, name) for name in SCORES)
+            spent = (getattr(trial.seconds, name.removeprefix("seconds_")) for name in TIMES)
+            own = it.parameters
+            writer.writerow([arm, trial.seed, trial.learning_rate, *scores, own.trainable, own.total, *spent])
+    write_atomic(run / "results.csv", out.getvalue())
 
 
 def write_examples(run: Path, result: StudyResult) -> None:

@@ -9,15 +9,23 @@ from thaw.run.gallery import Gallery
 from thaw.run.looks import count_looks
 from thaw.run.metrics import FILE, Metrics
 from thaw.run.results import StudyResult
-from thaw.run.tables import write_corrections, write_examples, write_gallery, write_label_errors, write_predictions
+from thaw.run.tables import (
+    write_corrections,
+    write_examples,
+    write_gallery,
+    write_label_errors,
+    write_predictions,
+    write_results,
+)
 
 
 def write_run(folder: Path, result: StudyResult, metrics: Metrics, gallery: Gallery) -> None:
-    """Write the Parquet files, `label_errors.csv`, `modules.json`, `environment.json` and `metrics.json`.
+    """Write the Parquet files, those in CSV, `modules.json`, `environment.json` and `metrics.json`.
 
     Raises StorageError where the folder cannot be written.
     """
     write_predictions(folder, result)
+    write_results(folder, metrics)
     write_examples(folder, result)
     write_gallery(folder, result, gallery)
     write_label_errors(folder, result, gallery)

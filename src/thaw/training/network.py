@@ -25,7 +25,8 @@ from thaw.training.specs import ArmSpec
 STATISTICS_IMAGES = 2048
 """Images, at most, over which running statistics are estimated anew."""
 Tell = Callable[[str, Sequence[Record]], None]
-"""Called with `search` or `fit` and the attempts so far, or `epochs` and the epochs so far."""
+"""Called with `search` or `fit` and the attempts so far, `chosen` and what the search found, or `epochs` and the
+epochs so far."""
 
 
 @dataclass(frozen=True)
