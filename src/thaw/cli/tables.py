@@ -126,18 +126,18 @@ def print_tested(tested: "Tested") -> None:
     title = Text(escape_terminal(f"{results.origin}: {results.images:,} images"))
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     table.add_column("arm", min_width=len("by frequency"))
-    for name in (*SCORES.values(), "ECE", "test", "change", "95% interval"):
-        table.add_column(name, justify="right")
+    for name in (*SCORES.values(), "own test", "change, 95%"):
+        table.add_column(name, justify="right", no_wrap=True)
     for arm, it in results.arms.items():
-        cells = [f"{getattr(it.scores, name):.4f}" for name in SCORES] + [f"{it.calibration.ece:.4f}"]
-        cells += ["" if it.own is None else f"{it.own:.4f}", "" if it.change is None else f"{it.change:+.4f}"]
-        cells.append(f"{it.change_interval[0]:+.4f} to {it.change_interval[1]:+.4f}" if it.change_interval else "")
+        cells = [f"{getattr(it.scores, name):.4f}" for name in SCORES]
+        cells.append("" if it.own is None else f"{it.own:.4f}")
+        cells.append(f"{it.change_interval[0]:+.3f} to {it.change_interval[1]:+.3f}" if it.change_interval else "")
         table.add_row(escape_terminal(arm), *cells)
     if rules := results.baselines:
         always = f"always {escape_terminal(short(rules.commonest_class, 18))}"
         for rule, of_rule in ((always, rules.commonest), ("by frequency", rules.frequencies)):
             cells = [f"{getattr(of_rule, name):.4f}" for name in SCORES]
-            table.add_row(Text(rule), *cells, "", "", "", "", style="dim")
+            table.add_row(Text(rule), *cells, "", "", style="dim")
     Console(highlight=False).print(table)
     if len(record.classes) <= MOST_CLASSES:
         _print_classes(tested)

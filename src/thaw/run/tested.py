@@ -104,7 +104,7 @@ def score_source(path: Path, data: Data, device: str, precision: str, *, known: 
         raise BundleError(f"the bundles of {path} differ in classes or preprocessing; test one at a time.")
     images = read_shifted(data.source, data, first.classes, first.preprocessing, first.decode, known=known)
     logits, temperatures, own = {}, {}, {}
-    with stage("testing", len(bundles), "models") as advance:
+    with stage("testing", len(bundles), "bundles") as advance:
         for folder, bundle in zip(folders, bundles, strict=True):
             arm = str(bundle.config.get("arm", folder.name))
             logits[arm], temperatures[arm] = bundle.logits_of(images.pixels), bundle.temperature
