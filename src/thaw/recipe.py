@@ -32,6 +32,7 @@ Rank = Annotated[int, Field(gt=0, le=4096)]
 """Of a matrix in a layer: no layer of a backbone has a rank above this."""
 LearningRate = Annotated[float, Field(gt=0, lt=float("inf"))]
 WeightDecay = Annotated[float, Field(ge=0, lt=1)]
+PublishedScore = Annotated[float, Field(ge=0, le=1)] | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitSize = Annotated[int, Field(gt=0, le=1 << 32)] | Fraction | Annotated[str, Field(min_length=1)]
 CostRow = Annotated[list[Annotated[float, Field(ge=0, lt=1e9)]], Field(min_length=2, max_length=2)]
@@ -514,6 +515,21 @@ class Settings(Section):
         return self.arms[arm].weights or self.model.weights
 
 
+class Published(Section):
+    """What was published of an arm, to be set beside what the study finds."""
+
+    accuracy: PublishedScore = None
+    """Accuracy on the published test set."""
+    precision: PublishedScore = None
+    """Precision, weighted by class support."""
+    recall: PublishedScore = None
+    """Recall, weighted by class support."""
+    f1: PublishedScore = None
+    """F1, weighted by class support."""
+    images: Annotated[int, Field(gt=0, le=1 << 32)]
+    """The number of test images that the scores were measured on, which says how exact they are."""
+
+
 class Recipe(Settings):
     """Everything about a study."""
 
@@ -527,6 +543,9 @@ class Recipe(Settings):
     """What a study varies besides its arms."""
     decide: Decide = Decide()
     """What a trained model says besides its most probable class."""
+    published: dict[str, Published] = {}
+    """Published results by arm, such as `[published.head]`. The report sets them beside its own and says whether they
+    agree; they change nothing else."""
 
 
 Valid = TypeVar("Valid", bound=Settings)
@@ -756,6 +775,8 @@ def _section(names: list[str], kind: type[BaseModel]) -> tuple[str, list[str]]:
     """Return the longest prefix of `names` that is a section, and the keys of that section."""
     if names[0] == "arms" and len(names) > 2:
         return f"arms.{names[1]}", list(Arm.model_fields)
+    if names[0] == "published" and len(names) > 2:
+        return f"published.{names[1]}", list(Published.model_fields)
     field = kind.model_fields.get(names[0])
     if len(names) > 1 and field is not None and isinstance(field.annotation, type):
         annotation = field.annotation

@@ -64,12 +64,12 @@ def test_clear_gaps_come_first_and_unclear_ones_are_not_hidden():
     assert [name for name, _ in gaps(as_metrics(metrics), "head")] == ["age", "race", "hat", "glasses"]
     told = failures(as_metrics(metrics))["slices"]
     assert told.startswith("For `head`, age old is 10.0 points harder than age young (")
-    assert "The test set also shows a gap by race. It shows no gap by hat or glasses beyond what chance may" in told
+    assert "The test set also shows a gap by race. It is too small to settle whether there is a gap by" in told
 
 
 def test_no_gap_at_all():
     assert failures(as_metrics(study(column("hat", gap("yes", "no", 0.2, 0.3)))))["slices"] == (
-        "For `head`, the test set shows no gap by hat beyond what chance may explain. The widest: hat yes is 20.0 "
+        "For `head`, the test set is too small to settle whether there is a gap by hat. The widest: hat yes is 20.0 "
         "points harder than hat no (95% interval 18.0 to 23.0; corrected p = 0.3), which chance alone may explain."
     )
     assert "no gap of `head` can be tested" in failures(as_metrics(study(column("hat", None))))["slices"]
@@ -131,15 +131,17 @@ def test_agreement():
         "only_wrong": {"head": 1, "all": 2},
     }
     assert failures(as_metrics(study(agreement=found)))["agreement"] == (
-        "Every arm is right on 800 of 1,000 test images and none on 1; `all` is alone in being right on 40, more than "
-        "any other arm."
+        "Every arm is right on 800 of 1,000 test images and none on 1. `all` is right on 40 images where all "
+        "other arms are wrong, the most of any arm."
     )
     found["only_right"] = {"head": 3, "all": 3}
     assert failures(as_metrics(study(agreement=found)))["agreement"].endswith(
-        "`head` and `all` are each alone in being right on 3."
+        "`head` and `all` are each right on 3 images where all other arms are wrong."
     )
     found["only_right"] = {"head": 0, "all": 0}
-    assert failures(as_metrics(study(agreement=found)))["agreement"].endswith("no arm is alone in being right on any.")
+    assert failures(as_metrics(study(agreement=found)))["agreement"].endswith(
+        "There is no image on which a single arm is right and all others are wrong."
+    )
     assert "agreement" not in failures(as_metrics(study(agreement=found, arms=("head",))))
 
 

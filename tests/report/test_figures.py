@@ -14,6 +14,8 @@ from thaw.report.figures import (
     ARM_COLOURS,
     THEME,
     arm_colour,
+    arm_marker,
+    arm_places,
     plot_accuracies,
     plot_class_counts,
     plot_confusion,
@@ -24,6 +26,7 @@ from thaw.report.svg import inline_svg, png
 from thaw.scoring.calibration import ReliabilityBin
 from thaw.scoring.curves import Curves
 from thaw.scoring.slices import SliceScores
+from thaw.text import SPACE
 
 
 def lines(ax):
@@ -36,6 +39,37 @@ def lines(ax):
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
+
+
+@pytest.mark.parametrize(
+    ("arms", "places"),
+    [
+        (("scratch", "head", "last-stage", "everything"), [0, 1, 2, 3]),
+        (("everything", "head"), [3, 1]),
+        (("scratch", "head", "last-two-fc"), [0, 1, 4]),
+        (("a", "head", "b", "c"), [4, 1, 0, 2]),
+        ((), []),
+    ],
+)
+def test_an_arm_has_the_same_colour_in_every_run(arms, places):
+    assert list(arm_places(arms).items()) == list(zip(arms, places, strict=True))
+
+
+def test_twenty_arms_look_different():
+    places = arm_places(f"arm {number}" for number in range(20)).values()
+    assert sorted(places) == list(range(20))
+    assert len({(arm_colour(place), arm_marker(place)) for place in places}) == 20
+
+
+def test_the_time_axis_has_ticks_of_a_clock():
+    seconds = {"head": 7.0, "all": 300.0}
+    ax = plot_cost(seconds, {"head": 0.8, "all": 0.9}, dict.fromkeys(seconds, (0.7, 0.95)), "seconds of training")
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    shown = [label.get_text() for place, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)]
+    assert low < ax.get_xticks()[0]
+    assert ax.get_xticks()[-1] < high
+    assert shown == ["5 s", "20 s", f"1{SPACE}min", f"5{SPACE}min"]
 
 
 def test_curves_show_each_arm_in_its_colour():
@@ -59,7 +93,7 @@ def test_curves_of_several_seeds_show_each_and_their_mean():
 def test_search_rings_the_chosen_rate_of_each_seed():
     trials = {"head": [{1e-3: 0.8, 1e-5: 0.6}, {1e-5: 0.7, 1e-3: 0.65}]}
     ax = plot_search(trials, {"head": [1e-3, 1e-5]})
-    assert lines(ax)["head"] == ([1e-5, 1e-3], [0.6, 0.8], ARM_COLOURS[0])
+    assert lines(ax)["head"] == ([1e-5, 1e-3], [0.6, 0.8], ARM_COLOURS[1])
     rings = [line for line in ax.get_lines() if line.get_markerfacecolor() == "none"]
     assert [(*ring.get_xdata(), *ring.get_ydata()) for ring in rings] == [(1e-3, 0.8), (1e-5, 0.7)]
     assert ax.get_xscale() == "log"
@@ -162,9 +196,9 @@ def test_slices_show_every_value_and_hollow_small_ones():
     dots = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert [(*line.get_xdata(), to_hex(line.get_markerfacecolor())) for line in dots] == [
         (0.7, "#ffffff"),
-        (0.9, ARM_COLOURS[0]),
-        (0.7, "#ffffff"),
         (0.9, ARM_COLOURS[1]),
+        (0.7, "#ffffff"),
+        (0.9, ARM_COLOURS[4]),
     ]
     assert list(lines(ax)) == ["head", "all"]
 

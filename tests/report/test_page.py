@@ -16,6 +16,7 @@ from helpers.synthetic_run import SEVEN, make_run, write_json
 from thaw.errors import StorageError
 from thaw.images.preprocessing import Preprocessing, covered
 from thaw.report.page import write_report
+from thaw.scoring.statistics import wilson
 from thaw.text import SPACE, about
 
 HOSTILE = "</pre></script><script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
@@ -67,7 +68,7 @@ def page(run):
 
 def test_sections_come_in_order(page):
     assert [attributes["id"] for attributes in page.all("section")] == [
-        *("data", "method", "results", "errors", "limits", "again"),
+        *("results", "errors", "data", "method", "limits", "again"),
     ]
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     linked = {link["href"].removeprefix("#") for link in page.all("a")}
@@ -112,7 +113,7 @@ def test_groups_are_told(tmp_path, no_figures):
     assert {it["test"] for it in json.loads((run / "metrics.json").read_text())["comparisons"]} == {"group permutation"}
     text = Page(write_report(run)).text
     for told in (
-        "with those that share a value of person counted as alike as they turned out",
+        "Images that share a value of person are counted as alike as they turned out",
         "else by resampling whole groups of person",
         "the exact permutation test that flips the sign of the lead in each group",
         "Whole groups of person count as one",
@@ -417,3 +418,33 @@ def test_metrics_of_something_else_are_refused(tmp_path):
         write_json(run / "metrics.json", found)
         with pytest.raises(StorageError, match=why):
             write_report(run)
+
+
+def test_names_of_arms_are_set_as_code(page):
+    assert page.source.count("<code>everything</code>") > 5
+    assert "<b>everything</b>" not in page.source
+    told = [figure["aria-label"] for figure in page.all("svg") if "everything" in figure["aria-label"]]
+    assert told
+    assert all("“everything”" in label for label in told)
+
+
+def test_published_results_stand_beside_the_studys_own(tmp_path, no_figures):
+    run = make_run(tmp_path, images=200, arms=("head", "everything"))
+    assert "Beside what was published" not in Page(write_report(run)).text
+    accuracy = json.loads((run / "metrics.json").read_text())["arms"]["head"]["over_seeds"]["accuracy"]["mean"]
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(
+        f"{recipe}\n[published.head]\naccuracy = {accuracy:.4f}\nf1 = 0.3\nimages = 2000\n"
+    )
+    text = Page(write_report(run)).text
+    low, high = wilson(round(accuracy, 4), 2000)
+    assert f"head Accuracy {accuracy:.4f} {low:.3f}–{high:.3f} {accuracy:.4f} " in text
+    assert "1 of 2 published scores agree with this study. More than chance is the difference in F1 of head (" in text
+
+
+def test_what_undermines_trust_is_told_first(tmp_path, no_figures):
+    run = make_run(tmp_path, images=300, arms=("head", "everything"), errors=True)
+    page = Page(write_report(run))
+    trust = page.source.split('class="trust"')[1].split("</div>")[0]
+    assert "44 of 300 test images have a copy in another split." in trust.replace(SPACE, " ")
+    assert page.source.index('class="trust"') < page.source.index("<main")

@@ -117,7 +117,7 @@ def test_the_depth_figure_puts_each_arm_at_its_share() -> None:
     line, *drawn = ax.get_lines()
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.01, 1.0], [0.81, 0.85])
     dots = [(*one.get_xdata(), *one.get_ydata(), one.get_color()) for one in drawn if len(one.get_xdata()) == 1]
-    assert dots == [(0.01, 0.8, arm_colour(1)), (0.01, 0.81, arm_colour(2)), (1.0, 0.85, arm_colour(3))]
+    assert dots == [(0.01, 0.8, arm_colour(1)), (0.01, 0.81, arm_colour(4)), (1.0, 0.85, arm_colour(2))]
     assert {text.get_text() for text in ax.texts} == set(thawed)
     assert ax.get_ylim()[1] <= 1.01
 

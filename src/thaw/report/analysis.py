@@ -41,6 +41,22 @@ def analysis(metrics: Metrics) -> dict[str, str]:
     return {heading: paragraph for heading, paragraph in told.items() if paragraph}
 
 
+def edges(metrics: Metrics) -> dict[str, list[str]]:
+    """Return the arms for which the search chose the `highest` or the `lowest` learning rate that it tried."""
+    found = {
+        edge: [arm for arm, it in metrics.arms.items() if any(trial.edge == edge for trial in it.trials)]
+        for edge in ("highest", "lowest")
+    }
+    return {edge: arms for edge, arms in found.items() if arms}
+
+
+def rising(metrics: Metrics) -> dict[str, float]:
+    """Return the arms whose training accuracy still rose by a point or more in the last epoch, and by how much."""
+    curves = {arm: _training_accuracy(metrics, arm) for arm in metrics.arms}
+    gains = {arm: float(curve[-1] - curve[-2]) for arm, curve in curves.items() if len(curve) > 1}
+    return {arm: gain for arm, gain in gains.items() if gain >= NEAR}
+
+
 def _starts(metrics: Metrics) -> str:
     """What pretraining gains, and whether training everything beats training the head."""
     means, arms = mean_accuracies(metrics), metrics.arms
@@ -94,7 +110,6 @@ def _convergence(metrics: Metrics) -> str:
     lengths = sorted({len(curve) for curve in curves.values()})
     epochs = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else lengths[0]
     settled: dict[int, list[str]] = {}
-    rising: list[str] = []
     falling: list[str] = []
     for arm, curve in curves.items():
         gain = float(curve[-1] - curve[-2])
@@ -102,13 +117,15 @@ def _convergence(metrics: Metrics) -> str:
             away = np.flatnonzero(np.abs(curve - curve[-1]) >= NEAR)
             settled.setdefault(int(away[-1]) + 2 if len(away) else 1, []).append(named(arm))
         else:
-            (rising if gain > 0 else falling).append(f"{named(arm)} ({points(gain)})")
+            if gain < 0:
+                falling.append(f"{named(arm)} ({points(gain)})")
     sentences = []
     if settled:
         told = listed([f"{listed(arms)} from epoch {epoch}" for epoch, arms in sorted(settled.items())])
         sentences.append(f"Over {epochs} epochs, training accuracy is within a point of its last value for {told}.")
-    if rising:
-        sentences.append(f"Still gaining in the last epoch: {listed(rising)}; more epochs may help.")
+    gaining = [f"{named(arm)} ({points(gain)})" for arm, gain in rising(metrics).items()]
+    if gaining:
+        sentences.append(f"Still gaining in the last epoch: {listed(gaining)}; more epochs may help.")
     if falling:
         sentences.append(f"Losing in the last epoch: {listed(falling)}; a lower learning rate may be steadier.")
     return " ".join(sentences)
@@ -125,15 +142,12 @@ def _overfitting(metrics: Metrics) -> str:
 
 
 def _edges(metrics: Metrics) -> str:
-    sentences = []
-    for edge, beyond in (("highest", "higher"), ("lowest", "lower")):
-        arms = [named(arm) for arm, it in metrics.arms.items() if any(trial.edge == edge for trial in it.trials)]
-        if arms:
-            sentences.append(
-                f"The search chose the {edge} learning rate it tried for {listed(arms)}; "
-                f"a still {beyond} one, not tried, may do better."
-            )
-    return " ".join(sentences)
+    beyond = {"highest": "higher", "lowest": "lower"}
+    return " ".join(
+        f"The search chose the {edge} learning rate it tried for {listed([named(arm) for arm in arms])}; "
+        f"a still {beyond[edge]} one, not tried, may do better."
+        for edge, arms in edges(metrics).items()
+    )
 
 
 def _undecided(metrics: Metrics) -> str:

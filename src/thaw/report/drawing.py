@@ -22,6 +22,7 @@ from thaw.report.error_figures import (
 from thaw.report.figures import (
     THEME,
     arm_colour,
+    arm_places,
     plot_accuracies,
     plot_class_counts,
     plot_confusion,
@@ -61,7 +62,7 @@ def slug(name: str, place: int) -> str:
 def _of_study(metrics: Metrics) -> Drawn:
     arms = metrics.arms
     by_arm, means = accuracies(metrics), mean_accuracies(metrics)
-    told = formats.listed([f"{arm} {formats.percent(mean)}" for arm, mean in means.items()])
+    told = formats.listed([f"“{arm}” {formats.percent(mean)}" for arm, mean in means.items()])
     intervals = {arm: it.intervals.accuracy for arm, it in arms.items()}
     searches = {
         arm: [{one.learning_rate: one.accuracy for one in trial.search if one.failed is None} for trial in it.trials]
@@ -116,12 +117,14 @@ def _of_sweep(metrics: Metrics) -> Drawn:
 
 def _of_errors(metrics: Metrics) -> Drawn:
     drawn: Drawn = {}
-    for place, (arm, it) in enumerate(metrics.arms.items()):
+    places = arm_places(metrics.arms)
+    for arm, it in metrics.arms.items():
+        colour = arm_colour(places[arm])
         if not many(metrics):
-            axes = plot_confusion(confusion(metrics, arm), metrics.classes, arm_colour(place))
-            drawn[f"confusion-{arm}"] = (axes, f"Confusion matrix of {arm} on the test images.")
-        axes = plot_reliability(it.calibration.bins, arm_colour(place))
-        drawn[f"reliability-{arm}"] = (axes, f"Reliability diagram of {arm}: its accuracy at each confidence.")
+            axes = plot_confusion(confusion(metrics, arm), metrics.classes, colour)
+            drawn[f"confusion-{arm}"] = (axes, f"Confusion matrix of “{arm}” on the test images.")
+        axes = plot_reliability(it.calibration.bins, colour)
+        drawn[f"reliability-{arm}"] = (axes, f"Reliability diagram of “{arm}”: its accuracy at each confidence.")
     curves = {arm: it.curves for arm, it in metrics.arms.items() if it.curves}
     if curves:
         second, share = formats.short(metrics.classes[1]), metrics.baselines.frequencies.average_precision
@@ -130,8 +133,8 @@ def _of_errors(metrics: Metrics) -> Drawn:
             plot_precision_recall(curves, share),
             f"Precision-recall curve of each arm, of {second}.",
         )
-    risks = {arm: it.doubt.risk.curve for arm, it in metrics.arms.items() if it.doubt}
-    if risks:
+    risks = {arm: it.doubt.risk.curve if it.doubt else [] for arm, it in metrics.arms.items()}
+    if any(risks.values()):
         drawn["risk-coverage"] = (plot_risk(risks), "Error of each arm against the fraction of images answered.")
     for place, column in enumerate(metrics.slices):
         axes = plot_slices(column.values, list(metrics.arms))

@@ -6,11 +6,23 @@ from itertools import pairwise, product
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from thaw import text as formats
-from thaw.report.figures import INK, MUTED, PAPER, RULE, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
+from thaw.report.figures import (
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    arm_colour,
+    arm_marker,
+    arm_places,
+    finish,
+    legend,
+    new_axes,
+    percent_tick,
+)
 from thaw.scoring.calibration import ReliabilityBin
 from thaw.scoring.curves import Curves, Point
 from thaw.scoring.slices import SliceScores
@@ -36,7 +48,7 @@ def plot_cost(
 ) -> Axes:
     """Plot test accuracy with its interval against a cost, above 0, on a logarithmic axis, a named dot for each arm."""
     ax = ax or new_axes(4.6, 3.2)
-    for place, arm in enumerate(costs):
+    for arm, place in arm_places(costs).items():
         colour, x, y = arm_colour(place), costs[arm], accuracies[arm]
         ax.plot((x, x), intervals[arm], color=colour, alpha=0.3, linewidth=5, solid_capstyle="round")
         ax.plot(x, y, arm_marker(place), color=colour, markersize=7, markeredgecolor=PAPER)
@@ -44,10 +56,13 @@ def plot_cost(
     low, high = min(costs.values()), max(costs.values())
     ax.set_xlim(low / 2.2, high * 2.2)
     ax.margins(y=0.12)
-    if high / low < 10:
+    if quantity.startswith("seconds"):
+        ax.xaxis.set_major_locator(FixedLocator(_times(low / 2.2, high * 2.2)))
+    elif high / low < 10:
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(percent_tick)
     name_dots(ax, costs, accuracies)
     ax.set_xlabel(quantity)
@@ -105,10 +120,15 @@ def plot_precision_recall(curves: Mapping[str, Curves], share: float, ax: Axes |
 
 
 def plot_risk(curves: Mapping[str, Sequence[Point]], ax: Axes | None = None) -> Axes:
-    """Plot the fraction of wrong answers of each arm against the fraction of images answered, the surest first."""
+    """Plot the fraction of wrong answers of each arm against the fraction of images answered, the surest first.
+
+    An arm without points is left out.
+    """
     ax = ax or new_axes(4.6, 3.2)
-    for place, (arm, points) in enumerate(curves.items()):
-        x, y = np.array(points).T
+    for arm, place in arm_places(curves).items():
+        if not curves[arm]:
+            continue
+        x, y = np.array(curves[arm]).T
         ax.plot(x, y, color=arm_colour(place), linewidth=1.6)
         end = ax.plot(x[-1], y[-1], arm_marker(place), color=arm_colour(place), zorder=3, label=formats.short(arm, 24))
         end[0].set(markersize=7.5, markeredgecolor=PAPER)
@@ -129,10 +149,11 @@ def plot_slices(values: Sequence[SliceScores], arms: Sequence[str], ax: Axes | N
     step = 0.16
     ax = ax or new_axes(5.4, 0.9 + len(values) * (0.2 + step * len(arms)))
     spread = 0.72 * (np.arange(len(arms)) - (len(arms) - 1) / 2) / max(1, len(arms))
-    for place, arm in enumerate(arms):
-        colour, marker = arm_colour(place), arm_marker(place)
+    places = arm_places(arms)
+    for turn, arm in enumerate(arms):
+        colour, marker = arm_colour(places[arm]), arm_marker(places[arm])
         for row, it in enumerate(values):
-            y, found = row + spread[place], it.arms[arm]
+            y, found = row + spread[turn], it.arms[arm]
             opacity = 0.16 if it.small else 0.3
             ax.plot(found.interval, (y, y), color=colour, alpha=opacity, linewidth=4, solid_capstyle="round")
             face = PAPER if it.small else colour
@@ -146,7 +167,7 @@ def plot_slices(values: Sequence[SliceScores], arms: Sequence[str], ax: Axes | N
     ax.set_ylim(len(values) - 0.45, -0.55)
     low, high = ax.get_xlim()
     ax.set_xlim(max(low, -0.02), min(high, 1.02))
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(percent_tick)
     ax.set_xlabel("test accuracy")
     finish(ax, "", across=False)
@@ -165,7 +186,9 @@ def _plot_trade(
     """A line for each arm, and a dot on it; `guessing` are the ends of the dashed line, by x and y."""
     ax = ax or new_axes(4.2, 4.2)
     ax.plot(*guessing, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    for place, (arm, (points, at_half)) in enumerate(lines.items()):
+    places = arm_places(lines)
+    for arm, (points, at_half) in lines.items():
+        place = places[arm]
         x, y = np.array(points).T
         ax.plot(x, y, color=arm_colour(place), linewidth=1.6)
         dot = ax.plot(*at_half, arm_marker(place), color=arm_colour(place), zorder=3, label=formats.short(arm, 24))
@@ -222,7 +245,15 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
     return max(across, 0.0) * max(up, 0.0)
 
 
+def _times(low: float, high: float) -> list[float]:
+    """Times between two, in seconds, that a clock shows: at most six."""
+    decades = [0.001, 0.01, 0.1]
+    known = [*decades, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400, 172800]
+    inside = [one for one in known if low <= one <= high]
+    return inside[:: -(-len(inside) // 6)] if inside else [low, high]
+
+
 def _amount(value: float, quantity: str) -> str:
     if quantity.startswith("trained"):
         return formats.parameters(round(value)).replace(".0", "")
-    return formats.seconds(value)
+    return f"{value:g} s" if value < 60 else formats.seconds(value)

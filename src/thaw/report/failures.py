@@ -70,7 +70,7 @@ def _slices(metrics: Metrics) -> str:
     unclear = [short(column) for column, gap in found if gap.p_holm >= ALPHA]
     if unclear:
         start = "It" if clear else f"For {named(arm)}, the test set"
-        sentences.append(f"{start} shows no gap by {listed(unclear, 'or')} beyond what chance may explain.")
+        sentences.append(f"{start} is too small to settle whether there is a gap by {listed(unclear, 'or')}.")
     if not clear:
         sentences.append(f"The widest: {describe_gap(*found[0])}.")
     return " ".join(sentences)
@@ -139,10 +139,11 @@ def _agreement(metrics: Metrics) -> str:
     most = max(found.only_right.values())
     alone = [named(arm) for arm, images in found.only_right.items() if images == most]
     if not most:
-        return f"{sentence}; no arm is alone in being right on any."
+        return f"{sentence}. There is no image on which a single arm is right and all others are wrong."
+    images_alone = count(most, "image")
     if len(alone) > 1:
-        return f"{sentence}; {listed(alone)} are each alone in being right on {count(most)}."
-    return f"{sentence}; {alone[0]} is alone in being right on {count(most)}, more than any other arm."
+        return f"{sentence}. {listed(alone)} are each right on {images_alone} where all other arms are wrong."
+    return f"{sentence}. {alone[0]} is right on {images_alone} where all other arms are wrong, the most of any arm."
 
 
 def _label_errors(metrics: Metrics) -> str:

@@ -1,6 +1,6 @@
 """Figures: each function draws finished numbers on matplotlib axes, new ones unless some are given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +14,11 @@ from thaw import text as formats
 
 INK, MUTED, RULE, PAPER = "#1d2127", "#5d6671", "#dfe2e6", "#ffffff"
 ARM_COLOURS = ("#1f55b8", "#a34a0e", "#1ba580", "#7d2c80", "#c38212", "#4f555d", "#911628", "#977a4b")
-"""An arm has the colour of its place in the recipe. Any two of the first five lie 20 apart in CIELAB, to people with
-protanopia, deuteranopia and tritanopia too (Machado et al., IEEE TVCG 15, 2009)."""
+"""An arm has one of these by its name, or its place: see `arm_places`. Any two of the first five lie 20 apart in
+CIELAB, to people with protanopia, deuteranopia and tritanopia too (Machado et al., IEEE TVCG 15, 2009)."""
 ARM_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+OWN_PLACES = {"scratch": 0, "head": 1, "last-stage": 2, "everything": 3}
+"""The places of the usual arms, so that each has the same colour in every run."""
 SPLIT_OPACITIES = {"train": 0.9, "validation": 0.55, "test": 0.25}
 MAX_NAMED = 20
 """Classes whose names and counts a figure has room for."""
@@ -31,14 +33,29 @@ THEME = {
 """The CSS value that stands for each colour in the page; `page.css` gives it for light and dark."""
 
 
+def arm_places(arms: Iterable[str]) -> dict[str, int]:
+    """Return the place of each arm of a study among the colours; `arms` are all of them, in the order of the recipe.
+
+    The usual arms have places of their own. The others follow in their order: first the fifth, then those of the five
+    that are left, which are easily told apart, then the rest.
+    """
+    arms = list(arms)
+    taken = {arm: OWN_PLACES[arm] for arm in arms if arm in OWN_PLACES}
+    fifth = len(OWN_PLACES)
+    free = (
+        place for place in (fifth, *range(fifth), *range(fifth + 1, fifth + len(arms))) if place not in taken.values()
+    )
+    return {arm: taken[arm] if arm in taken else next(free) for arm in arms}
+
+
 def arm_colour(place: int) -> str:
-    """Return the colour of the arm at this place in the recipe."""
+    """Return the colour of a place."""
     return ARM_COLOURS[place % len(ARM_COLOURS)]
 
 
 def arm_marker(place: int) -> str:
-    """The marker of the arm at this place in the recipe."""
-    return ARM_MARKERS[place % len(ARM_MARKERS)]
+    """Return the marker of a place; where colours come again, they come with other markers."""
+    return ARM_MARKERS[(place + place // len(ARM_COLOURS)) % len(ARM_MARKERS)]
 
 
 def plot_curves(
@@ -53,9 +70,11 @@ def plot_curves(
     without epochs is left out.
     """
     ax = ax or new_axes(4.6, 3.2)
-    for place, (arm, seeds) in enumerate(curves.items()):
+    places = arm_places(curves)
+    for arm, seeds in curves.items():
         if not any(seeds):  # its head was fitted, or it stopped in the first epoch
             continue
+        place = places[arm]
         colour, marker = arm_colour(place), arm_marker(place)
         for values in seeds if len(seeds) > 1 else ():
             ax.plot(range(1, len(values) + 1), values, color=colour, alpha=0.3, linewidth=1)
@@ -92,8 +111,9 @@ def plot_search(
     A ring marks the one that was chosen, again by arm and seed; an arm for which none was is left out.
     """
     ax = ax or new_axes(4.6, 3.2)
-    for place, (arm, seeds) in enumerate(searches.items()):
-        colour, marker = arm_colour(place), arm_marker(place)
+    places = arm_places(searches)
+    for arm, seeds in searches.items():
+        colour, marker = arm_colour(places[arm]), arm_marker(places[arm])
         opacity = 0.5 if len(seeds) > 1 else 1
         for number, (tried, winner) in enumerate(zip(seeds, chosen[arm], strict=True) if chosen[arm] else ()):
             rates = sorted(tried)
@@ -121,17 +141,24 @@ def plot_accuracies(
 ) -> Axes:
     """Plot the test accuracy of each arm, a dot for each seed over its interval; the mean is written beside it."""
     ax = ax or new_axes(4.8, 0.7 + 0.36 * len(accuracies))
+    places = arm_places(accuracies)
     for place, (arm, seeds) in enumerate(accuracies.items()):
-        colour, end = arm_colour(place), max(*seeds, intervals[arm][1])
+        colour, end = arm_colour(places[arm]), max(*seeds, intervals[arm][1])
         ax.plot(intervals[arm], (place, place), color=colour, alpha=0.3, linewidth=7, solid_capstyle="round")
-        ax.plot(seeds, [place] * len(seeds), arm_marker(place), color=colour, markersize=7, markeredgecolor=PAPER)
+        ax.plot(seeds, [place] * len(seeds), arm_marker(places[arm]), color=colour, markersize=7, markeredgecolor=PAPER)
         _beside(ax, end, place, formats.percent(float(np.mean(seeds))), INK)
     ax.set_yticks(range(len(accuracies)), [_name(arm) for arm in accuracies])
     ax.set_ylim(len(accuracies) - 0.5, -0.5)
     low, high = ax.get_xlim()
     # room for the numbers on the right
     ax.set_xlim(low, high + 0.12 * (high - low))
-    ax.set_xticks([tick for tick in MaxNLocator(nbins=5).tick_values(low, high) if low <= tick <= min(high, 1)])
+    ax.set_xticks(
+        [
+            tick
+            for tick in MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high)
+            if low <= tick <= min(high, 1)
+        ]
+    )
     ax.xaxis.set_major_formatter(percent_tick)
     ax.set_xlabel("test accuracy")
     finish(ax, "", across=False)

@@ -38,7 +38,6 @@ def limits(metrics: Metrics) -> dict[str, str]:
         "Seeds": _seeds(metrics),
         "Choice": flattery(metrics),
         "Labels": _labels(metrics),
-        "Leaks": leak(metrics),
     }
     return {heading: paragraph for heading, paragraph in told.items() if paragraph}
 

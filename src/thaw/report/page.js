@@ -134,7 +134,7 @@ for (const table of document.querySelectorAll(".table table")) {
 
 // ---- gallery ----
 
-const PAGE = 60; // images shown at once
+const PAGE = 21; // images shown at once
 const CONFIDENT = 0.9; // from here on a mistake is called confident
 const percent = (fraction) => `${(100 * fraction).toFixed(1)}%`;
 
@@ -338,11 +338,29 @@ if ($("gallery-data")) makeGallery(JSON.parse($("gallery-data").textContent));
 // A link into a closed part of the page opens it.
 function reveal() {
   const target = $(location.hash.slice(1));
-  const closed = target?.closest("details:not([open])");
-  if (closed) {
-    closed.open = true;
-    target.scrollIntoView();
-  }
+  const closed = closedAround(target);
+  for (const one of closed) one.open = true;
+  if (closed.length) target.scrollIntoView();
 }
+
+// The closed parts of the page that hold an element, from the inside out.
+function closedAround(one) {
+  const found = [];
+  for (let part = one?.closest("details"); part; part = part.parentElement.closest("details")) {
+    if (!part.open) found.push(part);
+  }
+  return found;
+}
+
+// Paper has all of it.
+let unfolded = [];
+window.addEventListener("beforeprint", () => {
+  unfolded = [...document.querySelectorAll("details:not([open])")];
+  for (const one of unfolded) one.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const one of unfolded) one.open = false;
+});
+
 window.addEventListener("hashchange", reveal);
 reveal();

@@ -21,15 +21,17 @@ from thaw.report.classes import class_rows, confused_pairs, many
 from thaw.report.doubt import doubt_of
 from thaw.report.drawing import slug, write_figures
 from thaw.report.failures import failures, gaps, small_slices
-from thaw.report.figures import THEME, arm_colour
+from thaw.report.figures import THEME, arm_colour, arm_places
 from thaw.report.gallery import duplicate_pairs, gallery, label_errors, mistakes, samples
-from thaw.report.limits import findings, harm, limits, narrow, people, sizes
+from thaw.report.limits import findings, harm, leak, limits, narrow, people, sizes
 from thaw.report.method import resizing, training, views
+from thaw.report.published import agreement, compared
 from thaw.report.ranking import mean_accuracies, pairs
 from thaw.report.reading import read, read_table
 from thaw.report.sweep import labelling, thawing
+from thaw.report.trust import doubts
 from thaw.report.verdict import headline, reasons
-from thaw.run.metrics import METRICS, Metrics, read_metrics
+from thaw.run.metrics import METRICS, Metrics, mean_fit_seconds, read_metrics
 
 FILTERS = (
     *(formats.about, formats.between, formats.count, formats.day, formats.fitted, formats.listed, formats.parameters),
@@ -56,7 +58,9 @@ def write_report(run: Path) -> Path:
         "many": many(metrics),
         "class_rows": {arm: class_rows(metrics, arm) for arm in metrics.arms},
         "confused_pairs": {arm: confused_pairs(metrics, arm) for arm in metrics.arms},
-        "colours": {arm: THEME[arm_colour(place)] for place, arm in enumerate(metrics.arms)},
+        "colours": {arm: THEME[arm_colour(place)] for arm, place in arm_places(metrics.arms).items()},
+        "bytes": {arm: _size(run, metrics, arm) for arm in metrics.arms},
+        "published": compared(metrics, recipe.published),
         "gallery": gallery(run, metrics),
         "shown": read_table(run / "gallery.parquet").num_rows,
         "mistakes": mistakes(run, metrics),
@@ -74,8 +78,16 @@ def write_report(run: Path) -> Path:
 
 
 def prose(text: str) -> Markup:
-    """Set names between backticks in bold."""
-    return Markup(re.sub(r"`([\w.-]+)`", r"<b>\1</b>", str(escape(text))))
+    """Set names between backticks in code style, so that an arm called `everything` is not read as the word."""
+    return Markup(re.sub(r"`([\w.-]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _size(run: Path, metrics: Metrics, arm: str) -> int:
+    """The bytes of an arm's weights: of its bundle's file, or of its parameters where the bundle is not there."""
+    try:
+        return (run / "models" / arm / "model.safetensors").stat().st_size
+    except OSError:
+        return 4 * metrics.arms[arm].parameters.total
 
 
 def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
@@ -86,6 +98,9 @@ def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
         "views": views(recipe.augment, recipe.train),
         "headline": headline(metrics),
         "reasons": reasons(metrics),
+        "doubts": doubts(metrics),
+        "agreement": agreement(compared(metrics, recipe.published)),
+        "fit_seconds": {arm: mean_fit_seconds([one.seconds for one in it.trials]) for arm, it in metrics.arms.items()},
         "thawing": thawing(metrics),
         "labelling": labelling(metrics),
         "pairs": pairs(metrics),
@@ -95,6 +110,7 @@ def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
         "gaps": gaps(metrics, metrics.recommended),
         "findings": findings(metrics),
         "limits": limits(metrics),
+        "leak": leak(metrics),
         "narrow": narrow(metrics),
         "sizes": sizes(metrics),
         "people": people(metrics),

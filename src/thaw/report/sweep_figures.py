@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from thaw import text as formats
 from thaw.report.error_figures import name_dots
-from thaw.report.figures import MUTED, PAPER, arm_colour, arm_marker, finish, legend, new_axes, percent_tick
+from thaw.report.figures import MUTED, PAPER, arm_colour, arm_marker, arm_places, finish, legend, new_axes, percent_tick
 from thaw.scoring.labels import LabelCurve
 
 APART = 0.016
@@ -32,7 +32,7 @@ def plot_thawed(
     for arm, x in sorted(thawed.items(), key=lambda one: one[1]):
         best[x] = max(scores[arm], best.get(x, scores[arm]))
     ax.plot(list(best), list(best.values()), color=MUTED, linewidth=1, zorder=1)
-    for place, arm in enumerate(scores):
+    for arm, place in arm_places(scores).items():
         if arm in thawed:
             colour, x = arm_colour(place), thawed[arm]
             ax.plot((x, x), intervals[arm], color=colour, alpha=0.3, linewidth=5, solid_capstyle="round")
@@ -52,8 +52,10 @@ def plot_labels(curves: Mapping[str, LabelCurve], quantity: str, ax: Axes | None
     ax = ax or new_axes(5.2, 3.4)
     images = [point.images for point in next(iter(curves.values())).points]
     aside = np.log(images[-1] / images[0]) * APART
-    for place, (arm, curve) in enumerate(curves.items()):
-        colour, shift = arm_colour(place), np.exp(aside * (place - (len(curves) - 1) / 2))
+    places = arm_places(curves)
+    for turn, (arm, curve) in enumerate(curves.items()):
+        place = places[arm]
+        colour, shift = arm_colour(place), np.exp(aside * (turn - (len(curves) - 1) / 2))
         xs = [point.images * shift for point in curve.points]
         for x, point in zip(xs, curve.points, strict=True):
             ax.plot((x, x), point.interval, color=colour, alpha=0.3, linewidth=3.5, solid_capstyle="round")
@@ -75,4 +77,5 @@ def _score_axis(ax: Axes, quantity: str) -> None:
     if quantity != "log likelihood":  # all others end at 1
         ax.set_ylim(top=min(ax.get_ylim()[1], 1.01))
     if quantity == "accuracy":
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         ax.yaxis.set_major_formatter(percent_tick)

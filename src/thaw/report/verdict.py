@@ -28,7 +28,7 @@ def headline(metrics: Metrics) -> str:
 
 def reasons(metrics: Metrics) -> str:
     """Say why: how likely the best arm is the best, what a cheaper one loses, and on what that rests."""
-    told = [_likely(metrics), _cheaper(metrics), _unlearned(metrics), flattery(metrics), _basis(metrics)]
+    told = [_likely(metrics), _cheaper(metrics), _unlearned(metrics), _basis(metrics)]
     return " ".join(filter(None, told))
 
 
@@ -59,12 +59,12 @@ def _likely(metrics: Metrics) -> str:
     told = f"{named(best)} is the best of the {len(metrics.arms)} {which} with a probability of {chance}"
     if near.gap == 0:
         return f"{told}; {named(near.over)} scores the same."
-    told = f"{told}; {named(near.over)} is {apart(metrics, near.gap)} behind ({gap_between(metrics, near)})"
+    told = f"{told}. {named(near.over)} is {apart(metrics, near.gap)} behind ({gap_between(metrics, near)})"
     if near.clear or metrics.verdict.cost != "none":
         return f"{told}."
-    needed = f"; about {about(near.needed, 'test image')} would tell them apart" if near.needed else ""
+    needed = f" About {about(near.needed, 'test image')} would tell them apart." if near.needed else ""
     regret = apart(metrics, metrics.verdict.arms[near.over].regret)
-    return f"{told}, which may be chance: choosing it instead would cost {regret} on average{needed}."
+    return f"{told}, which may be chance: who uses it instead loses {regret} on average.{needed}"
 
 
 def _cheaper(metrics: Metrics) -> str:
