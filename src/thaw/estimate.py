@@ -181,6 +181,6 @@ def _seconds(run: Callable[[], None], compute: Compute) -> float:
     try:
         start = time.process_time()
         run()
-        return (time.process_time() - start) / threads**GAIN
+        return (time.process_time() - start) / float(threads**GAIN)
     finally:
         torch.set_num_threads(threads)

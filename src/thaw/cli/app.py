@@ -83,7 +83,7 @@ def cli(debug: bool) -> None:
     "--size", metavar="PIXELS", help="Pixels of each side that the network sees, or HEIGHTxWIDTH: images.size."
 )
 @click.option(
-    "--limit", type=click.IntRange(1), metavar="N", help="Use N of the images only, for a first look: data.limit."
+    "--limit", type=click.IntRange(1), metavar="N", help="Use only N of the images, for a first look: data.limit."
 )
 @click.option(
     "--seed",
@@ -175,9 +175,9 @@ def scout(source: str | None, backbones: str | None, recipe: str | None, out: Pa
     """Find the networks and depths worth a study of SOURCE, in about a minute, and write its recipe.
 
     Each network runs once over the training and validation images, 2,000 at most. After each of its layers a linear
-    probe is fitted, and answers every image by the others: what a head would reach there without any training of the
-    network. Test images are not looked at. The table shows where each network could end, how accurate a head there is,
-    with its 95% interval, and what the network up to there costs.
+    probe is fitted, and predicts each image from the others: what a head would reach there without any training of
+    the network. Test images are not looked at. The table shows where each network could end, how accurate a head there
+    is, with its 95% interval, and what the network up to there costs.
 
     Without --backbones nothing is downloaded.
 
@@ -266,7 +266,7 @@ def recipes(name: str | None) -> None:
     "--worse-by",
     type=click.FloatRange(min=0, min_open=True),
     metavar="POINTS",
-    help="Exit with 1 if the arm to use of a later run scores so many points less than that of the first, or more.",
+    help="Exit with 1 if the arm to use of a later run scores at least so many points less than that of the first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole comparison as JSON.")
 def compare(runs: tuple[Path, ...], worse_by: float | None, as_json: bool) -> int:
@@ -384,7 +384,13 @@ def predict(
 @click.option("--split", metavar="NAME", help="Test only this split of SOURCE.  [default: all its images]")
 @click.option("--split-column", metavar="COLUMN", help="Column of a table that names the split of each row.")
 @click.option("--known", is_flag=True, help="Leave out images of classes that the model does not know.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Device to compute on; auto uses a GPU if there is one.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
