@@ -51,6 +51,7 @@ def test_public_names() -> None:
         "load",
         "load_recipe",
         "read_run",
+        "run_networks",
         "run_study",
     ]
     for public in PUBLIC.values():

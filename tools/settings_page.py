@@ -1,4 +1,4 @@
-"""A hook of mkdocs: writes the settings of a recipe, and the keys of `metrics.json`, into their pages."""
+"""A hook of mkdocs: writes the settings of a recipe, and the keys of `metrics.json` and `networks.json`, into pages."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from thaw.recipe import UNIONS, Recipe, built_in_recipes, recipe_text
 from thaw.run.metrics import Metrics
+from thaw.run.networks import Networks
 
 RECIPES, METRICS = "<!-- settings -->", "<!-- metrics -->"
 
@@ -42,8 +43,8 @@ def recipes() -> list[str]:
 
 
 def metrics() -> list[str]:
-    """List the keys of every record in `metrics.json`, the whole first, then each record where it first occurs."""
-    lines, records = list[str](), [Metrics]
+    """List the keys of every record in `metrics.json` and `networks.json`: each whole, then what they are made of."""
+    lines, records = list[str](), [Metrics, Networks]
     for record in records:
         lines += [f"## {record.__name__}", "", _joined(record.__doc__), ""]
         for key, field in record.model_fields.items():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from thaw.export.export import export_bundle
     from thaw.recipe import Recipe, load_recipe
     from thaw.run.read import Run, read_run
+    from thaw.studies import run_networks
     from thaw.study import run_study
 
     __version__: str
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "load_recipe",
     "read_run",
+    "run_networks",
     "run_study",
 ]
 
@@ -39,6 +41,7 @@ _HOMES = {
     "load": "thaw.bundle.load",
     "load_recipe": "thaw.recipe",
     "read_run": "thaw.run.read",
+    "run_networks": "thaw.studies",
     "run_study": "thaw.study",
 }
 

@@ -365,7 +365,7 @@ class Verdict(Section):
 
 
 class Sweep(Section):
-    """What a study varies besides its arms: how deep it thaws, and with how many labels."""
+    """What a study varies besides its arms: how deep it thaws, with how many labels, and which network."""
 
     depths: Annotated[int, Field(ge=2, le=64)] | None = None
     """Depths to thaw, from the head alone to everything: so many arms, cut between layers such that the multiply-adds
@@ -375,6 +375,19 @@ class Sweep(Section):
     """Fractions of the training images that every arm is trained on, each with every seed, ascending to 1.0. Each holds
     the ones before it, is stratified by label, keeps groups whole, and is drawn with `data.seed`; validation and test
     stay as they are. The verdict is about all images."""
+    backbones: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Networks to study in place of `model.backbone`, such as `["torchvision/mobilenet_v2", "timm/resnet50@a1_in1k"]`:
+    each with all arms, at the size that it was made for unless `images.size` gives one for all. What stands behind `@`
+    is written as `model.weights`; without it a network has its usual pretrained weights, and that of `model.backbone`
+    has `model.weights`."""
+
+    @field_validator("backbones")
+    @classmethod
+    def _each_once(cls, backbones: list[str] | None) -> list[str] | None:
+        twice = [name for name in backbones or () if (backbones or []).count(name) > 1]
+        if twice:
+            raise ValueError(f"sweep.backbones names {twice[0]!r} twice; name each network once")
+        return backbones
 
     @field_validator("labels")
     @classmethod
@@ -726,6 +739,15 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         weights = table.get("weights") if isinstance(table, dict) else None
         if isinstance(weights, str) and weights.endswith(".safetensors") and not _is_name(weights):
             table["weights"] = _absolute(folder, weights)
+    sweep = values.get("sweep")
+    if isinstance(sweep, dict) and isinstance(backbones := sweep.get("backbones"), list):
+        sweep["backbones"] = [_with_file(folder, one) for one in backbones]
+
+
+def _with_file(folder: Path, network: Any) -> Any:
+    """A network of `sweep.backbones`, with an absolute path where its weights are a file."""
+    backbone, at, weights = network.partition("@") if isinstance(network, str) else ("", "", "")
+    return f"{backbone}{at}{_absolute(folder, weights)}" if weights.endswith(".safetensors") else network
 
 
 def _absolute(folder: Path, path: str) -> str:

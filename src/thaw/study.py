@@ -1,7 +1,6 @@
 """A study, top to bottom: source, pixels, splits, audit, plan, trials, features, label errors, report."""
 
 import os
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from thaw.data.limit import studied
 from thaw.data.load import load_dataset, preprocessing_of
 from thaw.data.shifted import load_shifted
 from thaw.data.source import Source, read_source
-from thaw.data.splits import DEFAULT_FRACTION, before_copies, group_codes, make_splits
+from thaw.data.splits import before_copies, group_codes, make_splits
 from thaw.data.views import add_views, pictures_of, view_rows
 from thaw.engine import here
 from thaw.errors import RecipeError
@@ -35,13 +34,9 @@ from thaw.run.results import StudyResult
 from thaw.run.track import Tracking, tracking
 from thaw.run.write import write_run
 from thaw.settle import settle
-from thaw.text import count, listed
 from thaw.training.features import extract_features
 from thaw.training.specs import feature_spec
 from thaw.training.sweep import with_depths
-
-MOST_LEFT_OUT = 30
-"""Values of a column that are each left out in a study of its own, at most."""
 
 
 def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "", track: str | None = None) -> Metrics:
@@ -68,6 +63,8 @@ def run_study(recipe: Recipe, out: str | os.PathLike[str], command: str = "", tr
     ThawError
         For anything that a person can fix.
     """
+    if recipe.sweep.backbones:
+        raise RecipeError("sweep.backbones is a study of several networks; use thaw.run_networks, or leave it out.")
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     with using(datasets_folder()), making_for(recipe.data.source, recipe.model.backbone):
         source = read_source(recipe.data)
@@ -145,57 +142,6 @@ def fill_run(
     complete_bundles(folder, metrics)
     write_report(folder)
     return metrics
-
-
-def run_left_out(recipe: Recipe, column: str, out: str | os.PathLike[str], command: str = "") -> dict[str, Metrics]:
-    """Run a study for each value of a column, whose images are its test set: of a site, what arms do at a new one.
-
-    Parameters
-    ----------
-    recipe
-        What to do; validation is drawn from the other values' images.
-    column
-        Such as a site, a camera or a year; splits that the source brings are not used.
-    out
-        A folder for all of them; each has its run folder in it, in the order of the values.
-    command
-        What to type to run them again, for the reports.
-
-    Returns
-    -------
-    dict
-        The metrics of each value.
-
-    Raises
-    ------
-    RecipeError
-        There is no such column, or it does not have 2 to 30 values.
-    ThawError
-        For anything else that a person can fix, before the first study where it is the data.
-    """
-    columns = read_source(recipe.data.model_copy(update={"split": None})).columns
-    if column not in columns.column_names:
-        raise RecipeError(f"{recipe.data.source} has no column {column!r}; it has {listed(columns.column_names)}.")
-    values = sorted({str(value) for value in columns.column(column).to_pylist() if value is not None})
-    if not 2 <= len(values) <= MOST_LEFT_OUT:
-        raise RecipeError(
-            f"the column {column!r} of {recipe.data.source} has {count(len(values), 'value')}, and each is a study; "
-            f"give one with 2 to {MOST_LEFT_OUT}."
-        )
-    drawn = None if isinstance(recipe.data.validation, str) else recipe.data.validation
-    validation = DEFAULT_FRACTION if drawn is None else drawn
-    recipes = []
-    for value in values:
-        data = recipe.data.model_copy(update={"split": column, "test": value, "validation": validation})
-        own = recipe.model_copy(update={"name": f"{recipe.name}: {column} {value}", "data": data})
-        plan_recipe(own)
-        recipes.append(own)
-    found = {}
-    for place, (value, own) in enumerate(zip(values, recipes, strict=True), 1):
-        say(f"{column} {value}, {place} of {len(values)}")
-        slug = re.sub(r"[^\w.-]+", "-", value).strip(".-")
-        found[value] = run_study(own, Path(out) / f"{place:02d}-{slug}", command)
-    return found
 
 
 def check_source(recipe: Recipe) -> Audit:

@@ -12,6 +12,7 @@ import pytest
 from thaw.recipe import Arm, Data, Train, built_in_recipes
 from thaw.record import Record
 from thaw.run.metrics import Metrics
+from thaw.run.networks import Networks
 
 ROOT = Path(__file__).parents[2]
 EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?(?:https?:)?//[^\s\">]+")
@@ -37,9 +38,9 @@ def test_every_setting_and_recipe_is_on_the_page(site: Path) -> None:
         assert f'id="{name}"' in page
 
 
-def test_every_key_of_metrics_json_is_on_the_page(site: Path) -> None:
+def test_every_key_of_metrics_json_and_networks_json_is_on_the_page(site: Path) -> None:
     page = (site / "metrics.html").read_text(encoding="utf-8")
-    records, seen = [Metrics], 0
+    records, seen = [Metrics, Networks], 0
     for record in records:
         assert f'id="{record.__name__.lower()}"' in page
         for key, field in record.model_fields.items():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from helpers.cli import thaw
+from thaw.nets.usual import KNOWN
 from thaw.recipe import load_recipe
-from thaw.scout.probes import KNOWN, scout, spread
+from thaw.scout.probes import scout, spread
 
 SMALL = ("images.size=64", "train.precision=fp32", "data.validation=10", "data.test=10")
 

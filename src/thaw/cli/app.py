@@ -19,6 +19,7 @@ from thaw.cli.tables import (
     print_audit,
     print_cache,
     print_left_out,
+    print_networks,
     print_next,
     print_plan,
     print_results,
@@ -135,7 +136,8 @@ def study(
     thaw study images --dry-run                                 what would be trained, frozen and cached
     """
     from thaw.recipe import load_recipe
-    from thaw.study import plan_recipe, run_left_out, run_study
+    from thaw.studies import network_studies, run_left_out, run_networks
+    from thaw.study import plan_recipe, run_study
 
     plain = {"train.epochs": epochs, "train.device": device, "images.size": size and side(size), "data.limit": limit}
     plain |= {"data.labels": None if labels is None else json.dumps(labels)}
@@ -145,13 +147,20 @@ def study(
         say("without a SOURCE this runs the built-in example, 2,008 drawings of people; `thaw study FOLDER` runs yours")
     resolved = load_recipe(recipe or ("photos" if source else "emoji-people"), source, (*given, *settings))
     out = out or default_folder(source, recipe, resolved.name)
+    several = bool(resolved.sweep.backbones)
+    if several and leave_out:
+        raise click.UsageError("--leave-out is for one network; leave out sweep.backbones")
     if dry_run:
-        print_plan(*plan_recipe(resolved), resolved, verbose)
+        for own in network_studies(resolved).values() if several else [resolved]:
+            print_plan(*plan_recipe(own), own, verbose)
         return
     command = shlex.join(["thaw", *sys.argv[1:]])
     if leave_out:
-        print_left_out(leave_out, run_left_out(resolved, leave_out, out, command))
+        print_left_out(leave_out, run_left_out(resolved, leave_out, out, command, track))
         click.echo(escape_terminal(f"Reports: {out}/*/report.html"))
+        return
+    if several:
+        print_networks(run_networks(resolved, out, command, track), out)
         return
     results = run_study(resolved, out, command, track)
     print_results(results)
@@ -294,9 +303,12 @@ def compare(runs: tuple[Path, ...], worse_by: float | None, as_json: bool) -> in
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write the report of the finished run in the folder RUN again."""
+    from thaw.report.networks import write_networks_report
     from thaw.report.page import write_report
+    from thaw.run.networks import FILE
 
-    click.echo(escape_terminal(f"Report: {write_report(run)}"))
+    write = write_networks_report if (run / FILE).exists() else write_report
+    click.echo(escape_terminal(f"Report: {write(run)}"))
 
 
 @cli.command(short_help="Classify images with a trained model")

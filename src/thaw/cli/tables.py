@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from thaw.plan import Plan
     from thaw.recipe import Recipe
     from thaw.run.metrics import Metrics, TrialMetrics
+    from thaw.run.networks import Networks
     from thaw.run.tested import Tested
     from thaw.scout.probes import Scouted
 
@@ -118,6 +119,28 @@ def print_left_out(column: str, studies: dict[str, "Metrics"]) -> None:
         cells = [*scores, sum(scores) / len(scores), min(scores)]
         table.add_row(arm, *(f"{score:.4f}" for score in cells))
     Console(highlight=False).print(table)
+
+
+def print_networks(networks: "Networks", folder: Path) -> None:
+    """Print which arm of which network to use, a table of all of them, and where the reports are."""
+    from thaw.report.networks import headline, label, score
+    from thaw.run.metrics import METRICS
+
+    click.echo(escape_terminal(f"{headline(networks).replace(SPACE, ' ')}\n"))
+    title = Text(escape_terminal(f"{networks.recipe}: {networks.test_images:,} test images"))
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("network, arm", no_wrap=True)
+    for name in (METRICS[networks.verdict.metric], "95%", "time", "ms", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, network in networks.networks.items():
+        table.add_row(label(networks, name))
+        for arm, it in network.arms.items():
+            row = [f"  {arm}", score(networks, it.score), between(it.interval), duration(it.seconds)]
+            row += [f"{it.milliseconds:.2f}", f"{it.megabytes:.1f}"]
+            table.add_row(*row, style="bold" if f"{name}/{arm}" == networks.recommended else "")
+    Console(highlight=False).print(table)
+    click.echo("ms: milliseconds an image at inference on this machine; time: of search and training")
+    click.echo(escape_terminal(f"Report: {folder / 'report.html'}"))
 
 
 def print_tested(tested: "Tested") -> None:

@@ -1,7 +1,7 @@
 """What a sweep shows, in words: whether thawing more helps, and whether more labels would."""
 
 from thaw.report.ranking import Lead, apart, gap_between, pairs, spanned
-from thaw.run.metrics import METRICS, Metrics
+from thaw.run.metrics import METRICS, Metrics, verdict_interval
 from thaw.text import count, named, percent
 
 LEAST = 3
@@ -20,12 +20,7 @@ def by_depth(metrics: Metrics) -> list[str]:
 
 def score_intervals(metrics: Metrics) -> dict[str, tuple[float, float]]:
     """Return the 95% interval of each arm's score by the verdict's metric, where there is one; else the score twice."""
-    found = {}
-    for arm, it in metrics.arms.items():
-        within = getattr(it.intervals, metrics.verdict.metric) or (_score(metrics, arm),) * 2
-        low, high = (-within[1], -within[0]) if metrics.verdict.metric == "log_loss" else within
-        found[arm] = low, high
-    return found
+    return {arm: verdict_interval(metrics, arm) for arm in metrics.arms}
 
 
 def thawing(metrics: Metrics) -> str:

@@ -106,7 +106,7 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
         raise StorageError("comparing takes two runs or more; give another run folder.")
     runs = [read_run(folder) for folder in folders]
     base, metric = runs[0], runs[0].metrics.verdict.metric
-    answers = [_answers(run) for run in runs]
+    answers = [answers_of(run) for run in runs]
     notes: list[str] = []
     pairs: list[tuple[Run, str, str]] = []
     tests: list[Comparison] = []
@@ -148,8 +148,8 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
     )
 
 
-def _answers(run: Run) -> Answers:
-    """What `predictions.parquet` holds, sorted by the images' ids."""
+def answers_of(run: Run) -> Answers:
+    """Return what `predictions.parquet` holds, sorted by the images' ids."""
     table = run.predictions
     columns = [f"p_{name}" for name in run.metrics.classes]
     arms, seeds = np.array(table["arm"].to_pylist()), table["seed"].to_numpy()
@@ -189,7 +189,7 @@ def _test(
     classes: Sequence[str],
 ) -> Comparison:
     """The second minus the first: over the seeds that both have, else over the first seed of each."""
-    labels = _codes(names, classes)
+    labels = codes_of(names, classes)
     shared = [(seed, seed) for seed in first if seed in second] or [(next(iter(first)), next(iter(second)))]
     values = {
         "later": np.stack([contributions(metric, labels, second[seed]) for _, seed in shared]),
@@ -199,10 +199,11 @@ def _test(
 
 
 def _score(metric: Metric, of_arm: Mapping[int, NDArray[Any]], own: Answers, metrics: Metrics) -> float:
-    labels = _codes(own.labels, metrics.classes)
+    labels = codes_of(own.labels, metrics.classes)
     return float(np.mean([measure(metric, labels, one) for one in of_arm.values()]))
 
 
-def _codes(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+def codes_of(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the places of names among the classes, (n,)."""
     codes = {name: code for code, name in enumerate(classes)}
     return np.array([codes[name] for name in names], np.int64)

@@ -399,6 +399,8 @@ def read_metrics(folder: Path) -> Metrics:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (folder / "networks.json").exists():
+            raise StorageError(f"{folder} holds several networks; give {folder / 'networks' / 'NAME'}.") from error
         raise StorageError(f"{folder} is not a finished run: it has no {FILE}; run the study first.") from error
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read: {error}; run the study again.") from error
@@ -423,6 +425,12 @@ def rule(settings: VerdictSettings) -> str:
         f"the arm with the least {COSTS[settings.cost]} of those shown to lose no more than {settings.margin:g} "
         f"of {METRICS[settings.metric]} against every other, each with a certainty of 95%; without one, {best}"
     )
+
+
+def verdict_interval(metrics: Metrics, arm: str) -> tuple[float, float]:
+    """Return the 95% interval of an arm's score by the verdict's metric, where there is one; else the score twice."""
+    within = getattr(metrics.arms[arm].intervals, metrics.verdict.metric) or (metrics.verdict.arms[arm].score,) * 2
+    return (-within[1], -within[0]) if metrics.verdict.metric == "log_loss" else within
 
 
 def mean_fit_seconds(seconds: list[TrialSeconds]) -> float:

@@ -16,6 +16,7 @@ from thaw.data.splits import group_codes
 from thaw.errors import ModelError
 from thaw.images.preprocessing import Preprocessing
 from thaw.nets.backbones import build_backbone, check_backbone, has_weights, native_size
+from thaw.nets.usual import KNOWN, usual_weights
 from thaw.progress import Clock, say
 from thaw.recipe import Model, Recipe
 from thaw.recipes import EMBEDDED_NAMES, embedded_weights
@@ -27,17 +28,6 @@ MOST = 2000
 """Images looked at, at most: an eigenvalue decomposition of so many rows takes two seconds on one core."""
 WITHIN = 0.01
 """What is as good as the best: one point of accuracy less."""
-KNOWN = {
-    "torchvision/mobilenet_v2": "thaw:mobilenet_v2",
-    "torchvision/resnet18": "IMAGENET1K_V1",
-    "torchvision/resnet50": "IMAGENET1K_V2",
-    "torchvision/efficientnet_b0": "IMAGENET1K_V1",
-    "torchvision/convnext_tiny": "IMAGENET1K_V1",
-    "torchvision/swin_t": "IMAGENET1K_V1",
-    "timm/convnext_atto": "pretrained",
-    "timm/vit_small_patch16_224": "pretrained",
-}
-"""The networks that are tried where nobody names others, and their weights."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +102,8 @@ def scout(recipe: Recipe, backbones: Sequence[str] | None = None) -> Scouted:
     ThawError
         The source, a network or its weights cannot be used.
     """
+    sweep = recipe.sweep.model_copy(update={"backbones": None})  # what is written is a study of one network
+    recipe = recipe.model_copy(update={"sweep": sweep})
     models, missing = _models(recipe, backbones)
     for model in models:
         check_backbone(model.backbone)
@@ -147,17 +139,13 @@ def _models(recipe: Recipe, backbones: Sequence[str] | None) -> tuple[list[Model
     """The networks to look at, and the names of those whose weights are not here."""
     own = recipe.model
     if backbones is not None:
-        weights = {backbone: KNOWN.get(backbone, _usual(backbone)) for backbone in dict.fromkeys(backbones)}
+        weights = {backbone: usual_weights(backbone) for backbone in dict.fromkeys(backbones)}
         weights |= {own.backbone: own.weights} if own.backbone in weights else {}
         return [own.model_copy(update={"backbone": name, "weights": value}) for name, value in weights.items()], []
     others = {name: weights for name, weights in KNOWN.items() if name != own.backbone}
     here = [name for name, weights in others.items() if weights in EMBEDDED_NAMES or has_weights(name, weights)]
     models = [own.model_copy(update={"backbone": name, "weights": others[name]}) for name in here]
     return [own, *models], [name for name in others if name not in here]
-
-
-def _usual(backbone: str) -> str:
-    return "pretrained" if backbone.startswith("timm/") else "DEFAULT"
 
 
 def _sized(recipe: Recipe, source: Source) -> Recipe:
