@@ -181,7 +181,8 @@ class Search(Section):
     """Optimizer steps per learning rate, in a halving those of the first round."""
     max_steps: Steps | None = None
     """Where no learning rate answers better than always naming the commonest class, beyond chance, the search begins
-    again with twice the steps, up to so many; by default it decides on what it has."""
+    again with twice the steps, up to so many, or with `schedule = "train"` up to those of the training itself; by
+    default it decides on what it has."""
     schedule: Literal["constant", "train"] = "constant"
     """The learning rate of an attempt: `constant`, or that of `train.schedule` and `train.warmup`, over its steps."""
     metric: Metric = "accuracy"

@@ -408,7 +408,10 @@ def test_where_nothing_is_learned_the_steps_double_and_it_is_said(toys: Toys) ->
     settings = ("search.learning_rates=[1e-6, 1e-5]", "search.steps=2", "search.max_steps=10")
     blind = search(toys.setup(*settings, network=toy_network(noise)))
     assert not blind.learned
-    assert [one.steps for one in blind.attempts] == [2, 2, 4, 4, 8, 8]
+    assert [one.steps for one in blind.attempts] == [2, 2, 4, 4, 8, 8, 10, 10]
+    short = ("search.schedule=train", "train.epochs=1", "train.batch_size=8")  # five steps
+    blind = search(toys.setup(*settings, *short, network=toy_network(noise)))
+    assert [one.steps for one in blind.attempts] == [2, 2, 4, 4, 5, 5]
     seen = search(toys.setup("search.learning_rates=[1e-2]", "search.steps=2", "search.max_steps=100"))
     assert seen.learned
     assert seen.attempts[-1].learned

@@ -97,7 +97,7 @@ def _searching(search: Search, train: Train) -> Iterator[str]:
     if search.max_steps:
         yield (
             f"Where none answers better than the class frequencies, beyond chance, all are tried again for twice the "
-            f"steps, up to {search.max_steps}."
+            f"steps, up to {search.max_steps}{' or those of the training' if search.schedule == 'train' else ''}."
         )
     if search.weight_decays:
         decays = listed([f"{decay:g}" for decay in search.weight_decays])

@@ -52,7 +52,7 @@ def search(setup: Setup) -> SearchResult:
     """Try learning rates on the same batches from the same start; the best on the validation images wins.
 
     Of attempts that count as equally good (`search.ties`) the lowest validation loss wins. Where no attempt learns
-    anything, the search begins again with twice the steps, up to `search.max_steps`.
+    anything, the search begins again with twice the steps, up to `search.max_steps`, or to as many as training takes.
 
     Parameters
     ----------
@@ -78,8 +78,9 @@ def search(setup: Setup) -> SearchResult:
     rates = [float(rate) for rate in np.geomspace(settings.range[0], settings.range[1], settings.candidates)]
     candidates = [Candidate(rate, decay) for rate in (rates if halving else settings.learning_rates)]
     steps = settings.steps
-    while not _any_learned(attempt(candidates, steps)) and 2 * steps <= (settings.max_steps or 0):
-        steps *= 2
+    longest = _longest(setup)
+    while steps < longest and not _any_learned(attempt(candidates, steps)):
+        steps = min(2 * steps, longest)
     ranked = _rank(attempt(candidates, steps), setup)
     if halving:
         ranked = _halve(candidates, steps, attempt, setup)
@@ -152,6 +153,17 @@ def _result(best: Attempt, same: list[Tried], attempts: list[Attempt], seconds: 
             "seconds": seconds,
         }
     )
+
+
+def _longest(setup: Setup) -> int:
+    """The most steps of an attempt that learns nothing: `search.max_steps`, or those of the training it stands for."""
+    tried, training = setup.spec.search, setup.spec.training
+    if tried.max_steps is None:
+        return tried.steps
+    if tried.schedule == "constant":
+        return tried.max_steps
+    whole = training.epochs * -(-len(setup.splits.train) // training.batch_size)
+    return min(tried.max_steps, max(tried.steps, whole))
 
 
 def _candidate(tried: Tried) -> Candidate:
