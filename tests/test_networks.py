@@ -89,6 +89,7 @@ def networks(stopped: Path) -> Networks:
     return read_networks(stopped)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_is_two_studies_of_one_network_each(folder: Path, stopped: Path, tmp_path: Path) -> None:
     for name, backbone, weights, size in (
         (RESNET, "timm/test_resnet", "random", 160),
@@ -106,6 +107,7 @@ def test_stopped_and_resumed_it_is_two_studies_of_one_network_each(folder: Path,
         assert (together.folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_verdict_is_that_of_all_arms_on_the_same_images(folder: Path, stopped: Path, networks: Networks) -> None:
     """From the answers that each run wrote, by a plain loop."""
     values, ids = {}, list[str]()
@@ -132,6 +134,7 @@ def test_the_verdict_is_that_of_all_arms_on_the_same_images(folder: Path, stoppe
     assert sum(own.probability_best for own in networks.verdict.arms.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_what_networks_json_says_of_each(stopped: Path, networks: Networks) -> None:
     assert [(it.backbone, it.weights, it.size) for it in networks.networks.values()] == [
         ("timm/test_resnet", "random", 160),
@@ -149,6 +152,7 @@ def test_what_networks_json_says_of_each(stopped: Path, networks: Networks) -> N
     assert networks.test_images == 16
 
 
+@pytest.mark.slow
 def test_the_page_has_every_arm_and_leads_to_each_report(stopped: Path, networks: Networks) -> None:
     page = (stopped / "report.html").read_text(encoding="utf-8")
     for name in (RESNET, MOBILENET):
@@ -165,6 +169,7 @@ def test_the_page_has_every_arm_and_leads_to_each_report(stopped: Path, networks
     assert label(networks, RESNET) == "timm/test_resnet"
 
 
+@pytest.mark.slow
 def test_networks_with_other_test_images_are_not_compared(folder: Path, stopped: Path, tmp_path: Path) -> None:
     other = recipe_in(folder, "sweep.backbones=", "data.split=", "data.group=", "data.test=16", "arms.everything=")
     run_study(other, tmp_path / "other")
@@ -247,10 +252,11 @@ def test_a_dry_run_lists_the_networks(
     assert "--leave-out is for one network" in capsys.readouterr().err
 
 
-def test_one_study_is_of_one_network(folder: Path, stopped: Path, tmp_path: Path) -> None:
+def test_one_study_is_of_one_network(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"use thaw\.run_networks"):
         run_study(recipe_in(folder), tmp_path / "run")
+    (tmp_path / "networks.json").write_text("{}")
     with pytest.raises(StorageError, match=r"networks\.json is missing or damaged"):
         read_networks(tmp_path)
     with pytest.raises(StorageError, match=r"holds several networks; give .*networks/NAME"):
-        thaw.read_run(stopped)
+        thaw.read_run(tmp_path)
