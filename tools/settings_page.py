@@ -28,7 +28,8 @@ def settings() -> list[str]:
     for section, field in Recipe.model_fields.items():
         kind = _section(field.annotation)
         if kind is not None:
-            lines += [f"### [{'arms.ARM' if section == 'arms' else section}]", "", _joined(kind.__doc__), ""]
+            table = f"{section}.ARM" if section in ("arms", "published") else section
+            lines += [f"### [{table}]", "", _joined(kind.__doc__), ""]
             for key, of_key in kind.model_fields.items():
                 lines += _key(key, of_key)
     return lines
