@@ -224,14 +224,43 @@ class Bundle:
         return self.answers(pixels).probabilities
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits (n, classes), without the temperature, of the images that `probabilities` takes.
+        """Return the logits, without the temperature, of images that are decoded and resized already.
 
-        Raises DataError where one is NaN or infinite.
+        Parameters
+        ----------
+        pixels
+            uint8, shape (n, height, width, 3), of the preprocessing's size.
+
+        Returns
+        -------
+        array of float32, shape (n, classes)
+            In the order of `classes`.
+
+        Raises
+        ------
+        DataError
+            One is NaN or infinite.
         """
         return self._run(pixels)[0]
 
     def logits_of(self, array: Array) -> NDArray[np.float32]:
-        """Return the logits (n, classes) of a whole array of such images, which may be mapped, batch by batch."""
+        """Return the logits of a whole array of such images, batch by batch.
+
+        Parameters
+        ----------
+        array
+            uint8, shape (n, height, width, 3), in memory or mapped.
+
+        Returns
+        -------
+        array of float32, shape (n, classes)
+            See `logits`.
+
+        Raises
+        ------
+        DataError
+            One is NaN or infinite.
+        """
         rows = consecutive(np.arange(len(array)), self.batch_size)
         return np.concatenate([self.logits(read_rows(array, few)) for few in rows])
 
@@ -242,7 +271,23 @@ class Bundle:
         return min(MOST_IMAGES, max(1, BATCH_PIXELS[self.compute.device.type] // pixels))
 
     def answers(self, pixels: NDArray[np.uint8]) -> Answers:
-        """Return all that the model says of images that are decoded and resized already; see `probabilities`."""
+        """Return all that the model says of images that are decoded and resized already.
+
+        Parameters
+        ----------
+        pixels
+            uint8, shape (n, height, width, 3), of the preprocessing's size.
+
+        Returns
+        -------
+        Answers
+            None for what the bundle does not hold.
+
+        Raises
+        ------
+        DataError
+            The model's output is NaN or infinite.
+        """
         logits, features = self._run(pixels)
         softmax: NDArray[np.float64] = np.exp(log_probabilities(logits / np.float32(self.temperature or 1)))
         if self.doubt is None:
