@@ -57,9 +57,9 @@ class Estimate(Record):
     activations: float
     """What is computed once."""
     search: float
-    """Of all trials."""
+    """Of all trials, those of repeats included."""
     training: float
-    """Of all trials, rehearsals included."""
+    """Of all trials, those of repeats and rehearsals included."""
     rest: float
     """Tests, features and heat maps."""
 
@@ -95,14 +95,14 @@ def estimate(plan: Plan, sizes: Sizes, augment: Augment, size: Size, compute: Co
     compute
         The device and precision.
     """
-    speed, whole = measure_speed(plan.trials[0].spec, size, compute)
-    rows, done, activations = sum(sizes) + plan.views, 0, 0.0
+    speed, whole = measure_speed((plan.trials + plan.repeated)[0].spec, size, compute)
+    rows, done, activations = sum(sizes) + plan.views + plan.repeat_views, 0, 0.0
     for prefix in plan.prefixes:  # each goes on from the one before
         activations += rows * speed.forward * (prefix.cut.macs - done) / whole
         done = prefix.cut.macs
     search = training = 0.0
     rest = (sum(sizes) * speed.forward) * (1 - done / whole)
-    for trial in plan.trials:
+    for trial in plan.trials + plan.repeated:
         suffix = 1 - plan.networks[trial.spec.name].frontier.fraction_saved
         each, passed = speed.training * suffix, speed.forward * suffix
         own = sizes._replace(train=round(sizes.train * trial.fraction))

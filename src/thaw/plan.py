@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import Field
+
 from thaw.cache.arrays import key_of
 from thaw.compute.device import Compute
 from thaw.data.dataset import Dataset
@@ -61,6 +63,8 @@ class Trial(Record):
     """The seed of head, batches and dropout."""
     fraction: float = 1.0
     """The fraction of the training images that it trains on."""
+    repeat: int = 0
+    """The draw of the splits: 0 is the study's own."""
     saved: bool
     """Whether its model is kept as a bundle: that of each arm's first seed is, trained on all training images."""
     shared: bool = False
@@ -98,6 +102,10 @@ class Plan(Record):
     """Views of images that are computed besides the images themselves."""
     view_bytes: int
     """What the pixels of these take in the cache; mirror images take none."""
+    repeated: list[Trial] = Field(default_factory=list)
+    """The trials on other draws of the splits, see `repeats.with_repeats`."""
+    repeat_views: int = 0
+    """Views that are computed for these."""
 
 
 def arms_of(recipe: Recipe) -> list[ArmSpec]:

@@ -98,6 +98,10 @@ class Data(Section):
     splits, whole groups together. By default all are used."""
     seed: Seed = 0
     """Seed for drawing splits, and the images of a limit."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """How many draws of the splits every arm is searched, trained and tested on. The first is the study; the others
+    have seeds derived from `seed`, and tell how much of a score, and of a difference of arms, is the draw. What names a
+    split of the source stays."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read or decoded: `skip` leaves it out and lists it with the reason,
     `fail` stops the study."""

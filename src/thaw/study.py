@@ -13,6 +13,7 @@ from thaw.cache.budget import datasets_folder, making_for, using
 from thaw.compute.device import choose_compute
 from thaw.data.limit import studied
 from thaw.data.load import load_dataset, preprocessing_of
+from thaw.data.repeats import repeat_splits
 from thaw.data.shifted import load_shifted
 from thaw.data.source import Source, read_source
 from thaw.data.splits import before_copies, group_codes, make_splits
@@ -23,6 +24,7 @@ from thaw.estimate import Estimate, Sizes, estimate
 from thaw.plan import Plan, Study, check_batches, make_plan, plan_study, unfinished
 from thaw.progress import Clock, say
 from thaw.recipe import Recipe
+from thaw.repeats import run_repeat, unfinished_repeats, with_pooled_views, with_repeats
 from thaw.report.card import complete_bundles
 from thaw.report.page import write_report
 from thaw.run.doubt import check_decide
@@ -117,15 +119,18 @@ def fill_run(
         dataset = add_views(dataset, recipe.augment, picture)
     study = Study(recipe, dataset, compute, folder, shifted)
     with clock("plan"):
-        plan = plan_study(study)
-        left = unfinished(study, plan)
-        if left.trials:
+        plan = with_repeats(plan_study(study), recipe, dataset.splits, dataset.repeats)
+        left = unfinished_repeats(study, unfinished(study, plan))
+        if left.trials or left.repeated:
             sizes = Sizes(*(len(rows) for rows in dataset.splits.rows().values()))
             say(estimate(left, sizes, recipe.augment, dataset.preprocessing.size, compute).told())
     live.expect({arm: 1 - facts.frontier.fraction_saved for arm, facts in plan.networks.items()})
     with clock("trials"):
         listener = Listeners([live, tracked] if tracked else [live])
         results = here.map(partial(run_trial, study, listener=listener), plan.trials)
+    with clock("repeats"):
+        several = with_pooled_views(study, picture)
+        again = here.map(partial(run_repeat, several), plan.repeated)
     with clock("features"):
         features = extract_features(feature_spec(recipe), dataset, compute, plan.prefixes)
     with clock("label_errors"):
@@ -134,7 +139,10 @@ def fill_run(
     with clock("audit"):
         checked = with_leak(audited, features, dataset)
     say_findings(checked.findings[len(audited.record.findings) :])
-    found = StudyResult(recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed, shifted)
+    found = StudyResult(
+        *(recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed, shifted),
+        repeats=again,
+    )
     with clock("heat_maps"):
         gallery = make_gallery(folder, study.work, found)
     metrics = make_metrics(found, clock.seconds(), command)
@@ -182,8 +190,10 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, int, Estimate]:
     check_batches(recipe, size)
     kept = studied(source, recipe.data)
     splits = make_splits(kept, before_copies(kept, recipe.data))
+    repeats = repeat_splits(kept, before_copies(kept, recipe.data))
     views = [len(rows) for rows in view_rows(recipe.augment, splits)]
     compute = choose_compute(recipe.train.device, recipe.train.precision)
     plan = make_plan(recipe, len(source.classes), len(kept.ids), size, compute, views)
+    plan = with_repeats(plan, recipe, splits, repeats)
     sizes = Sizes(*(len(rows) for rows in splits.rows().values()))
     return plan, len(kept.ids), estimate(plan, sizes, recipe.augment, size, compute)

@@ -239,6 +239,11 @@ def print_plan(plan: "Plan", images: int, estimate: "Estimate", recipe: "Recipe"
     if shares:
         fractions = ", ".join(f"{share:g}" for share in shares)
         lines.append(f"labels: each arm and seed also on {fractions} of the training images")
+    if plan.repeated:
+        lines.append(
+            f"repeats: each arm also on {count(recipe.data.repeats - 1, 'other draw')} of the split, one seed each "
+            f"({count(len(plan.repeated), 'trial')})"
+        )
     for arm, facts in plan.networks.items():
         weights, frontier = facts.parameters, facts.frontier
         lines.append(f"{arm}: trains {weights.trainable:,} of {weights.total:,} parameters")

@@ -44,6 +44,8 @@ class Dataset:
     """(K, images) what each is trained on, see `Inputs.drawn`; None: itself."""
     tested: tuple[int, ...] = (0,)
     """What is averaged at test: 0 for an image itself, v for the v-th of `views`."""
+    repeats: tuple[Splits, ...] = ()
+    """Other draws of the splits, see `data.repeats.repeat_splits`."""
 
     def seen(self) -> tuple[View, ...]:
         """Return the images as they are, then their views."""

@@ -15,6 +15,7 @@ from thaw.data.depth import source_depth
 from thaw.data.duplicates import cached_outlines
 from thaw.data.limit import how_limited, limited
 from thaw.data.pixels import make_pixels
+from thaw.data.repeats import repeat_splits
 from thaw.data.skipped import Skipped, check_bad
 from thaw.data.source import Source, read_source
 from thaw.data.splits import COPIES, make_splits, say_held_out, unused_splits, used_splits
@@ -59,9 +60,10 @@ def load_dataset(recipe: Recipe, compute: Compute, clock: Clock, whole: Source |
     if recipe.data.group == COPIES:
         source = _with_copies(source, inputs, key)
     splits = make_splits(source, recipe.data)  # by the labels as they were: corrections move no image to another split
+    repeats = repeat_splits(source, recipe.data)
     source = correct_labels(source, recipe.data.labels)
     splits.how.update(unused_splits(whole, used) | limit)
-    return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing)
+    return Dataset(source, splits, inputs, pixels.headers[good], key, preprocessing, repeats=repeats)
 
 
 def _with_copies(source: Source, pixels: Inputs, key: str) -> Source:

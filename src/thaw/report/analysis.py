@@ -51,10 +51,13 @@ def edges(metrics: Metrics) -> dict[str, list[str]]:
 
 
 def rising(metrics: Metrics) -> dict[str, float]:
-    """Return the arms whose training accuracy still rose by a point or more in the last epoch, and by how much."""
-    curves = {arm: _training_accuracy(metrics, arm) for arm in metrics.arms}
+    """Return the arms whose training accuracy still rose by a point or more in the last epoch, and by how much.
+
+    One whose validation accuracy has peaked and fallen is none of them.
+    """
+    curves, peaks = {arm: _training_accuracy(metrics, arm) for arm in metrics.arms}, _peaks(metrics)
     gains = {arm: float(curve[-1] - curve[-2]) for arm, curve in curves.items() if len(curve) > 1}
-    return {arm: gain for arm, gain in gains.items() if gain >= NEAR}
+    return {arm: gain for arm, gain in gains.items() if gain >= NEAR and arm not in peaks}
 
 
 def _starts(metrics: Metrics) -> str:
@@ -119,6 +122,7 @@ def _convergence(metrics: Metrics) -> str:
         else:
             if gain < 0:
                 falling.append(f"{named(arm)} ({points(gain)})")
+    peaks = _peaks(metrics)
     sentences = []
     if settled:
         told = listed([f"{listed(arms)} from epoch {epoch}" for epoch, arms in sorted(settled.items())])
@@ -128,7 +132,30 @@ def _convergence(metrics: Metrics) -> str:
         sentences.append(f"Still gaining in the last epoch: {listed(gaining)}; more epochs may help.")
     if falling:
         sentences.append(f"Losing in the last epoch: {listed(falling)}; a lower learning rate may be steadier.")
+    if peaks:
+        told = listed([f"that of {named(arm)} {how}" for arm, how in peaks.items()])
+        sentences.append(f"Validation accuracy peaks and falls, beyond chance: {told}; fewer epochs may do better.")
     return " ".join(sentences)
+
+
+def _peaks(metrics: Metrics) -> dict[str, str]:
+    """Which arms' validation accuracy falls after its best epoch, beyond noise, and from where to where.
+
+    The noise is 1.96 standard errors of a difference of two accuracies on as many images, as if these were not the
+    same: more than that of the same images, which allows for the peak being the best of several epochs.
+    """
+    images, found = metrics.splits["validation"], dict[str, str]()
+    for arm, it in metrics.arms.items():
+        seeds = [[epoch.validation_accuracy for epoch in one.rehearsal or one.epochs] for one in it.trials]
+        scored = [[value for value in values if value is not None] for values in seeds]
+        curve = mean_curve(scored)
+        if not len(curve):
+            continue
+        peak = int(curve.argmax())
+        top, last = float(curve[peak]), float(curve[-1])
+        if top - last > 1.96 * ((top * (1 - top) + last * (1 - last)) / images) ** 0.5:
+            found[arm] = f"from {percent(top)} after epoch {peak + 1} to {percent(last)}"
+    return found
 
 
 def _overfitting(metrics: Metrics) -> str:

@@ -28,6 +28,7 @@ from thaw.report.method import resizing, training, views
 from thaw.report.published import agreement, compared
 from thaw.report.ranking import mean_accuracies, pairs
 from thaw.report.reading import read, read_table
+from thaw.report.repeats import repeat_rows, repeating
 from thaw.report.sweep import labelling, thawing
 from thaw.report.trust import doubts
 from thaw.report.verdict import headline, reasons
@@ -103,6 +104,8 @@ def _sentences(metrics: Metrics, recipe: Recipe) -> dict[str, Any]:
         "fit_seconds": {arm: mean_fit_seconds([one.seconds for one in it.trials]) for arm, it in metrics.arms.items()},
         "thawing": thawing(metrics),
         "labelling": labelling(metrics),
+        "repeating": repeating(metrics),
+        "repeat_rows": repeat_rows(metrics),
         "pairs": pairs(metrics),
         "analysis": analysis(metrics),
         "failures": failures(metrics),

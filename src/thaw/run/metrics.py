@@ -18,6 +18,7 @@ from thaw.recipe import ARM_NAME, Metric, Recipe
 from thaw.recipe import Verdict as VerdictSettings
 from thaw.record import Record
 from thaw.run.doubt import Doubt, measure_doubt
+from thaw.run.repeats import Repeats, score_repeats
 from thaw.run.results import StudyResult
 from thaw.run.shift import score_study_sets
 from thaw.scoring.agreement import Agreement, measure_agreement
@@ -241,6 +242,8 @@ class StudySeconds(Record):
     """Building and splitting every network once."""
     trials: float = 0.0
     """All trials."""
+    repeats: float = 0.0
+    """Those on other draws of the split."""
     activations: float = 0.0
     """Of the trials: building and splitting networks, and activations that were not cached yet."""
     features: float = 0.0
@@ -290,6 +293,8 @@ class Metrics(Record):
     """How sure it is that the arm to use is the best, what it should score on new images, and what the others lose."""
     labels: Labels | None = None
     """How the arms do with fewer labels; null unless the recipe sweeps them. All else is of all training images."""
+    repeats: Repeats | None = None
+    """The arms on several draws of the split; null unless the recipe has `data.repeats`. All else is of the first."""
     costs: list[CostStep]
     """What each further point of accuracy costs, from the cheapest arm to the most accurate."""
     slices: list[ColumnScores]
@@ -384,6 +389,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
             arms=judged.arms,
         ),
         labels=_labels(result),
+        repeats=score_repeats(result, judged.best),
         costs=cost_steps(accuracy, trained, spent),
         slices=score_slices(result.test_slices(), right, groups),
         agreement=measure_agreement(labels, {arm: of_seeds[0] for arm, of_seeds in predicted.items()}),

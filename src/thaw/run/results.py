@@ -39,6 +39,8 @@ class StudyResult:
     """How deep each arm thaws that trains everything from one layer on."""
     shifted: tuple[ShiftedSet, ...] = ()
     """The further test sets, see `data.shifted.load_shifted`."""
+    repeats: list[TrialResult] = field(default_factory=list)
+    """For each of `dataset.repeats` in turn a trial of each arm."""
 
     def trials(self, fraction: float = 1.0) -> dict[str, list[TrialResult]]:
         """Return the trials of each arm on a fraction of the training images, arms and seeds in the recipe's order."""
