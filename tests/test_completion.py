@@ -25,9 +25,9 @@ def test_recipes_commands_and_keys_are_offered() -> None:
     assert {"study", "init", "recipes", "completion"} <= set(offered(""))
     assert offered("study", "--recipe", "ce") == ["celeba-hq-gender"]
     assert offered("recipes", "p") == ["photos"]
-    assert offered("study", "--set", "train.ep") == ["train.epochs="]
+    assert offered("study", "--set", "train.pat") == ["train.patience="]
     assert offered("study", "--set", "images.resize") == [
-        f"images.resize={way}" for way in ("squash", "crop", "letterbox")
+        f"images.resize={way}" for way in ("squash", "crop", "letterbox", "auto")
     ]
     assert offered("study", "--set", "train.epochs=3", "--set", "arms.head.tra") == [
         "arms.head.train=",

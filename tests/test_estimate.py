@@ -69,7 +69,9 @@ def test_seconds_follow_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = resolve_arm("everything", recipe.arms["everything"], recipe)
     whole = SimpleNamespace(frontier=SimpleNamespace(fraction_saved=0.0))
     trial = SimpleNamespace(spec=spec, saved=True, fraction=1.0)
-    plan = SimpleNamespace(trials=[trial], prefixes=[], views=0, networks={"everything": whole})
+    plan = SimpleNamespace(
+        trials=[trial], repeated=[], repeat_views=0, prefixes=[], views=0, networks={"everything": whole}
+    )
     monkeypatch.setattr(module, "measure_speed", lambda *_: (Speed(forward=0.25, training=1.0), 100))
     found = estimate(plan, Sizes(320, 64, 100), Augment(test_views=2), 64, CPU)  # type: ignore[arg-type]
     rates, steps, epochs = 3, 60, 6

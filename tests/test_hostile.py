@@ -61,7 +61,7 @@ def test_the_name_of_a_recipe_is_neither_markup_nor_a_path(
     found = as_metrics({"splits": {"test": 2}, "arms": {"head": {}}, "best": "head", "recommended": "head"})
     outs: list[Path] = []
 
-    def study(recipe: Any, out: Path, command: str) -> Metrics:
+    def study(recipe: Any, out: Path, *_: object) -> Metrics:
         outs.append(out)
         return found.model_copy(update={"recipe": recipe.name})
 

@@ -239,6 +239,7 @@ def test_weights_that_cannot_be_had_are_said_before_anything_trains(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_networks(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,7 +112,7 @@ def test_a_dry_run_lists_modules_only_when_asked(
     arms = ("--set", "arms.last-stage=", "--set", "arms.everything=", "--size", 32, "--dry-run")
     assert thaw(monkeypatch, "study", class_folder, *arms) == 0
     short = capsys.readouterr().out
-    assert short.startswith("photos: 60 images, torchvision/mobilenet_v2, 1 trial of 12 epochs (1 arm, 1 seed)\n")
+    assert short.startswith("photos: 60 images, torchvision/mobilenet_v2, 1 trial of 20 epochs (1 arm, 1 seed)\n")
     assert "features.0.0" not in short
     assert "--verbose lists the 105 modules" in short
     assert thaw(monkeypatch, "study", class_folder, *arms, "--verbose") == 0

@@ -120,6 +120,7 @@ def test_a_draw_that_cannot_be_had_says_which(folder: Path, monkeypatch: pytest.
         repeat_splits(source, data)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_them(folder: Path) -> None:
     (one, _, alone), (three, _, repeated) = (plan_recipe(recipe_in(folder, f"data.repeats={n}")) for n in (1, 3))
     assert not one.repeated
@@ -142,6 +143,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_the_study_is_the_first_draw_to_the_bit(folder: Path, run: Path, tmp_path: Path) -> None:
     run_study(recipe_in(folder), tmp_path / "one")
     one, three = (json.loads((of / "metrics.json").read_text()) for of in (tmp_path / "one", run))
@@ -164,6 +166,7 @@ def test_the_study_is_the_first_draw_to_the_bit(folder: Path, run: Path, tmp_pat
     assert "three draws" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_repeat_is_a_study_with_its_seeds(folder: Path, run: Path, tmp_path: Path) -> None:
     """A function of its draw and seed alone; mirror images have other batches there, which bits do not notice here."""
     found = read_metrics(run).repeats
@@ -176,6 +179,7 @@ def test_a_repeat_is_a_study_with_its_seeds(folder: Path, run: Path, tmp_path: P
     }
 
 
+@pytest.mark.slow
 def test_a_study_stopped_in_a_repeat_goes_on(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +196,7 @@ def test_a_study_stopped_in_a_repeat_goes_on(
     assert timeless(found.model_dump(mode="json")) == timeless(read_metrics(run).model_dump(mode="json"))
 
 
+@pytest.mark.slow
 def test_nothing_to_draw(folder: Path, tmp_path: Path) -> None:
     settings = ("data.repeats=3", "data.split=held", "data.test=test", "data.validation=validation")
     found = run_study(recipe_in(folder, *settings), tmp_path / "run")

@@ -195,6 +195,7 @@ def test_an_arm_that_only_has_the_name_of_a_depth_is_refused() -> None:
         with_depths(recipe)
 
 
+@pytest.mark.slow
 def test_a_plan_knows_how_deep_each_arm_thaws(folder: Path) -> None:
     settings = ("sweep.depths=3", "arms.norm.train=norm", "arms.random.train=all", "arms.random.weights=random")
     (folder / "depths.toml").write_text(SMALL)

@@ -21,7 +21,7 @@ from thaw.text import seconds as minutes
 from thaw.training.specs import ArmSpec
 
 TIMED = 8
-"""Images of the steps that are timed, at most."""
+"""Images of the steps that are timed."""
 TRIES = 2
 """Of each, of which the fastest counts."""
 GAIN = 0.85
@@ -135,7 +135,7 @@ def measure_speed(spec: ArmSpec, size: Size, compute: Compute) -> tuple[Speed, i
     """Time a backbone in the faster of two memory layouts, the best of a few tries; and count its multiply-adds."""
     model, _ = build_backbone(spec.backbone, "random", 2, seed=0)
     model.to(compute.device)
-    images = torch.zeros(min(TIMED, spec.training.batch_size), 3, *sides(size), device=compute.device)
+    images = torch.zeros(TIMED, 3, *sides(size), device=compute.device)
     with undone(model, compute.device):
         arithmetic = macs(model.eval(), images)
 

@@ -83,7 +83,7 @@ def test_a_bundle_says_what_the_study_measured(root: Path) -> None:
     assert bundle.answer(noise).unlike.min() > np.median(test.unlike)
 
     page = (run.folder / "report.html").read_text()
-    assert "When not to trust it" in page
+    assert "When not to trust an answer" in page
     assert (run.folder / "figures" / "risk-coverage.png").is_file()
     card = (run.folder / "models" / "head" / "README.md").read_text()
     assert "A prediction set is the classes that an image may be; 80% of sets should hold the true one" in card

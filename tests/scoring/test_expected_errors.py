@@ -8,6 +8,7 @@ from scipy.special import expit, softmax
 
 import thaw
 from helpers.images import encoded_image
+from helpers.studies import SETTLED
 from thaw.audit.label_errors import chance_of_error, rank, suggest
 from thaw.compute.device import choose_compute
 from thaw.data.load import load_dataset
@@ -52,14 +53,14 @@ def test_corrections_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{seed:03d}.png").write_bytes(encoded_image(seed, seed % 2, side=40))
     settings = ("images.size=32", "model.backbone=timm/test_resnet", "model.weights=random")
-    recipe = thaw.load_recipe("photos", str(tmp_path / "pictures"), settings)
+    recipe = thaw.load_recipe("photos", str(tmp_path / "pictures"), (*SETTLED, *settings))
     compute = choose_compute("cpu", "fp32")
     before = load_dataset(recipe, compute, Clock())
     table = tmp_path / "corrections.csv"
     table.write_text("id,split,corrected\nright/000.png,train,left\nleft/001.png,test,right\nleft/002.png,train,\n")
     monkeypatch.chdir(tmp_path)
     after = load_dataset(
-        thaw.load_recipe("photos", str(tmp_path / "pictures"), (*settings, "data.labels=corrections.csv")),
+        thaw.load_recipe("photos", str(tmp_path / "pictures"), (*SETTLED, *settings, "data.labels=corrections.csv")),
         compute,
         Clock(),
     )

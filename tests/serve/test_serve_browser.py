@@ -111,7 +111,7 @@ def test_the_curves_of_a_running_study_grow(page: Page, address: str, going: Pat
         shutil.copy(small_run / name, going)
     expect(page.locator("#stage")).to_contain_text("Use ")
     page.get_by_role("link", name="Open the report").click()
-    expect(page.locator("h1")).to_have_text("photos")
+    expect(page.locator("h1.verdict")).to_contain_text("test images")
 
 
 def test_a_picture_is_looked_at(page: Page, address: str, small_run: Path, photographs: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_want_of_memory_is_one_sentence(
 
     assert out_of_memory(error)
     monkeypatch.setattr("thaw.study.run_study", fails)
-    assert thaw(monkeypatch, "study") == 2
+    assert thaw(monkeypatch, "study", "--recipe", "emoji-people") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("thaw: there is not enough memory (")
     assert "close other programs and run the same command again to resume" in line

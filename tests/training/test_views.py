@@ -220,7 +220,7 @@ def test_a_bundle_averages_the_mirror_image_and_so_does_its_export(class_folder:
 
 def test_the_plan_counts_views(class_folder: Path) -> None:
     recipe = make_recipe(class_folder, policy="crop", views=5, test_views=2)
-    plan, images = plan_recipe(recipe)
+    plan, images, _ = plan_recipe(recipe)
     dataset = load(recipe)
     assert plan.views == dataset.rows() - images == 5 * len(dataset.views[1].rows) + len(dataset.views[0].rows)
     assert plan.view_bytes == sum(view.pixels.arrays[0].nbytes for view in dataset.views[1:])
