@@ -188,7 +188,7 @@ def test_a_study_stopped_in_a_repeat_goes_on(
     epochs = break_off(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         run_study(recipe, tmp_path / "run")
-    monkeypatch.setattr("thaw.training.activations.run", lambda *_: computed.append(1))
+    monkeypatch.setattr("thaw.training.activations.stage", lambda *_: computed.append(1))
     found: Metrics = run_study(recipe, tmp_path / "run")
     assert not computed, "all activations were there"
     assert len(epochs) == 4 + 6 - 3
