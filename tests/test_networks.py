@@ -12,6 +12,7 @@ import thaw
 from helpers.cli import thaw as run_thaw
 from helpers.images import encoded_image
 from helpers.studies import break_off
+from thaw.data.source import read_source
 from thaw.errors import DataError, ModelError, RecipeError, StorageError
 from thaw.nets.usual import usual_weights
 from thaw.recipe import Recipe, load_recipe
@@ -117,11 +118,10 @@ def test_the_verdict_is_that_of_all_arms_on_the_same_images(folder: Path, stoppe
             right = {row["id"]: float(row["predicted"] == row["label"]) for row in rows if row["arm"] == arm}
             ids = sorted(right)
             values[f"{name}/{arm}"] = np.array([[right[one] for one in ids]])
-    table = pq.read_table(folder / "animals.parquet").to_pylist()
-    test = [int(row["animal"].split()[1]) for row in table if row["split"] == "test"]
-    of_id = {row["id"]: None for row in thaw.read_run(stopped / "networks" / RESNET).predictions.to_pylist()}
-    animal = dict(zip(of_id, test, strict=True))
-    groups = np.unique([animal[one] for one in ids], return_inverse=True)[1]
+    source = read_source(recipe_in(folder).data)
+    animal = dict(zip(source.ids.tolist(), source.columns.column("animal").to_pylist(), strict=True))
+    order = {name: place for place, name in enumerate(dict.fromkeys(animal.values()))}
+    groups = np.unique([order[animal[one]] for one in ids], return_inverse=True)[1]
     expected = judge(values, None, 0.01, np.full(len(ids), 0.5), groups)
     assert (networks.best, networks.recommended) == (expected.best, expected.recommended)
     assert networks.verdict.expected == pytest.approx(expected.expected)

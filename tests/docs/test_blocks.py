@@ -24,6 +24,7 @@ CANNOT = {
     "benchmarks/": "minutes long, on photographs that are not part of the project",
     "--track ": "needs a tool that is not installed with the tests; tests/test_track.py runs it",
     "thaw serve ": "runs until it is stopped; tests/serve runs it",
+    "sweep.backbones": "the weights of its networks are on the hub; tests/test_networks.py runs it",
     "--recipe celeba-hq-gender": "fetches from the hub, or wants 28,000 photographs and AlexNet's weights",
 }
 """Commands that do not run here, by a part of them, and why."""
