@@ -16,6 +16,7 @@ from thaw.compute.device import Compute
 from thaw.images.preprocessing import Normalise, Preprocessing, sides
 from thaw.nets.cut import Pool
 from thaw.nets.cut_points import CutPoint, find_cut_points
+from thaw.nets.entered import flat
 from thaw.nets.prefix.trace import EvalNetwork, twin
 from thaw.progress import stage
 from thaw.scoring.statistics import Interval, effective_images, wilson
@@ -119,7 +120,7 @@ class Watched(nn.Module):
         if self.times is not None:
             self.times[""] = _now(entered)
         else:
-            self.found.append((entered.mean((2, 3)) if entered.dim() == 4 else entered.flatten(1)).float())
+            self.found.append(flat(entered))
 
 
 def places_at(depths: list[CutPoint]) -> list[Place]:
