@@ -45,6 +45,20 @@ settings_option = click.option(
     shell_complete=complete_setting,
     help="Change a key of the recipe, such as train.epochs=10; KEY= removes it. May be repeated.",
 )
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Device to compute on; auto uses a GPU if there is one.",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Numeric precision; auto uses bf16 where the hardware is faster with it, fp32 reproduces the study's numbers.",
+)
 
 
 class OrderedGroup(click.Group):
@@ -336,20 +350,8 @@ def report(run: Path) -> None:
     show_default=True,
     help="Column with the paths or images, if IMAGES includes a table.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Device to compute on; auto uses a GPU if there is one.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Numeric precision; auto uses bf16 where the hardware is faster with it, fp32 reproduces the study's numbers.",
-)
+@device_option
+@precision_option
 def predict(
     bundle: Path,
     images: tuple[str, ...],
@@ -396,20 +398,8 @@ def predict(
 @click.option("--split", metavar="NAME", help="Test only this split of SOURCE.  [default: all its images]")
 @click.option("--split-column", metavar="COLUMN", help="Column of a table that names the split of each row.")
 @click.option("--known", is_flag=True, help="Leave out images of classes that the model does not know.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Device to compute on; auto uses a GPU if there is one.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Numeric precision; fp32 reproduces the study's numbers.",
-)
+@device_option
+@precision_option
 def test(
     path: Path,
     source: str,
