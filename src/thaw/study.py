@@ -140,8 +140,7 @@ def fill_run(
         checked = with_leak(audited, features, dataset)
     say_findings(checked.findings[len(audited.record.findings) :])
     found = StudyResult(
-        *(recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed, shifted),
-        repeats=again,
+        recipe, dataset, compute, checked, label_errors, results, features.key, plan.thawed, shifted, again
     )
     with clock("heat_maps"):
         gallery = make_gallery(folder, study.work, found)

@@ -32,7 +32,7 @@ from thaw.scoring.labels import Labels, Share, label_curves
 from thaw.scoring.metrics import Scores
 from thaw.scoring.shift import SetScores
 from thaw.scoring.slices import ColumnScores, score_slices
-from thaw.scoring.verdict import Verdict, judge
+from thaw.scoring.verdict import Judged, Verdict, judge
 from thaw.training.results import (
     Attempt,
     Epoch,
@@ -316,6 +316,22 @@ class Metrics(Record):
         return self
 
 
+def verdict_of(settings: VerdictSettings, judged: Judged, commonest: NDArray[np.float64]) -> Verdict:
+    """Return a verdict with the settings that it was reached by.
+
+    Parameters
+    ----------
+    settings
+        The recipe's.
+    judged
+        See `judge`.
+    commonest
+        (n,) what always answering the commonest class adds to the metric on each test image.
+    """
+    baseline = float(commonest.mean())
+    return Verdict(**settings.model_dump(), expected=judged.expected, baseline=baseline, arms=judged.arms)
+
+
 def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -> Metrics:
     """Compute every number of a finished study.
 
@@ -382,12 +398,7 @@ def make_metrics(result: StudyResult, seconds: dict[str, float], command: str) -
         comparisons=compare(values, groups),
         recommended=judged.recommended,
         rule=rule(recipe.verdict),
-        verdict=Verdict(
-            **recipe.verdict.model_dump(),
-            expected=judged.expected,
-            baseline=float(commonest.mean()),
-            arms=judged.arms,
-        ),
+        verdict=verdict_of(recipe.verdict, judged, commonest),
         labels=_labels(result),
         repeats=score_repeats(result, judged.best),
         costs=cost_steps(accuracy, trained, spent),

@@ -16,7 +16,7 @@ from thaw.images.preprocessing import sides
 from thaw.recipe import Recipe
 from thaw.record import Record
 from thaw.run.compare import Answers, answers_of, codes_of
-from thaw.run.metrics import Metrics, mean_fit_seconds, verdict_interval
+from thaw.run.metrics import Metrics, mean_fit_seconds, verdict_interval, verdict_of
 from thaw.run.read import Run, read_run
 from thaw.scoring.contributions import contributions
 from thaw.scoring.statistics import Interval
@@ -154,12 +154,7 @@ def make_networks(
         },
         best=judged.best,
         recommended=judged.recommended,
-        verdict=Verdict(
-            **recipe.verdict.model_dump(),
-            expected=judged.expected,
-            baseline=float(commonest.mean()),
-            arms=judged.arms,
-        ),
+        verdict=verdict_of(recipe.verdict, judged, commonest),
     )
 
 
