@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ from numpy.typing import NDArray
 from thaw.cache.files import write_atomic
 from thaw.errors import StorageError
 from thaw.init.guess import Look
+from thaw.nets.backbones import native_size
 from thaw.recipe import recipe_text
 from thaw.scoring.baselines import imbalance
 from thaw.settle import ALL_SQUARE, EPOCHS, choose_size, choose_training
 from thaw.text import escape_line
 
-NATIVE = 224
-"""Pixels of a side that the backbone of `photos` was made for."""
 SHOWN_CLASSES = 12
 WIDTH = 110
 
@@ -113,7 +113,7 @@ def _data(look: Look, out: Path) -> Iterator[str]:
 
 def _images(look: Look) -> Iterator[str]:
     shapes = look.shapes
-    sizes, size = np.array(shapes.sizes), choose_size(shapes, NATIVE)
+    sizes, size = np.array(shapes.sizes), choose_size(shapes, native_size(_photos_backbone()))
     width, height = np.median(sizes, 0).astype(int)
     yield "[images]"
     yield from comment(
@@ -131,6 +131,11 @@ def _images(look: Look) -> Iterator[str]:
         yield from _key("resize", "auto", "")
     if shapes.jpegs > len(sizes) / 2 and isinstance(size.value, int) and shapes.shorter_side >= 4 * size.value:
         yield from comment('These JPEGs are large: decode = "fast" lets the decoder shrink them first.')
+
+
+def _photos_backbone() -> str:
+    backbone: str = tomllib.loads(recipe_text("photos"))["model"]["backbone"]
+    return backbone
 
 
 def _train(look: Look) -> Iterator[str]:
