@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from thaw.recipe import Arm, Data, Train, built_in_recipes
 from thaw.record import Record
@@ -40,7 +41,8 @@ def test_every_setting_and_recipe_is_on_the_page(site: Path) -> None:
 
 def test_every_key_of_metrics_json_and_networks_json_is_on_the_page(site: Path) -> None:
     page = (site / "metrics.html").read_text(encoding="utf-8")
-    records, seen = [Metrics, Networks], 0
+    records: list[type[BaseModel]] = [Metrics, Networks]
+    seen = 0
     for record in records:
         assert f'id="{record.__name__.lower()}"' in page
         for key, field in record.model_fields.items():

@@ -132,7 +132,8 @@ def test_the_label_figure_draws_a_line_for_each_arm() -> None:
         return LabelCurve.model_validate({"points": points, "gain": 0.0, "gain_interval": (0.0, 0.0)})
 
     ax = plot_labels({"head": curve(0.7), "all": curve(0.8)}, "accuracy")
-    lines = {line.get_label(): line for line in ax.get_lines() if not line.get_label().startswith("_")}
+    lines = {str(line.get_label()): line for line in ax.get_lines()}
+    lines = {label: line for label, line in lines.items() if not label.startswith("_")}
     assert {arm: list(line.get_ydata()) for arm, line in lines.items()} == {"head": [0.7] * 3, "all": [0.8] * 3}
     assert list(lines["head"].get_xdata()) == pytest.approx([12, 60, 120], rel=0.05)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["12", "60", "120"]
